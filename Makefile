@@ -1,0 +1,54 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help setup setup-dev demo test lint types integration bench fmt lock clean
+
+help: ## these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## the runtime, every service
+
+setup-dev: $(VENV)/.installed-dev ## the runtime and the tools of make test
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing stagecue into $(VENV) (about half a minute the first time)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: setup ## one compressed night with 500 devices, on this machine alone
+	@$(BIN)/stagecue demo
+
+test: setup-dev lint types ## every test that needs no external server
+	@$(BIN)/python -m pytest -n 2 -m "not external_service"
+
+lint: setup-dev ## ruff and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: setup-dev ## mypy, strict
+	@$(BIN)/mypy
+
+integration: setup-dev ## tests that need real servers
+	@$(BIN)/python -m pytest -m external_service
+
+bench: setup-dev ## the figures of the README
+	@$(BIN)/stagecue bench dispatch
+
+fmt: setup-dev ## format and fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: ## rewrite the lock files (needs uv)
+	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --no-emit-index-url --python-version 3.11 --extra all --group build pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --no-emit-index-url --python-version 3.11 --extra all --group dev pyproject.toml -o requirements-dev.lock
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The impure floor every service stands on: clock, settings, telemetry, lifecycle, failpoints."""

@@ -1,0 +1,86 @@
+"""Logs and metrics: structlog set up once per process, lines bounded per message kind, secrets never shown."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal
+
+import structlog
+
+__all__ = ["LogRateLimit", "configure_logging", "redact_secrets"]
+
+LogFormat = Literal["json", "console"]
+_SECRET_WORDS: Final = ("token", "secret", "authorization", "password", "access_token")
+
+
+class LogRateLimit:
+    """Lets `burst` lines of one event name through per `window_s`; the next window's first line says how many it hid.
+
+    A million refusals make a handful of lines with counts.
+    """
+
+    def __init__(self, *, burst: int = 20, window_s: float = 10.0) -> None:
+        self._burst = burst
+        self._window_s = window_s
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        name = str(event.get("event", ""))
+        now = time.monotonic()
+        started, count = self._seen.get(name, (now, 0))
+        if now - started >= self._window_s:
+            if count > self._burst:
+                event["suppressed_before"] = count - self._burst
+            started, count = now, 0
+        if len(self._seen) > 10_000:
+            self._seen.clear()
+        self._seen[name] = (started, count + 1)
+        if count >= self._burst:
+            raise structlog.DropEvent
+        return event
+
+
+def redact_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Blank values whose key names a secret; the last line of defence, not a licence to log them."""
+    for key in event:
+        if any(word in key.lower() for word in _SECRET_WORDS):
+            event[key] = "(hidden)"
+    return event
+
+
+def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, service: str | None = None) -> None:
+    """One line per event on standard error; `form` defaults to console on a terminal, else JSON."""
+    form = form or ("console" if sys.stderr.isatty() else "json")
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if form == "console" else structlog.processors.JSONRenderer()
+    )
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            LogRateLimit(),
+            redact_secrets,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    if service:
+        structlog.contextvars.bind_contextvars(service=service)
+    # Libraries log through the standard library: warnings and worse, through the same bounds.
+    handler = _StdlibToStructlog()
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+class _StdlibToStructlog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger(record.name)
+        # The template, not the formatted text, is the event name, so that the rate limit can recognise repeats.
+        log.log(max(record.levelno, logging.DEBUG), str(record.msg)[:200], detail=record.getMessage()[:500])

@@ -1,0 +1,94 @@
+"""What the producer needs of the world, and what its interfaces need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from contract.broadcast import Broadcast
+from contract.reach import ReachCount
+from contract.schedule import TopicSchedule
+from message_producer.model import (
+    AuditEntry,
+    BroadcastReach,
+    EventDraft,
+    EventPatch,
+    LiveEvent,
+    OutboxEntry,
+    Page,
+    PreviewEntry,
+    WriteContext,
+)
+
+__all__ = ["AlarmClock", "Operations", "Publisher"]
+
+
+class Operations(Protocol):
+    """Everything an operator or a feed can do. Every interface goes through this one door.
+
+    Errors: InvalidRequest (names field and rule), NotFound, Conflict, RevisionConflict, BudgetSpent,
+    StoreUnavailable. A failed call changes nothing. Writes are one transaction each, audit entry and idempotency
+    record included; a repeated idempotency key returns what the first call returned.
+    """
+
+    async def create(self, draft: EventDraft, context: WriteContext) -> LiveEvent: ...
+
+    async def get(self, event_id: str) -> LiveEvent: ...
+
+    async def find_by_source(self, source: str, source_uid: str) -> LiveEvent | None: ...
+
+    async def page(self, *, limit: int, after: str | None = None) -> Page: ...
+
+    async def change(
+        self, event_id: str, patch: EventPatch, context: WriteContext, *, if_revision: int | None
+    ) -> LiveEvent: ...
+
+    async def shift(
+        self, event_id: str, by_ms: int, context: WriteContext, *, if_revision: int | None = None
+    ) -> LiveEvent:
+        """Move start and end by `by_ms`; re-arms every stage anchored to them, rewinds if needed (R4)."""
+        ...
+
+    async def cancel(self, event_id: str, context: WriteContext, *, if_revision: int | None = None) -> LiveEvent: ...
+
+    async def cue(
+        self,
+        event_id: str,
+        stage_key: str,
+        context: WriteContext,
+        *,
+        audience: str | None = None,
+        override_coverage: bool = False,
+    ) -> tuple[Broadcast, ...]:
+        """Broadcast a stage now, to one audience or all."""
+        ...
+
+    async def announce_content(self, event_id: str, context: WriteContext) -> LiveEvent:
+        """Content of the stage maps changed: the version rises and devices refetch (R5)."""
+        ...
+
+    async def preview(self, event_id: str, *, until: int | None = None) -> tuple[PreviewEntry, ...]: ...
+
+    async def broadcasts(self, event_id: str) -> tuple[OutboxEntry, ...]: ...
+
+    async def reach(self, event_id: str) -> tuple[BroadcastReach, ...]: ...
+
+    async def audit(self, event_id: str, *, limit: int = 100, after: int = 0) -> tuple[AuditEntry, ...]: ...
+
+    async def record_reach(self, counts: Sequence[ReachCount]) -> None: ...
+
+
+class Publisher(Protocol):
+    """The log, seen from the producer. Returning means the log has it durably (R2)."""
+
+    async def publish_broadcast(self, broadcast: Broadcast) -> None: ...
+
+    async def publish_schedule(self, schedule: TopicSchedule) -> None: ...
+
+
+class AlarmClock(Protocol):
+    """Wakes the dispatcher; may wake it early, late or twice: truth lies in the store."""
+
+    def arm(self, at_ms: int | None) -> None:
+        """Ring at `at_ms` instead of any earlier appointment; None: never."""
+        ...

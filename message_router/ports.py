@@ -1,0 +1,61 @@
+"""What the router needs of the world: the log in flight and a place for reach. The KV ports are in contract/kv."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from contract.broadcast import Broadcast
+from contract.reach import ReachCount
+from contract.schedule import TopicSchedule
+
+__all__ = ["BroadcastLog", "LogBatch", "LogEntry", "ReachSink"]
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """One record of the log in flight: a broadcast or a schedule, never both."""
+
+    partition: int
+    offset: int
+    broadcast: Broadcast | None = None
+    schedule: TopicSchedule | None = None
+
+
+class LogBatch(msgspec.Struct, frozen=True):
+    """What one poll brought, to be handled in this order: revoked, assigned, entries."""
+
+    revoked: tuple[int, ...] = ()
+    assigned: Mapping[int, int] = {}
+    """Partition -> next offset to deliver (the committed one), for partitions newly ours."""
+    entries: tuple[LogEntry, ...] = ()
+
+
+class BroadcastLog(Protocol):
+    """Kafka's shape, so that the embedded outbox (one partition, 0) and a consumer group behave alike.
+
+    Offsets are integers that rise within a partition; they need not be contiguous. Raises LogUnavailable.
+    """
+
+    async def poll(self, *, max_entries: int, timeout_s: float) -> LogBatch:
+        """New entries of assigned partitions after the last poll; returns early with what there is. Cancel-safe."""
+        ...
+
+    def reread(self, partition: int, *, since_ms: int) -> AsyncIterator[LogEntry]:
+        """Broadcasts of one partition with timestamps from `since_ms` to the end as of the call, ascending (R10)."""
+        ...
+
+    async def schedules(self) -> Sequence[TopicSchedule]:
+        """The newest schedule of every topic: `stage.schedule` read whole (R10)."""
+        ...
+
+    async def commit(self, offsets: Mapping[int, int]) -> None:
+        """Partition -> next offset to deliver: everything below is finished (R12)."""
+        ...
+
+
+class ReachSink(Protocol):
+    async def record_reach(self, counts: Sequence[ReachCount]) -> None:
+        """Store absolute counts; repeats and reordering do no harm. Raises StoreUnavailable."""
+        ...
