@@ -20,7 +20,7 @@ class AppendOutcome(StrEnum):
     DUPLICATE = "duplicate"
     """At or below the tail and known with the same payload: still delivered."""
     CONFLICT = "conflict"
-    """At or below the tail with another payload, or at a timestamp the log does not hold: still delivered, and an alarm."""
+    """At or below the tail with another payload, or one the log does not hold: still delivered, and an alarm."""
     STALE = "stale"
     """At or below the floor: dropped."""
     REFUSED = "refused"

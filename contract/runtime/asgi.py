@@ -42,7 +42,7 @@ class AsgiService:
         server = _make_server(self._app, self._drain_s)
         serving = asyncio.create_task(server.serve(sockets=[self._sock]), name=f"{self.name}.uvicorn")
         try:
-            while not server.started and not serving.done():
+            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn offers a flag, not an event
                 await asyncio.sleep(0.005)
             ready.set()
             stopping = asyncio.ensure_future(stop.wait())
