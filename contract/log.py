@@ -1,4 +1,7 @@
-"""What the router needs of the world: the log in flight and a place for reach. The KV ports are in contract/kv."""
+"""The log in flight between producer and router, and the way reach comes back: ports and their records.
+
+Embedded, the producer's outbox is the log; in a cluster Kafka is. Both look like this to the router.
+"""
 
 from __future__ import annotations
 
