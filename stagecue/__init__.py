@@ -1,0 +1,1 @@
+"""The command line, and the composition that joins the services: in one process, or one each."""

@@ -1,0 +1,99 @@
+"""The runner's order of start and stop, readiness, log bounds and failpoints."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import structlog
+
+from contract.runtime import failpoints
+from contract.runtime.runner import Readiness, run_services
+from contract.runtime.telemetry import LogRateLimit, redact_secrets
+
+
+class Recorder:
+    """A service that writes down what happens to it."""
+
+    def __init__(self, name, told, *, fails=False, hangs=False):
+        self.name, self._told, self._fails, self._hangs = name, told, fails, hangs
+
+    async def run(self, ready, stop):
+        self._told.append(f"{self.name} up")
+        if self._fails:
+            raise ValueError(self.name)
+        ready.set()
+        await stop.wait()
+        if self._hangs:
+            await asyncio.sleep(3600)
+        self._told.append(f"{self.name} down")
+
+
+async def test_services_start_in_order_and_stop_in_reverse():
+    told, stop = [], asyncio.Event()
+
+    async def stop_at_once():
+        told.append("ready")
+        stop.set()
+
+    await run_services([Recorder("a", told), Recorder("b", told)], stop=stop, on_ready=stop_at_once)
+    assert told == ["a up", "b up", "ready", "b down", "a down"]
+
+
+async def test_the_first_failure_stops_the_others_and_is_raised():
+    told = []
+    services = [Recorder("a", told), Recorder("b", told, fails=True), Recorder("c", told)]
+    with pytest.raises(ValueError, match="b"):
+        await run_services(services, stop=asyncio.Event())
+    assert told == ["a up", "b up", "a down"]
+
+
+async def test_a_service_that_does_not_stop_is_cut_off():
+    told, stop = [], asyncio.Event()
+
+    async def stop_at_once():
+        stop.set()
+
+    services = [Recorder("a", told), Recorder("b", told, hangs=True)]
+    await run_services(services, stop=stop, on_ready=stop_at_once, stop_deadline_s=0.05)
+    assert told == ["a up", "b up", "a down"]
+
+
+def test_readiness_says_what_is_missing_and_recovers():
+    readiness = Readiness()
+    assert not readiness.ready, "nothing is known yet"
+    readiness.hold("store")
+    assert readiness.ready
+    readiness.fail("store", "disk full")
+    assert readiness.failing() == {"store": "disk full"}
+    readiness.hold("store")
+    assert readiness.ready
+    readiness.stopping()
+    assert not readiness.ready
+    assert "lifecycle" in readiness.failing()
+
+
+def test_a_million_refusals_make_a_handful_of_lines():
+    """Bounded per kind: another kind still gets through."""
+    limit = LogRateLimit(burst=5, window_s=60)
+    passed = 0
+    for _ in range(10_000):
+        try:
+            limit(None, "info", {"event": "refused"})
+            passed += 1
+        except structlog.DropEvent:
+            pass
+    assert passed == 5
+    assert limit(None, "info", {"event": "other"})["event"] == "other"
+
+
+def test_secrets_are_blanked():
+    shown = redact_secrets(None, "info", {"event": "x", "access_token": "abc", "Authorization": "abc", "node": "n"})
+    assert shown == {"event": "x", "access_token": "(hidden)", "Authorization": "(hidden)", "node": "n"}
+
+
+def test_failpoints_refuse_unknown_names_and_are_harmless_disarmed():
+    with pytest.raises(ValueError, match="no failpoint"):
+        failpoints.arm("producer.coffee")
+    for name in failpoints.FAILPOINTS:
+        failpoints.failpoint(name)
