@@ -58,7 +58,9 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize(("frame", "golden"), GOLDEN, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    ("frame", "golden"), GOLDEN, ids=[f"{at}-{type(frame).__name__}" for at, (frame, _) in enumerate(GOLDEN)]
+)
 def test_frames_keep_their_bytes_on_the_wire(frame, golden):
     """A change of these bytes is a change of the protocol, so it must be made on purpose."""
     assert encode_frame(frame) == golden
