@@ -1,0 +1,66 @@
+"""Settings of an installation on one machine; each service's own settings stand beside these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from contract.runtime.settings import ServiceSettings
+
+__all__ = ["InstallationSettings"]
+
+
+class InstallationSettings(ServiceSettings):
+    """What `stagecue up` and the single-service commands are told, by option or by `STAGECUE_` variable."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_prefix="STAGECUE_", extra="ignore", env_nested_delimiter="__", hide_input_in_errors=True
+    )
+
+    data_dir: Path = Field(Path("stagecue-data"), description="Database, keys and operator token live here.")
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback until somebody decides otherwise.")
+    port_base: int = Field(
+        8400, ge=1, le=65000, description="Producer API here, DGS on the next port, the push node on the one after."
+    )
+    public_host: str | None = Field(
+        None, description="Host name devices are told in broadcastChannel; default: the listening address."
+    )
+    kv_url: str | None = Field(
+        None, description="redis:// address of the KV store; needed when services run apart. Default: in memory."
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str | None = Field(None, description="json or console; default: console on a terminal.")
+    stop_deadline_s: float = Field(
+        20.0, gt=0, description="Whole drain after SIGTERM; keep it below the supervisor's kill time."
+    )
+    failpoint: str | None = Field(None, description="Tests only: die at this named point as kill -9 would.")
+    failpoint_skip: int = Field(0, ge=0, description="Tests only: pass the failpoint this often first.")
+
+    @model_validator(mode="after")
+    def _log_format_is_known(self) -> InstallationSettings:
+        if self.log_format not in (None, "json", "console"):
+            raise ValueError("log_format is json or console")
+        return self
+
+    @property
+    def producer_port(self) -> int:
+        return self.port_base
+
+    @property
+    def dgs_port(self) -> int:
+        return self.port_base + 1
+
+    @property
+    def push_port(self) -> int:
+        return self.port_base + 2
+
+    @property
+    def link_port(self) -> int:
+        """The push node's internal listener for routers, when services run apart."""
+        return self.port_base + 3
+
+    def url(self, scheme: str, port: int) -> str:
+        host = self.public_host or self.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,154 @@
+"""Everything in one process: the same services, ports and pure code as a cluster, with embedded adapters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
+from contract.runtime.asgi import AsgiService, listen_on
+from contract.runtime.channel import channel_pair
+from contract.runtime.runner import Readiness, Service, run_services
+from contract.runtime.system_clock import SystemClock
+from dgs.app import build_dgs
+from dgs.settings import DgsSettings
+from message_producer.api import create_app
+from message_producer.app import open_producer
+from message_producer.feeds.poller import FeedPoller
+from message_producer.settings import ProducerSettings
+from message_router.app import Router, build_router
+from message_router.settings import RouterSettings
+from push_proxy.app import PushNode, build_push_node
+from push_proxy.settings import PushSettings
+from stagecue.keys import load_or_create_keys, operator_token
+from stagecue.settings import InstallationSettings
+
+__all__ = ["Addresses", "StandaloneOptions", "run_standalone"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandaloneOptions:
+    """What the command line adds to the settings; None leaves the service's own setting alone."""
+
+    catalog: Path | None = None
+    profiles: Path | None = None
+    feeds: tuple[str, ...] = ()
+    stage_template: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Where the running system is to be found."""
+
+    producer: str
+    dgs: str
+    push: str
+    docs: str
+    data_dir: str
+    operator_token: str
+
+
+class EmbeddedLink:
+    """Service: the node link between the router and the push node of this process, replaced whenever it ends."""
+
+    name = "node-link"
+
+    def __init__(self, router: Router, node: PushNode) -> None:
+        self._router = router
+        self._node = node
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                router_end, node_end = channel_pair()
+                self._router.attach(router_end)
+                self._node.attach_router(node_end)
+                ready.set()
+                closed = asyncio.ensure_future(node_end.wait_closed())
+                await asyncio.wait({closed, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                closed.cancel()
+                node_end.close()
+                if not stop.is_set():
+                    await asyncio.sleep(0.1)
+        finally:
+            stopping.cancel()
+
+
+async def run_standalone(
+    settings: InstallationSettings,
+    options: StandaloneOptions,
+    stop: asyncio.Event,
+    announce: Callable[[Addresses], Awaitable[None]],
+) -> None:
+    """Run until `stop`; calls `announce` once everything serves. Raises OSError, BrokenKeys or a settings error."""
+    clock, readiness = SystemClock(), Readiness()
+    keys = load_or_create_keys(settings.data_dir)
+    async with AsyncExitStack() as stack:
+        sockets = {
+            port: stack.enter_context(listen_on(settings.host, port))
+            for port in (settings.producer_port, settings.dgs_port, settings.push_port)
+        }
+        producer = await stack.enter_async_context(
+            open_producer(_producer_settings(settings, options), clock=clock, readiness=readiness)
+        )
+        replay_log, schedule_view = MemoryReplayLog(), MemoryScheduleView()
+        router = build_router(
+            RouterSettings(),
+            log=producer.log,
+            replay_log=replay_log,
+            schedule_view=schedule_view,
+            reach=producer.operations,
+            clock=clock,
+            readiness=readiness,
+        )
+        node = build_push_node(
+            PushSettings(),
+            replay_log=replay_log,
+            schedule_view=schedule_view,
+            device_ring=keys.device,
+            clock=clock,
+            readiness=readiness,
+            sock=sockets[settings.push_port],
+        )
+        dgs = build_dgs(
+            _dgs_settings(settings, options),
+            schedule_view=schedule_view,
+            replay_log=replay_log,
+            device_ring=keys.device,
+            clock=clock,
+            readiness=readiness,
+        )
+        api = create_app(producer.operations, operator_ring=keys.operator, readiness=readiness, clock=clock)
+        services: list[Service] = [
+            *producer.services,
+            router.service,
+            node.service,
+            EmbeddedLink(router, node),
+            AsgiService("dgs", dgs, sockets[settings.dgs_port]),
+            AsgiService("producer-api", api, sockets[settings.producer_port]),
+        ]
+        token = operator_token(settings.data_dir, keys.operator, clock)
+        addresses = Addresses(
+            producer=settings.url("http", settings.producer_port),
+            dgs=settings.url("http", settings.dgs_port),
+            push=settings.url("ws", settings.push_port),
+            docs=settings.url("http", settings.producer_port) + "/docs",
+            data_dir=str(settings.data_dir),
+            operator_token=token,
+        )
+
+        async def on_ready() -> None:
+            await announce(addresses)
+
+        await run_services(
+            services,
+            stop=stop,
+            stop_deadline_s=settings.stop_deadline_s,
+            on_ready=on_ready,
+            on_stopping=readiness.stopping,
+        )
