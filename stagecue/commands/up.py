@@ -1,0 +1,132 @@
+"""`stagecue up`: the whole system in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from stagecue.settings import InstallationSettings
+    from stagecue.standalone import Addresses
+
+__all__ = ["installation_options", "installation_settings", "run_or_explain", "up"]
+
+
+def installation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every running command shares; each falls back to its `STAGECUE_` variable, then its default."""
+    for option in (
+        click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal."),
+        click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), help="Default: INFO."),
+        click.option("--port-base", type=click.IntRange(1, 65000), help="Producer API; DGS +1, push node +2. [8400]"),
+        click.option("--host", help="Address to listen on. [127.0.0.1]"),
+        click.option("--data-dir", type=click.Path(path_type=Path), help="Database, keys, token. [./stagecue-data]"),
+    ):
+        command = option(command)
+    return command
+
+
+def installation_settings(**given: object) -> InstallationSettings:
+    """Settings from options and environment. Raises click.UsageError that names the setting."""
+    from pydantic import ValidationError
+
+    from stagecue.settings import InstallationSettings
+
+    try:
+        return InstallationSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as exc:
+        lines = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'settings'}: {error['msg']}" for error in exc.errors())
+        raise click.UsageError(lines) from exc
+
+
+def run_or_explain(settings: InstallationSettings, service: str, main: Callable[[asyncio.Event], Any]) -> None:
+    """Run a service's main until a signal; what an operator can mend is one clear line and exit code 2."""
+    from pydantic import ValidationError
+
+    from contract.errors import BroadcastSystemError
+    from contract.runtime import failpoints
+    from contract.runtime.runner import run_process
+    from contract.runtime.telemetry import configure_logging
+    from stagecue.keys import BrokenKeys
+
+    configure_logging(level=settings.log_level, form=settings.log_format, service=service)  # type: ignore[arg-type]
+    if settings.failpoint:
+        failpoints.arm(settings.failpoint, skip=settings.failpoint_skip)
+    try:
+        code = run_process(main)
+    except ValidationError as exc:
+        lines = [f"{exc.title}.{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors()]
+        raise SystemExit(_explained(lines)) from exc
+    except (OSError, BrokenKeys, BroadcastSystemError) as exc:
+        raise SystemExit(_explained([str(exc)])) from exc
+    raise SystemExit(code)
+
+
+def _explained(lines: list[str]) -> int:
+    for line in lines:
+        click.echo(f"stagecue: {line}", err=True)
+    return 2
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue up\n"
+    "  stagecue up --data-dir ./night --port-base 9000\n"
+    "  stagecue up --feed examples/schedules/live-events.ics --catalog films.csv\n"
+)
+@installation_options
+@click.option("--catalog", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV or JSON of titles.")
+@click.option("--profiles", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of histories.")
+@click.option("--feed", "feeds", multiple=True, help="An .ics file or URL to follow; repeat for more.")
+@click.option(
+    "--stage-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML with the stages every event of a feed gets.",
+)
+@click.option("--ready-json", is_flag=True, help="Print one JSON line with the addresses once ready.")
+def up(
+    catalog: Path | None,
+    profiles: Path | None,
+    feeds: tuple[str, ...],
+    stage_template: Path | None,
+    ready_json: bool,
+    **installation: object,
+) -> None:
+    """Run the whole system in one process: SQLite and memory, no server needed.
+
+    Serves once it says so, in under two seconds. Ctrl-C or SIGTERM drains and ends; the second one aborts.
+    """
+    settings = installation_settings(**installation)
+    from stagecue.standalone import StandaloneOptions, run_standalone
+
+    options = StandaloneOptions(catalog=catalog, profiles=profiles, feeds=feeds, stage_template=stage_template)
+
+    async def announce(addresses: Addresses) -> None:
+        if ready_json:
+            click.echo(json.dumps({"ready": True, **dataclasses.asdict(addresses)}))
+        else:
+            _show(addresses)
+        sys.stdout.flush()
+
+    async def main(stop: asyncio.Event) -> None:
+        await run_standalone(settings, options, stop, announce)
+
+    run_or_explain(settings, "stagecue", main)
+
+
+def _show(addresses: Addresses) -> None:
+    click.echo(
+        "\nstagecue is up. Ctrl-C stops it.\n\n"
+        f"  operator API   {addresses.producer}   (documentation: {addresses.docs})\n"
+        f"  prefetch       {addresses.dgs}/graphql\n"
+        f"  devices        {addresses.push}/v1/stream\n"
+        f"  operator token {addresses.data_dir}/operator.token\n\n"
+        f"  stagecue event list --url {addresses.producer} --data-dir {addresses.data_dir}\n"
+    )
