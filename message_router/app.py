@@ -1,0 +1,107 @@
+"""Composition of the message router from its ports."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from contract.clock import Clock
+from contract.kv.ports import ReplayLog, ScheduleView
+from contract.log import BroadcastLog, ReachSink
+from contract.node_link import MessageChannel
+from contract.runtime.runner import Readiness, Service
+from message_router.backoff import Backoff
+from message_router.links import NodeLinks
+from message_router.metrics import RouterMetrics
+from message_router.reach import ReachForwarder
+from message_router.rebuild import Rebuilder
+from message_router.relay import Relay
+from message_router.settings import RouterSettings
+from message_router.store import StoreHealth, StoreWriter
+from message_router.tails import RecentTails
+
+__all__ = ["Router", "build_router"]
+
+
+class Router(msgspec.Struct, frozen=True):
+    """A built router: run `service`, and hand it every link to a node."""
+
+    service: Service
+    metrics: RouterMetrics
+    _links: NodeLinks
+
+    def attach(self, channel: MessageChannel) -> None:
+        """A new link from a node; the router owns it until it closes. Call inside the running event loop."""
+        self._links.attach(channel)
+
+
+def build_router(
+    settings: RouterSettings,
+    *,
+    log: BroadcastLog,
+    replay_log: ReplayLog,
+    schedule_view: ScheduleView,
+    reach: ReachSink,
+    clock: Clock,
+    readiness: Readiness,
+    metrics: RouterMetrics | None = None,
+    rng: random.Random | None = None,
+) -> Router:
+    """Wire one router. Readiness conditions `router.log` and `router.kv` are its own."""
+    metrics = metrics or RouterMetrics()
+    jitter = (rng or random.Random()).random  # noqa: S311 - spreads retries, guards nothing
+
+    def new_backoff() -> Backoff:
+        return Backoff(first_s=settings.retry_first_s, cap_s=settings.retry_cap_s, jitter=jitter)
+
+    tails = RecentTails(settings.max_recent_topics)
+    forwarder = ReachForwarder(
+        reach,
+        bound=settings.max_pending_reach,
+        interval_s=settings.reach_interval_s,
+        new_backoff=new_backoff,
+        metrics=metrics,
+    )
+    links = NodeLinks(settings, clock=clock, metrics=metrics, on_reach=forwarder.report)
+    health = StoreHealth(readiness, on_recovered=lambda: relay.rebuild_soon())
+    writer = StoreWriter(
+        log=log,
+        replay_log=replay_log,
+        schedule_view=schedule_view,
+        health=health,
+        tails=tails,
+        clock=clock,
+        new_backoff=new_backoff,
+        metrics=metrics,
+        replay_window_s=settings.replay_window_s,
+        max_concurrent=settings.max_concurrent_appends,
+    )
+    rebuilder = Rebuilder(
+        log=log,
+        replay_log=replay_log,
+        writer=writer,
+        health=health,
+        tails=tails,
+        clock=clock,
+        new_backoff=new_backoff,
+        metrics=metrics,
+        replay_window_s=settings.replay_window_s,
+        on_schedule=links.deliver_schedule,
+    )
+    relay = Relay(
+        settings,
+        log=log,
+        replay_log=replay_log,
+        writer=writer,
+        rebuilder=rebuilder,
+        health=health,
+        tails=tails,
+        links=links,
+        reach=forwarder,
+        clock=clock,
+        readiness=readiness,
+        new_backoff=new_backoff,
+        metrics=metrics,
+    )
+    return Router(relay, metrics, links)

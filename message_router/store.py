@@ -1,0 +1,168 @@
+"""Writing to the KV store: every append ends in one of R9's outcomes, however long the store is in trouble (R9-R11)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from contract.broadcast import Broadcast
+from contract.clock import Clock
+from contract.errors import LogUnavailable, StoreUnavailable
+from contract.kv.ports import ReplayLog, ScheduleView
+from contract.log import BroadcastLog
+from contract.replay_log import AppendOutcome, AppendResult
+from contract.runtime.failpoints import failpoint
+from contract.runtime.runner import Readiness
+from contract.schedule import TopicSchedule
+from message_router.backoff import Backoff
+from message_router.chain import repair_chain
+from message_router.metrics import RouterMetrics
+from message_router.tails import RecentTails
+
+__all__ = ["StoreHealth", "StoreWriter"]
+
+_T = TypeVar("_T")
+KV_CONDITION: Final = "router.kv"
+_log = structlog.get_logger(__name__)
+
+
+class StoreHealth:
+    """Whether the KV store answers: a readiness condition, and a call once it does again (R10)."""
+
+    def __init__(self, readiness: Readiness, on_recovered: Callable[[], None]) -> None:
+        self._readiness = readiness
+        self._on_recovered = on_recovered
+        self._failing = False
+        readiness.fail(KV_CONDITION, "not reached yet")
+
+    def failed(self, error: StoreUnavailable) -> None:
+        self._failing = True
+        self._readiness.fail(KV_CONDITION, str(error))
+
+    def worked(self) -> None:
+        if self._failing:
+            self._failing = False
+            self._on_recovered()
+
+    def rebuilt(self) -> None:
+        """Everything it should hold is in it."""
+        if not self._failing:
+            self._readiness.hold(KV_CONDITION)
+
+
+class StoreWriter:
+    """Writes broadcasts and schedules until the store has them. Cancelling a call gives that write up."""
+
+    def __init__(
+        self,
+        *,
+        log: BroadcastLog,
+        replay_log: ReplayLog,
+        schedule_view: ScheduleView,
+        health: StoreHealth,
+        tails: RecentTails,
+        clock: Clock,
+        new_backoff: Callable[[], Backoff],
+        metrics: RouterMetrics,
+        replay_window_s: float,
+        max_concurrent: int,
+    ) -> None:
+        self._log = log
+        self._replay_log = replay_log
+        self._schedule_view = schedule_view
+        self._health = health
+        self._tails = tails
+        self._clock = clock
+        self._new_backoff = new_backoff
+        self._metrics = metrics
+        self._replay_window_ms = int(replay_window_s * 1000)
+        self._slots = asyncio.Semaphore(max_concurrent)
+        # One reread of the log at a time: a store that lost everything refuses every topic at once.
+        self._rereading = asyncio.Lock()
+
+    async def append(self, broadcast: Broadcast, partition: int, *, open_gate: asyncio.Event) -> AppendOutcome:
+        """Append under R9, filling what is missing; returns once the store gave an outcome other than REFUSED.
+
+        Waits for `open_gate`: while a partition is rebuilt, its appends would all be refused.
+        """
+
+        async def attempt() -> AppendOutcome | None:
+            await open_gate.wait()
+            async with self._slots:
+                failpoint("router.append.before")
+                result = await self._replay_log.append(broadcast)
+                failpoint("router.append.after")
+            if result.outcome is AppendOutcome.REFUSED:
+                result = await self._repair(broadcast, partition, result.tail)
+            return None if result.outcome is AppendOutcome.REFUSED else result.outcome
+
+        outcome = await self._until_done(attempt)
+        self._metrics.appends.labels(outcome.value).inc()
+        if outcome is AppendOutcome.CONFLICT:
+            self._metrics.conflicts.inc()
+            _log.error(
+                "replay_log_conflict",
+                topic=broadcast.topic,
+                timestamp=broadcast.timestamp,
+                prev=broadcast.prev,
+                state_key=broadcast.state_key,
+            )
+        if outcome is not AppendOutcome.STALE:
+            self._tails.note(broadcast.topic, partition, broadcast.timestamp)
+        return outcome
+
+    async def put_schedule(self, schedule: TopicSchedule) -> bool:
+        """Store a schedule if its revision is the highest (R5); returns whether it was."""
+
+        async def attempt() -> bool | None:
+            async with self._slots:
+                return await self._schedule_view.put(schedule)
+
+        return await self._until_done(attempt)
+
+    async def _until_done(self, attempt: Callable[[], Awaitable[_T | None]]) -> _T:
+        """Repeat `attempt`, with growing pauses, until it neither fails nor returns None."""
+        backoff: Backoff | None = None
+        while True:
+            try:
+                done = await attempt()
+            except StoreUnavailable as exc:
+                self._health.failed(exc)
+            except LogUnavailable:
+                pass  # the poll loop reports it
+            else:
+                self._health.worked()
+                if done is not None:
+                    return done
+            backoff = backoff or self._new_backoff()
+            await asyncio.sleep(backoff.next_s())
+
+    async def _repair(self, broadcast: Broadcast, partition: int, tail: int) -> AppendResult:
+        """The store misses what lies between its tail and `broadcast`: fill from the log, or give it up (R9)."""
+        async with self._rereading:
+            known = await self._still_known(broadcast, partition, tail)
+            repair = repair_chain(broadcast, tail, known)
+            if repair is None:
+                # What is stored belongs to another chain: no append will ever fit, and waiting would block commits.
+                return AppendResult(AppendOutcome.CONFLICT, tail)
+            if repair.floor is not None:
+                self._metrics.floors_raised.inc()
+                _log.warning("replay_floor_raised", topic=broadcast.topic, floor=repair.floor, tail=tail)
+                await self._replay_log.raise_floor(broadcast.topic, repair.floor)
+            for missing in repair.fill:
+                await self._replay_log.append(missing)
+            return await self._replay_log.append(broadcast)
+
+    async def _still_known(self, broadcast: Broadcast, partition: int, tail: int) -> dict[int, Broadcast]:
+        since_ms = max(tail + 1, self._clock.now_ms() - self._replay_window_ms)
+        if broadcast.prev < since_ms:
+            return {}
+        known: dict[int, Broadcast] = {}
+        async for entry in self._log.reread(partition, since_ms=since_ms):
+            found = entry.broadcast
+            if found is not None and found.topic == broadcast.topic and found.timestamp < broadcast.timestamp:
+                known[found.timestamp] = found
+        return known
