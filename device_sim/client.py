@@ -1,0 +1,509 @@
+"""The lean client: one asyncio.Protocol per connection driving a pure `Device`. No task per connection, no timer each.
+
+    context = ClientContext(loop, seed=7)
+    channel = Channel.from_url("ws://127.0.0.1:8402/v1/stream")
+    client = DeviceClient(context, channel, Device("d-1", options, token=token))
+    client.follow("event:tyson-paul")
+    client.start()
+    ...
+    client.stop()
+    await context.close()
+
+Everything runs on the loop it was made on; nothing here is thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from contract.close_codes import CloseCode, may_reconnect
+from contract.errors import InvalidRequest, MalformedFrame
+from contract.frames import (
+    SUBPROTOCOL,
+    BroadcastFrame,
+    ClientFrame,
+    ContinuityFrame,
+    ServerFrame,
+    decode_server_frame,
+    encode_frame,
+)
+from device_sim import wire
+from device_sim.actions import Action, CloseSocket, FetchMap, GiveUp, OpenSocket, Send, Show
+from device_sim.device import NEVER, Device
+from device_sim.timer_wheel import TimerWheel
+from device_sim.topic import Render
+
+__all__ = ["Arrival", "Channel", "ClientContext", "ClientStats", "DeviceClient", "MapFetcher", "now_ms"]
+
+_OPENING_MAX: Final = 256
+"""Handshakes under way at once; more wait their turn, as a phone's radio would make them."""
+_DECODED_MAX: Final = 512
+_CLOSE_WITHIN_S: Final = 2.0
+"""How long a server may take to answer our close frame before the transport is aborted."""
+
+
+def now_ms() -> int:
+    """This host's wall clock, integer milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """Where to connect; one object for all devices of a node."""
+
+    host: str
+    port: int
+    path: str
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def from_url(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Channel:
+        """From a `ws://` or `wss://` URL (`wss` without a context gets the default one). Raises InvalidRequest."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise InvalidRequest(f"{url[:80]!r}", field="url", rule="ws://host:port/path or wss://")
+        secure = parts.scheme == "wss"
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        context = (tls or ssl.create_default_context()) if secure else None
+        return cls(parts.hostname, parts.port or (443 if secure else 80), path, context)
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A frame a judge needs, and when it came: milliseconds with fractions, at the socket."""
+
+    at_ms: float
+    frame: BroadcastFrame | ContinuityFrame
+
+
+class ClientStats(msgspec.Struct, gc=False):
+    """Counts over all clients of a context; they only rise, except `open`."""
+
+    open: int = 0
+    handshakes: int = 0
+    refused: int = 0
+    failed: int = 0
+    frames: int = 0
+    broadcasts: int = 0
+    map_fetches: int = 0
+    protocol_violations: int = 0
+    given_up: int = 0
+
+
+class MapFetcher(Protocol):
+    """Fetches one map for one device later and calls `client.map_fetched` or `client.map_failed`."""
+
+    def request(self, client: DeviceClient, topic: str) -> None: ...
+
+
+class ClientContext:
+    """What the clients of one loop share: timers, randomness, decoded frames, the queue of handshakes."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        seed: int | None = None,
+        fetcher: MapFetcher | None = None,
+        on_render: Callable[[DeviceClient, Render], None] | None = None,
+        record_arrivals: bool = True,
+        opening_max: int = _OPENING_MAX,
+    ) -> None:
+        self.loop = loop
+        self.wheel = TimerWheel(loop)
+        self.random = random.Random(seed)
+        self.fetcher = fetcher
+        self.on_render = on_render
+        self.record_arrivals = record_arrivals
+        self.stats = ClientStats()
+        self._opening_max = opening_max
+        self._waiting: deque[tuple[DeviceClient, int]] = deque()
+        self._opening: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._decoded: dict[bytes, ServerFrame | None] = {}
+
+    def decode(self, payload: bytes) -> ServerFrame | None:
+        """A node's frame; all devices that receive the same bytes share one object."""
+        try:
+            return self._decoded[payload]
+        except KeyError:
+            if len(self._decoded) >= _DECODED_MAX:
+                self._decoded.clear()
+            frame = self._decoded[payload] = decode_server_frame(payload)
+            return frame
+
+    def open(self, client: DeviceClient, conn: int) -> None:
+        """Open a socket for `client`, now or when a handshake under way ends. Outcome: `opened` or `lost` on it."""
+        if len(self._opening) >= self._opening_max:
+            self._waiting.append((client, conn))
+            return
+        key = (id(client), conn)
+        task = self.loop.create_task(self._open(client, conn), name=f"open-{client.device.device_id}")
+        self._opening[key] = task
+        task.add_done_callback(lambda _: self._open_ended(key))
+
+    def cancel_open(self, client: DeviceClient, conn: int) -> None:
+        """Stop opening; nothing is reported any more."""
+        task = self._opening.get((id(client), conn))
+        if task is not None:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Stop timers and handshakes under way. Idempotent; clients are stopped by their owner first."""
+        self.wheel.close()
+        self._waiting.clear()
+        tasks = list(self._opening.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _open_ended(self, key: tuple[int, int]) -> None:
+        self._opening.pop(key, None)
+        while self._waiting and len(self._opening) < self._opening_max:
+            client, conn = self._waiting.popleft()
+            if client.awaits(conn):
+                self.open(client, conn)
+
+    async def _open(self, client: DeviceClient, conn: int) -> None:
+        channel = client.channel
+        stream = StreamSocket(client, conn)
+        try:
+            if channel.tls is not None:
+                await self.loop.create_connection(
+                    lambda: stream, channel.host, channel.port, ssl=channel.tls, local_addr=client.local_addr
+                )
+                return
+            sock = socket.socket(socket.AF_INET6 if ":" in channel.host else socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                sock.setblocking(False)
+                if client.source is not None:
+                    sock.bind((client.source, 0))
+                await self.loop.sock_connect(sock, (channel.host, channel.port))
+                await self.loop.create_connection(lambda: stream, sock=sock)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError:
+            self.stats.failed += 1
+            client.lost(conn, 1006)
+
+
+class StreamSocket(asyncio.Protocol):
+    """One WebSocket of a device."""
+
+    __slots__ = ("_close_code", "_closing", "_key", "_parser", "client", "conn", "transport")
+
+    def __init__(self, client: DeviceClient, conn: int) -> None:
+        self.client = client
+        self.conn = conn
+        self.transport: asyncio.Transport | None = None
+        self._key: bytes | None = None
+        self._parser: wire.FrameParser | None = None
+        self._close_code = 1006
+        self._closing: asyncio.TimerHandle | None = None
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        client = self.client
+        self.transport = cast("asyncio.Transport", transport)
+        if not client.attach(self):
+            self.transport.abort()
+            return
+        client.context.stats.open += 1
+        self._key = base64.b64encode(client.context.random.randbytes(16))
+        channel = client.channel
+        self.transport.write(
+            wire.handshake_request(
+                f"{channel.host}:{channel.port}",
+                channel.path,
+                subprotocol=SUBPROTOCOL,
+                token=client.device.token,
+                key=self._key,
+            )
+        )
+
+    def data_received(self, data: bytes) -> None:
+        arrived_s = time.time()
+        try:
+            if self._parser is None:
+                data = self._handshake(data)
+                if not data:
+                    return
+            assert self._parser is not None
+            for opcode, payload in self._parser.feed(data):
+                if opcode == wire.TEXT:
+                    self.client.frame_received(self, arrived_s * 1000.0, payload)
+                elif opcode == wire.PING:
+                    self._write(wire.PONG, payload)
+                    self.client.device.heard(int(arrived_s * 1000))
+                elif opcode == wire.CLOSE:
+                    self._closed_by_peer(payload)
+                    return
+        except wire.HandshakeRefused as refused:
+            self.client.context.stats.refused += 1
+            self._abort()
+            # 401 and 403 will be the same tomorrow; everything else may pass.
+            code = CloseCode.BAD_TOKEN if refused.status in (401, 403) else 1006
+            self.client.lost(self.conn, code, retry_after_ms=int(refused.retry_after_s * 1000))
+        except (wire.ProtocolViolation, MalformedFrame) as exc:
+            self.client.context.stats.protocol_violations += 1
+            self.close(getattr(exc, "code", CloseCode.PROTOCOL_ERROR), violation=True)
+            self.client.lost(self.conn, 1006)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        client = self.client
+        if self._key is not None:
+            client.context.stats.open -= 1
+        self.transport = None
+        client.detach(self)
+        client.lost(self.conn, self._close_code)
+
+    def pause_writing(self) -> None:
+        # A node that does not read a device's few tiny frames is broken; there is no queue to keep for it.
+        self._abort()
+
+    # for the client
+    @property
+    def upgraded(self) -> bool:
+        return self._parser is not None
+
+    def send(self, frame: ClientFrame) -> None:
+        if self._parser is not None and self._closing is None:
+            self._write(wire.TEXT, encode_frame(frame))
+
+    def close(self, code: int, *, violation: bool = False) -> None:
+        """Say goodbye with `code` and wait a bounded time for the answer; broken connections are aborted."""
+        if self.transport is None or self._closing is not None:
+            return
+        if self._parser is None or (code == CloseCode.GOING_AWAY and not violation):
+            self._abort()
+            return
+        self._write(wire.CLOSE, wire.close_payload(code))
+        self._closing = self.client.context.loop.call_later(_CLOSE_WITHIN_S, self._abort)
+
+    def abort(self) -> None:
+        """Break it, as a lost network does: no close frame."""
+        self._abort()
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _handshake(self, data: bytes) -> bytes:
+        """Consume the response head; returns what follows it."""
+        assert self._key is not None
+        # The incomplete head is kept in `_key`'s place after a zero byte: base64 has none, and it is rarely needed.
+        key, _, earlier = self._key.partition(b"\0")
+        received = earlier + data
+        head, found, rest = received.partition(b"\r\n\r\n")
+        if not found:
+            if len(received) > wire.MAX_HANDSHAKE_BYTES:
+                raise wire.ProtocolViolation("a response head too large")
+            self._key = key + b"\0" + received
+            return b""
+        wire.parse_handshake_response(head, key, SUBPROTOCOL)
+        self._key = b""
+        self._parser = wire.FrameParser()
+        self.client.context.stats.handshakes += 1
+        self.client.upgraded(self)
+        return rest
+
+    def _closed_by_peer(self, payload: bytes) -> None:
+        self._close_code = wire.parse_close(payload)
+        if self._closing is None:
+            self._write(wire.CLOSE, payload[:2])
+        if self.transport is not None:
+            self.transport.close()
+
+    def _write(self, opcode: int, payload: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            mask = self.client.context.random.randbytes(4)
+            self.transport.write(wire.masked_frame(opcode, payload, mask))
+
+
+class DeviceClient:
+    """A device on the network: carries out what the pure device asks for."""
+
+    __slots__ = (
+        "_back_at",
+        "_sockets",
+        "arrivals",
+        "channel",
+        "context",
+        "device",
+        "profile_id",
+        "source",
+        "wheel_at_ms",
+    )
+
+    def __init__(
+        self,
+        context: ClientContext,
+        channel: Channel,
+        device: Device,
+        *,
+        source: str | None = None,
+        profile_id: str = "",
+    ) -> None:
+        self.context = context
+        self.channel = channel
+        self.device = device
+        self.source = source
+        """Local address to connect from (127.x.y.z: each gives another 28,000 ports); None: the system chooses."""
+        self.profile_id = profile_id
+        self.arrivals: list[Arrival] | None = None
+        """Broadcasts and continuities as they came, for the judge; the owner may take and clear it."""
+        self.wheel_at_ms = 0
+        self._sockets: tuple[StreamSocket, ...] = ()
+        self._back_at: asyncio.TimerHandle | None = None
+
+    # for its owner
+    def follow(self, topic: str, *, cursor: int | None = None, state_key: str | None = None) -> None:
+        """Follow a topic, now or on the next connection. Raises InvalidRequest above the limit per connection."""
+        now = now_ms()
+        self._carry_out(now, self.device.follow(now, topic, cursor=cursor, state_key=state_key))
+
+    def start(self, *, delay_ms: int = 0) -> None:
+        """Connect, after `delay_ms`; from then on it comes back by itself until `stop`."""
+        now = now_ms()
+        self._carry_out(now, self.device.start(now, delay_ms=delay_ms))
+
+    def stop(self) -> None:
+        """Leave for good. Idempotent; sockets close within two seconds."""
+        if self._back_at is not None:
+            self._back_at.cancel()
+            self._back_at = None
+        self._carry_out(now_ms(), self.device.stop())
+
+    @property
+    def is_closed(self) -> bool:
+        return not self._sockets
+
+    # faults
+    def drop(self) -> None:
+        """Break the connections without a word, as a crashed peer or a pulled cable; the device returns by itself."""
+        for stream in self._sockets:
+            stream.abort()
+
+    def offline(self, seconds: float) -> None:
+        """Lose the network now; it returns after `seconds`, and with it the device, within its window (R21)."""
+        now = now_ms()
+        self._carry_out(now, self.device.network(now, up=False, draw=self._draw()))
+        if self._back_at is not None:
+            self._back_at.cancel()
+        self._back_at = self.context.loop.call_later(seconds, self._network_back)
+
+    def _network_back(self) -> None:
+        self._back_at = None
+        now = now_ms()
+        self._carry_out(now, self.device.network(now, up=True, draw=self._draw()))
+
+    # for its fetcher
+    def carry_out(self, actions: Sequence[Action]) -> None:
+        """Carry out what an input given to `device` directly asked for."""
+        self._carry_out(now_ms(), actions)
+
+    # for the wheel
+    def on_wake(self, now: int) -> None:
+        if now < self.device.wake_at_ms:
+            self._sleep()
+            return
+        self._carry_out(now, self.device.tick(now, self._draw()))
+
+    # for its sockets
+    def awaits(self, conn: int) -> bool:
+        """Whether the device still wants this connection."""
+        return self.device.awaits(conn)
+
+    @property
+    def local_addr(self) -> tuple[str, int] | None:
+        return None if self.source is None else (self.source, 0)
+
+    def attach(self, stream: StreamSocket) -> bool:
+        if not self.device.awaits(stream.conn):
+            return False
+        self._sockets = (*self._sockets, stream)
+        return True
+
+    def detach(self, stream: StreamSocket) -> None:
+        self._sockets = tuple(other for other in self._sockets if other is not stream)
+
+    def upgraded(self, stream: StreamSocket) -> None:
+        now = now_ms()
+        self._carry_out(now, self.device.opened(now, stream.conn))
+
+    def frame_received(self, stream: StreamSocket, at_ms: float, payload: bytes) -> None:
+        context = self.context
+        frame = context.decode(payload)
+        context.stats.frames += 1
+        if frame is None:
+            return
+        kind = type(frame)
+        if kind is BroadcastFrame or kind is ContinuityFrame:
+            if kind is BroadcastFrame:
+                context.stats.broadcasts += 1
+            if context.record_arrivals:
+                if self.arrivals is None:
+                    self.arrivals = []
+                self.arrivals.append(Arrival(at_ms, cast("BroadcastFrame | ContinuityFrame", frame)))
+        now = int(at_ms)
+        self._carry_out(now, self.device.received(now, stream.conn, frame, context.random.random()))
+
+    def lost(self, conn: int, code: int, *, retry_after_ms: int = 0) -> None:
+        """A connection ended, was refused or never came to be; the device ignores one it already left."""
+        now = now_ms()
+        self._carry_out(now, self.device.disconnected(now, conn, code, self._draw(), retry_after_ms=retry_after_ms))
+
+    def _draw(self) -> float:
+        return self.context.random.random()
+
+    def _sleep(self) -> None:
+        wake_at = self.device.wake_at_ms
+        if wake_at != NEVER:
+            self.context.wheel.wake_at(self, wake_at)
+
+    def _carry_out(self, now: int, actions: Sequence[Action]) -> None:
+        for action in actions:
+            kind = type(action)
+            if kind is Show:
+                if self.context.on_render is not None:
+                    self.context.on_render(self, cast("Show", action).render)
+            elif kind is Send:
+                send = cast("Send", action)
+                for stream in self._sockets:
+                    if stream.conn == send.conn:
+                        stream.send(send.frame)
+            elif kind is OpenSocket:
+                self.context.open(self, cast("OpenSocket", action).conn)
+            elif kind is CloseSocket:
+                self._close(cast("CloseSocket", action))
+            elif kind is FetchMap:
+                self._fetch(now, cast("FetchMap", action).topic)
+            elif kind is GiveUp:
+                self.context.stats.given_up += 1
+                assert not may_reconnect(cast("GiveUp", action).code)
+        self._sleep()
+
+    def _close(self, action: CloseSocket) -> None:
+        self.context.cancel_open(self, action.conn)
+        for stream in self._sockets:
+            if stream.conn == action.conn:
+                stream.close(action.code)
+
+    def _fetch(self, now: int, topic: str) -> None:
+        self.context.stats.map_fetches += 1
+        if self.context.fetcher is None:
+            self.device.map_failed(now, topic, self._draw())
+        else:
+            self.context.fetcher.request(self, topic)

@@ -1,0 +1,97 @@
+"""A device's stage map: stage key -> what to show, as prefetched; and the fingerprint of an entry. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from contract.errors import InvalidRequest
+from contract.names import DEFAULT_STATE
+
+__all__ = ["MAX_ARTWORK_PER_MAP", "MapEntry", "StageMap", "artwork_urls", "entry_fingerprint", "stage_map_from_answer"]
+
+MAX_ARTWORK_PER_MAP = 512
+"""URLs a device takes from one map; more would be a broken answer, not a screen."""
+
+
+class MapEntry(msgspec.Struct, frozen=True, gc=False):
+    """What to show for one stage key: canonical JSON of the DGS's entry and its fingerprint."""
+
+    fingerprint: str
+    content: bytes
+    """Canonical JSON, or empty where a fleet keeps fingerprints alone."""
+
+
+class StageMap(msgspec.Struct, frozen=True):
+    """One prefetched stage map. Its expiry governs refreshing only: an expired map is still applied (R19)."""
+
+    event_id: str
+    version: int
+    revision: int
+    ttl_s: int
+    server_time: int
+    entries: Mapping[str, MapEntry]
+    default: MapEntry
+    times: Mapping[str, int | None]
+    artwork: frozenset[str] = frozenset()
+    """URLs the map refers to."""
+
+    def lookup(self, state_key: str | None) -> tuple[MapEntry, bool]:
+        """The entry to show for a state key and whether the key was missing (then it is the default row)."""
+        if state_key is None or state_key == DEFAULT_STATE:
+            return self.default, False
+        entry = self.entries.get(state_key)
+        return (self.default, True) if entry is None else (entry, False)
+
+
+def entry_fingerprint(canonical: bytes) -> str:
+    """16 hex digits naming an entry's content."""
+    return hashlib.blake2b(canonical, digest_size=8).hexdigest()
+
+
+def stage_map_from_answer(answer: Mapping[str, Any], *, keep_content: bool = True) -> StageMap:
+    """The device's map from a GraphQL `StageMap` object with `byKey`, `default`, `stages`, `event { id }`.
+
+    Raises InvalidRequest naming the missing or mistyped field.
+    """
+    try:
+        by_key = answer["byKey"]
+        stages = answer.get("stages") or ()
+        return StageMap(
+            event_id=str(answer["event"]["id"]),
+            version=int(answer["version"]),
+            revision=int(answer["revision"]),
+            ttl_s=int(answer["ttlSeconds"]),
+            server_time=int(answer["serverTime"]),
+            entries={key: _entry(value, keep_content) for key, value in by_key.items()},
+            default=_entry(answer["default"], keep_content),
+            times={stage["key"]: stage.get("startsAt") for stage in stages}
+            or {key: value.get("startsAt") for key, value in by_key.items()},
+            artwork=frozenset(artwork_urls(answer)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise InvalidRequest(f"not a stage map: {exc!r}", field="stageMap", rule="see the GraphQL schema") from exc
+
+
+def artwork_urls(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Artwork URLs of a `StageMap` object, each once, at most MAX_ARTWORK_PER_MAP."""
+    seen: set[str] = set()
+    entries = [*answer.get("byKey", {}).values(), answer.get("default") or {}]
+    for entry in entries:
+        for row in entry.get("rows") or ():
+            for title in row.get("titles") or ():
+                for picture in title.get("artwork") or ():
+                    url = picture.get("url")
+                    if url and url not in seen and len(seen) < MAX_ARTWORK_PER_MAP:
+                        seen.add(url)
+                        yield url
+
+
+def _entry(value: Any, keep_content: bool) -> MapEntry:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"an entry is an object, not {type(value).__name__}")
+    canonical = msgspec.json.encode(value, order="sorted")
+    return MapEntry(entry_fingerprint(canonical), canonical if keep_content else b"")
