@@ -1,0 +1,333 @@
+"""ASGI endpoints: GraphQL over HTTP, artwork, and what operators look at.
+
+Plain ASGI callables under Starlette's router: both hot paths read and send their bytes themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+import strawberry
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from strawberry.exceptions import MissingQueryError
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
+from strawberry.types.graphql import OperationType
+
+from contract.clock import Clock
+from contract.errors import BroadcastSystemError, InvalidRequest, StoreUnavailable
+from contract.kv.ports import ScheduleViewReader
+from contract.runtime.runner import Readiness
+from dgs.artwork import artwork_path, draw, parse_artwork_path
+from dgs.graphql_errors import error_code, format_error, to_error
+from dgs.metrics import DgsMetrics
+from dgs.model import ArtworkKind, Title
+from dgs.prefetch import Prefetch
+from dgs.request_log import RequestLog
+from dgs.schema import RequestContext
+
+__all__ = ["ArtworkEndpoint", "GraphQLEndpoint", "OperationsEndpoints"]
+
+_log = structlog.get_logger(__name__)
+_JSON: Final = b"application/json"
+_GRAPHQL_JSON: Final = b"application/graphql-response+json"
+_OPERATIONS: Final = (OperationType.QUERY,)
+
+
+class _Operation(msgspec.Struct, frozen=True):
+    """The body of a GraphQL request."""
+
+    query: str
+    variables: dict[str, Any] | None = None
+    operationName: str | None = None  # noqa: N815 - GraphQL over HTTP's name
+
+
+_decode = msgspec.json.Decoder(_Operation).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class _TooLarge(InvalidRequest):
+    http_status = 413
+
+
+class _WrongMediaType(InvalidRequest):
+    http_status = 415
+
+
+class _WrongMethod(InvalidRequest):
+    http_status = 405
+
+
+class _TimedOut(BroadcastSystemError):
+    code = "timeout"
+    http_status = 408
+    retryable = True
+
+
+class GraphQLEndpoint:
+    """`POST /graphql`, after the GraphQL-over-HTTP draft: one JSON operation, no batches, no GET.
+
+    Answers are 200 in `application/json`; clients that accept `application/graphql-response+json` get 400 for a
+    document that could not be run. Requests that are no GraphQL (size, type, JSON) get a 4xx in the same form.
+    """
+
+    def __init__(
+        self,
+        schema: strawberry.Schema,
+        prefetch: Prefetch,
+        metrics: DgsMetrics,
+        requests: RequestLog,
+        clock: Clock,
+        *,
+        max_body_bytes: int,
+        timeout_s: float,
+    ) -> None:
+        self._schema = schema
+        self._prefetch = prefetch
+        self._metrics = metrics
+        self._requests = requests
+        self._clock = clock
+        self._max_body_bytes = max_body_bytes
+        self._timeout_s = timeout_s
+        self._anonymous = RequestContext(prefetch)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._requests.note("graphql", self._clock.now_ms())
+        self._metrics.graphql_requests.inc()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        media_type = _GRAPHQL_JSON if _GRAPHQL_JSON in headers.get(b"accept", b"") else _JSON
+        extra: list[tuple[bytes, bytes]] = []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if scope["method"] != "POST":
+                    extra.append((b"allow", b"POST"))
+                    raise _WrongMethod(f"{scope['method']} is not allowed here", rule="POST a JSON operation")
+                operation = self._parse(headers, await _read_body(headers, receive, self._max_body_bytes))
+                started_s = self._clock.monotonic_s()
+                status, body = await self._execute(operation, headers, media_type)
+        except TimeoutError:
+            status, body = _refuse(_TimedOut(f"took longer than {self._timeout_s:g} s"))
+        except BroadcastSystemError as exc:
+            status, body = _refuse(exc)
+            self._metrics.graphql_errors.labels(exc.code).inc()
+            if status == 413:
+                extra.append((b"connection", b"close"))  # the rest of the body is not read
+        else:
+            self._metrics.graphql_seconds.observe(self._clock.monotonic_s() - started_s)
+        await _respond(send, status, media_type, body, (b"cache-control", b"no-store"), *extra)
+
+    def _parse(self, headers: dict[bytes, bytes], body: bytes) -> _Operation:
+        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if content_type != _JSON:
+            shown = content_type.decode("latin-1")[:60] or "nothing"
+            raise _WrongMediaType(f"{shown} is not supported", field="Content-Type", rule="application/json")
+        try:
+            return _decode(body)
+        except msgspec.ValidationError as exc:
+            raise InvalidRequest(str(exc), field="body", rule="an object with query, variables, operationName") from exc
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise InvalidRequest(f"not JSON: {exc}", field="body") from exc
+
+    async def _execute(
+        self, operation: _Operation, headers: dict[bytes, bytes], media_type: bytes
+    ) -> tuple[int, bytes]:
+        device_id = headers.get(b"x-device-id")
+        context = RequestContext(self._prefetch, device_id.decode("latin-1")) if device_id else self._anonymous
+        try:
+            result = await self._schema.execute(
+                operation.query,
+                variable_values=operation.variables,
+                context_value=context,
+                operation_name=operation.operationName,
+                allowed_operation_types=_OPERATIONS,
+            )
+        except (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError) as exc:
+            raise InvalidRequest(_why_not_run(exc), field="query") from exc
+        answer: dict[str, Any] = {}
+        if result.errors:
+            answer["errors"] = [format_error(error) for error in result.errors]
+            for error in result.errors:
+                self._note_error(error)
+        # A request that was never executed has no data entry; one that failed has data: null.
+        ran = result.data is not None or any(error.path for error in result.errors or ())
+        if ran:
+            answer["data"] = result.data
+        status = 400 if not ran and media_type == _GRAPHQL_JSON else 200
+        return status, _encode(answer)
+
+    def _note_error(self, error: Any) -> None:
+        code = error_code(error)
+        self._metrics.graphql_errors.labels(code).inc()
+        if code == BroadcastSystemError.code:
+            _log.error("graphql_internal_error", path=error.path, error=repr(error.original_error))
+
+
+class ArtworkEndpoint:
+    """`GET /artwork/...`: a drawn picture under an immutable URL; 404 for a URL nobody was given."""
+
+    def __init__(
+        self,
+        title_of: Callable[[str], Title | None],
+        metrics: DgsMetrics,
+        requests: RequestLog,
+        clock: Clock,
+        *,
+        cache_entries: int,
+    ) -> None:
+        self._title_of = title_of
+        self._metrics = metrics
+        self._requests = requests
+        self._clock = clock
+        self._drawn = lru_cache(maxsize=cache_entries)(_draw)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._requests.note("artwork", self._clock.now_ms())
+        self._metrics.artwork_requests.inc()
+        if scope["method"] not in ("GET", "HEAD"):
+            await _respond(send, 405, b"text/plain", b"GET or HEAD only\n", (b"allow", b"GET, HEAD"))
+            return
+        path: str = scope["path"]
+        asked = parse_artwork_path(path)
+        title = self._title_of(asked.title_id) if asked else None
+        if asked is None or title is None:
+            await self._not_found(send, b"no such artwork\n")
+            return
+        if artwork_path(title, asked.kind, asked.width, asked.height, asked.language) != path:
+            await self._not_found(send, b"that hash is not this picture's: ask GraphQL for its URL\n")
+            return
+        etag = f'"{asked.hash}"'.encode()
+        kept = ((b"cache-control", b"public, max-age=31536000, immutable"), (b"etag", etag))
+        if etag in dict(scope["headers"]).get(b"if-none-match", b""):
+            await _respond(send, 304, None, b"", *kept)
+            return
+        body = self._drawn(title, asked.kind, asked.width, asked.height, asked.language)
+        # A picture is looked at, never run: no scripts, no requests of its own.
+        guard = (
+            (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"access-control-allow-origin", b"*"),
+        )
+        await _respond(send, 200, b"image/svg+xml", body, *kept, *guard, head_only=scope["method"] == "HEAD")
+
+    async def _not_found(self, send: Send, why: bytes) -> None:
+        self._metrics.artwork_misses.inc()
+        await _respond(send, 404, b"text/plain", why, (b"cache-control", b"no-store"))
+
+
+class OperationsEndpoints:
+    """`/healthz`, `/readyz`, `/metrics`, `/requests`."""
+
+    def __init__(
+        self,
+        readiness: Readiness,
+        schedule_view: ScheduleViewReader,
+        metrics: DgsMetrics,
+        requests: RequestLog,
+        *,
+        probe_timeout_s: float = 2.0,
+    ) -> None:
+        self._readiness = readiness
+        self._schedule_view = schedule_view
+        self._metrics = metrics
+        self._requests = requests
+        self._probe_timeout_s = probe_timeout_s
+
+    async def healthz(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        """Asks the schedule view, so that its recovery is noticed while no traffic comes."""
+        try:
+            async with asyncio.timeout(self._probe_timeout_s):
+                await self._schedule_view.schedules(())
+        except (StoreUnavailable, TimeoutError) as exc:
+            self._readiness.fail("dgs.schedule_view", str(exc) or "no answer in time")
+        else:
+            self._readiness.hold("dgs.schedule_view")
+        if self._readiness.ready:
+            return _json({"status": "ready"})
+        return _json({"status": "not ready", "failing": self._readiness.failing()}, status=503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def requests(self, request: Request) -> Response:
+        """Counts of GraphQL and artwork requests with since_ms <= arrival < until_ms."""
+        try:
+            since_ms = _whole(request, "since_ms")
+            until_ms = _whole(request, "until_ms", at_least=since_ms)
+        except InvalidRequest as exc:
+            return _json({"errors": [to_error(exc)]}, status=400)
+        return _json(self._requests.counts(since_ms, until_ms))
+
+
+def _whole(request: Request, name: str, *, at_least: int = 0) -> int:
+    text = request.query_params.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise InvalidRequest(f"{text[:20]!r} is not a time", field=name, rule="milliseconds since the epoch")
+    if int(text) < at_least:
+        raise InvalidRequest(f"{text} is before {at_least}", field=name, rule="a window ends after it starts")
+    return int(text)
+
+
+async def _read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """The whole body; refuses one that is longer than `limit` without reading the rest."""
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise _TooLarge(f"{int(length)} bytes", field="body", rule=f"at most {limit} bytes")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("the client went away", field="body")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _TooLarge(f"over {limit} bytes", field="body", rule=f"at most {limit} bytes")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _respond(
+    send: Send,
+    status: int,
+    media_type: bytes | None,
+    body: bytes,
+    *headers: tuple[bytes, bytes],
+    head_only: bool = False,
+) -> None:
+    listed = list(headers)
+    if media_type is not None:
+        listed.append((b"content-type", media_type + b"; charset=utf-8"))
+        listed.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": listed})
+    await send({"type": "http.response.body", "body": b"" if head_only else body})
+
+
+def _draw(title: Title, kind: ArtworkKind, width: int, height: int, language: str) -> bytes:
+    return draw(title, kind, width, height, language).encode()
+
+
+def _refuse(error: BroadcastSystemError) -> tuple[int, bytes]:
+    return error.http_status, _encode({"errors": [to_error(error)]})
+
+
+def _why_not_run(error: Exception) -> str:
+    if isinstance(error, MissingQueryError):
+        return "no document"
+    if isinstance(error, InvalidOperationTypeError):
+        return "only queries are served here"
+    return "operationName names no operation of the document" if str(error) else "no operation in the document"
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(_encode(value), status_code=status, media_type="application/json")

@@ -1,0 +1,277 @@
+"""The GraphQL schema: a federation v2 subgraph. Its text is snapshot-tested as `subgraph.graphql`.
+
+Resolvers hand out the structs of `dgs.model`, whose attributes carry the fields' names; only the root fields do work.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NewType, cast
+
+import msgspec
+import strawberry
+from graphql import GraphQLError
+from strawberry.extensions import (
+    AddValidationRules,
+    MaxAliasesLimiter,
+    MaxTokensLimiter,
+    ParserCache,
+    QueryDepthLimiter,
+    ValidationCache,
+)
+from strawberry.schema.config import StrawberryConfig
+from strawberry.types import ExecutionContext
+from strawberry.types.scalar import ScalarDefinition
+
+from contract.errors import InvalidRequest
+from dgs import model
+from dgs.model import ArtworkKind, DeviceKind, ScreenClass
+from dgs.prefetch import Prefetch
+from dgs.settings import DgsSettings
+
+__all__ = ["RequestContext", "Timestamp", "build_schema", "parse_duration_ms"]
+
+Timestamp = NewType("Timestamp", int)
+Duration = NewType("Duration", str)
+StageMapJSON = NewType("StageMapJSON", object)
+_DOCUMENTS_KEPT: Final = 256
+
+_DURATION = re.compile(
+    r"P(?!$)(?:(\d{1,3})W)?(?:(\d{1,3})D)?(?:T(?!$)(?:(\d{1,4})H)?(?:(\d{1,5})M)?(?:(\d{1,7})S)?)?", re.ASCII
+)
+_DEFAULT_WITHIN_MS: Final = 86_400_000
+_MAX_WITHIN_MS: Final = 31 * 86_400_000
+
+
+class RequestContext(msgspec.Struct, frozen=True):
+    """What resolvers know of a request."""
+
+    prefetch: Prefetch
+    device_id: str | None = None
+    """The `X-Device-Id` header, not yet checked."""
+
+
+def parse_timestamp(value: object) -> int:
+    """A Timestamp from a client: an integer, nothing else."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise GraphQLError(f"{value!r} is not a Timestamp: integer milliseconds since the epoch")
+    return value
+
+
+def parse_duration_ms(value: str, field: str = "within") -> int:
+    """Milliseconds of an ISO 8601 duration such as `PT6H`; InvalidRequest for anything else or over 31 days."""
+    match = _DURATION.fullmatch(value)
+    if match is None:
+        raise InvalidRequest(f"{value[:40]!r} is not a duration", field=field, rule="ISO 8601, e.g. PT6H or P1DT30M")
+    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    total = ((((weeks * 7 + days) * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000
+    if total > _MAX_WITHIN_MS:
+        raise InvalidRequest(f"{value[:40]!r} is too long", field=field, rule="at most P31D")
+    return total
+
+
+# Registers the enums; the fields below name the classes themselves.
+strawberry.enum(DeviceKind, description="What a device is: decides the shape of artwork.")
+strawberry.enum(ScreenClass, description="How large its screen is: decides the size of artwork.")
+strawberry.enum(ArtworkKind, description="Shape of a picture: 2:3, 16:9 or 1:1.")
+
+
+@strawberry.input(description="What a map's artwork depends on.")
+class DeviceContext:
+    kind: DeviceKind = strawberry.field(description="What the device is.")
+    screen: ScreenClass | None = strawberry.field(default=None, description="MEDIUM when not said.")
+    locale: str | None = strawberry.field(default=None, description="BCP 47, e.g. de-AT; the profile's when not said.")
+
+    def value(self) -> model.DeviceContext:
+        return model.DeviceContext(kind=self.kind, screen=self.screen or model.ScreenClass.MEDIUM, locale=self.locale)
+
+
+@strawberry.type(description="One picture of a title, under a URL whose content never changes.")
+class Artwork:
+    kind: ArtworkKind = strawberry.field(description="Its shape.")
+    url: str = strawberry.field(description="Absolute, or relative to this service. Safe to cache for ever.")
+    width: int = strawberry.field(description="Pixels.")
+    height: int = strawberry.field(description="Pixels.")
+
+
+@strawberry.federation.type(keys=["id"], description="A film or series of the catalog.")
+class Title:
+    id: strawberry.ID = strawberry.field(description="Stable: does not depend on the row's place in the catalog.")
+    name: str = strawberry.field(description="As the catalog has it.")
+    synopsis: str | None = strawberry.field(description="Null when the catalog has none.")
+    year: int | None = strawberry.field(description="Year of release.")
+    maturity: str | None = strawberry.field(description="Age rating as the catalog gives it, e.g. PG-13.")
+    genres: list[str] = strawberry.field(description="Most fitting first; may be empty.")
+    runtime_minutes: int | None = strawberry.field(description="Null when unknown.")
+    artwork: list[Artwork] = strawberry.field(description="Pictures in the shape and size the device needs.")
+
+    @classmethod
+    def resolve_reference(cls, info: strawberry.Info[RequestContext, None], id: strawberry.ID) -> Title | None:
+        return cast("Title | None", info.context.prefetch.title(str(id)))
+
+    @classmethod
+    def is_type_of(cls, obj: Any, info: Any) -> bool:
+        return isinstance(obj, cls | model.ShownTitle)
+
+
+@strawberry.type(description="A heading and the titles under it.")
+class Row:
+    heading: str = strawberry.field(description="Shown above the titles.")
+    titles: list[Title] = strawberry.field(description="4 to 6, best first; fewer only in a tiny catalog.")
+
+
+@strawberry.type(description="What a device shows once a stage is announced.")
+class StageEntry:
+    key: str = strawberry.field(description="Stage key: what a broadcast's state key names.")
+    order: int = strawberry.field(description="Rises from stage to stage.")
+    starts_at: Timestamp | None = strawberry.field(
+        description="When it is due, ms; null for a manual stage, `cancelled` and `default`. Schedule frames move it."
+    )
+    headline: str = strawberry.field(description="The line above the rows.")
+    rows: list[Row] = strawberry.field(description="Different in every stage.")
+
+
+@strawberry.federation.type(keys=["id"], description="A live event as one profile sees it.")
+class LiveEvent:
+    id: strawberry.ID = strawberry.field(description="The operator's id of the event.")
+    title: str = strawberry.field(description="Its name, for people.")
+    topic: str = strawberry.field(description="The one topic of this event the profile follows; opaque.")
+    starts_at: Timestamp = strawberry.field(description="Planned start for this audience, ms.")
+    ends_at: Timestamp | None = strawberry.field(description="Planned end, ms; null while nobody knows.")
+    cancelled: bool = strawberry.field(description="Whether it was called off.")
+
+    @classmethod
+    async def resolve_reference(
+        cls, info: strawberry.Info[RequestContext, None], id: strawberry.ID
+    ) -> LiveEvent | None:
+        return cast("LiveEvent | None", await info.context.prefetch.event(str(id)))
+
+    @classmethod
+    def is_type_of(cls, obj: Any, info: Any) -> bool:
+        return isinstance(obj, cls | model.EventInfo)
+
+
+@strawberry.type(description="All a device shows of an event, for every stage: prefetched once, applied offline.")
+class StageMap:
+    event: LiveEvent = strawberry.field(description="The event it is for.")
+    version: int = strawberry.field(
+        description="Rises when content changed: fetch anew. Goes into `held` on subscribe."
+    )
+    revision: int = strawberry.field(description="Rises with every change of the schedule.")
+    ttl_seconds: int = strawberry.field(
+        description="Refresh after this long; jittered, never due near a stage. An expired map is still applied."
+    )
+    server_time: Timestamp = strawberry.field(description="This service's clock, to correct the device's by.")
+    stages: list[StageEntry] = strawberry.field(description="The event's stages in order, then `cancelled`.")
+    by_key: StageMapJSON = strawberry.field(
+        description="`stages` and `default` as one JSON object: stage key -> entry, every field, same names."
+    )
+    default: StageEntry = strawberry.field(description="Shown for a state key the map does not have.")
+
+
+@strawberry.type(description="A topic to follow. `stateKey` and `lastBroadcastAt` come from one log entry.")
+class ChannelTopic:
+    event_id: strawberry.ID = strawberry.field(description="The event it belongs to.")
+    topic: str = strawberry.field(description="Subscribe to exactly this; never build or parse it.")
+    state_key: str | None = strawberry.field(description="Newest announced state; null before the first broadcast.")
+    last_broadcast_at: Timestamp = strawberry.field(
+        description="Its timestamp, 0 before the first. Becomes the cursor only once that state is applied."
+    )
+
+
+@strawberry.type(description="Where and with what a device connects for broadcasts.")
+class BroadcastChannel:
+    url: str = strawberry.field(description="WebSocket URL.")
+    subprotocol: str = strawberry.field(description="WebSocket subprotocol to offer.")
+    token: str = strawberry.field(description="Device token; outlives the events' windows, renewed in-band.")
+    topics: list[ChannelTopic] = strawberry.field(description="One per event, chosen by the profile's region.")
+    connect_window_ms: int = strawberry.field(description="Connect at a uniformly random moment of this window.")
+
+
+_Info = strawberry.Info[RequestContext, None]
+
+
+async def _prefetch_event(
+    info: _Info, event_id: strawberry.ID, profile_id: strawberry.ID, device: DeviceContext | None = None
+) -> StageMap:
+    found = await info.context.prefetch.stage_map(str(event_id), str(profile_id), _device(device))
+    return cast("StageMap", found)
+
+
+async def _prefetch_home(
+    info: _Info, profile_id: strawberry.ID, device: DeviceContext | None = None, within: Duration | None = None
+) -> list[StageMap]:
+    within_ms = parse_duration_ms(within) if within is not None else _DEFAULT_WITHIN_MS
+    found = await info.context.prefetch.home(str(profile_id), _device(device), within_ms)
+    return cast("list[StageMap]", list(found))
+
+
+async def _broadcast_channel(
+    info: _Info, event_ids: list[strawberry.ID], profile_id: strawberry.ID, device: DeviceContext
+) -> BroadcastChannel:
+    context = info.context
+    found = await context.prefetch.broadcast_channel(
+        [str(event_id) for event_id in event_ids], str(profile_id), device.value(), context.device_id
+    )
+    return cast("BroadcastChannel", found)
+
+
+@strawberry.type(description="What devices prefetch; nothing here is asked for at the moment of a broadcast.")
+class Query:
+    prefetch_event: StageMap = strawberry.field(
+        resolver=_prefetch_event, description="The stage map of one event for one profile."
+    )
+    prefetch_home: list[StageMap] = strawberry.field(
+        resolver=_prefetch_home,
+        description="Stage maps of events that run now or start within the duration (a day if not said), soonest first.",
+    )
+    broadcast_channel: BroadcastChannel = strawberry.field(
+        resolver=_broadcast_channel,
+        description="Where to connect for these events, with a token for exactly their topics.",
+    )
+
+
+def _device(given: DeviceContext | None) -> model.DeviceContext:
+    return given.value() if given is not None else model.DeviceContext()
+
+
+class _QuietSchema(strawberry.federation.Schema):
+    """Leaves it to the HTTP layer what of an error is logged: most are a client's own."""
+
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
+        pass
+
+
+def build_schema(settings: DgsSettings | None = None) -> strawberry.federation.Schema:
+    """The schema with its limits; without settings, with the default limits."""
+    settings = settings or DgsSettings()
+    depth, aliases, tokens = settings.max_query_depth, settings.max_query_aliases, settings.max_query_tokens
+    # Made once: the validation cache is keyed by the rules, and each limiter makes a rule of its own.
+    rules = [
+        *QueryDepthLimiter(max_depth=depth).validation_rules,
+        *MaxAliasesLimiter(max_alias_count=aliases).validation_rules,
+    ]
+    scalars: dict[object, ScalarDefinition] = {
+        Timestamp: strawberry.scalar(
+            name="Timestamp",
+            description="Milliseconds since the Unix epoch, as a JSON number.",
+            parse_value=parse_timestamp,
+        ),
+        Duration: strawberry.scalar(name="Duration", description="ISO 8601 duration, e.g. PT6H.", parse_value=str),
+        StageMapJSON: strawberry.scalar(
+            name="StageMapJSON",
+            description="A JSON object: stage key -> StageEntry with all its fields.",
+            serialize=msgspec.to_builtins,
+        ),
+    }
+    return _QuietSchema(
+        query=Query,
+        federation_version="2.11",
+        config=StrawberryConfig(scalar_map=scalars),
+        extensions=[
+            lambda: MaxTokensLimiter(max_token_count=tokens),
+            lambda: ParserCache(maxsize=_DOCUMENTS_KEPT),
+            lambda: AddValidationRules(rules),
+            lambda: ValidationCache(maxsize=_DOCUMENTS_KEPT),
+        ],
+    )

@@ -1,0 +1,96 @@
+"""Settings of the DGS, read once from `DGS_...` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from contract.runtime.settings import ServiceSettings
+from dgs.sources.catalog import DEMO_CATALOG
+
+__all__ = ["DgsSettings"]
+
+
+class DgsSettings(ServiceSettings):
+    """Every value of the service; `build_dgs` hands the parts on."""
+
+    model_config = SettingsConfigDict(env_prefix="DGS_", frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback until told otherwise.")
+    port: int = Field(default=8401, ge=0, le=65535, description="Port of GraphQL and artwork; 0 picks a free one.")
+
+    catalog_path: Path = Field(default=DEMO_CATALOG, description="CSV or JSON; the demo's 3,201 films by default.")
+    catalog_strict: bool = Field(default=False, description="Refuse a catalog with a bad row; else leave it out.")
+    catalog_newest_year: int | None = Field(
+        default=None,
+        ge=1900,
+        le=2200,
+        description="Later years are read as 100 years earlier; unset: 2012 (demo) or 2035.",
+    )
+    catalog_repair: Literal["none", "mac-roman"] | None = Field(
+        default=None, description="Undo a wrong decoding of the file; unset: mac-roman for the demo catalog, else none."
+    )
+    profiles_path: Path | None = Field(
+        default=None, description="CSV profile_id,title_id[,region]; unset: profiles are generated from their ids."
+    )
+    default_region: str = Field(
+        default="US", pattern=r"^[A-Z]{2}$", description="Region of CSV profiles without one (ISO 3166-1 alpha-2)."
+    )
+    profile_seed: int = Field(default=1, description="Seed of generated profiles; another seed is another audience.")
+    titles_per_row: int = Field(default=4, ge=4, le=6, description="Titles in a row: each costs a device one picture.")
+    artwork_base_url: str = Field(default="", description="Origin of artwork URLs, e.g. a CDN; empty: relative.")
+
+    push_url: str = Field(default="ws://127.0.0.1:8402/v1/stream", description="Where broadcastChannel sends devices.")
+    connect_window_ms: int = Field(
+        default=30_000,
+        ge=0,
+        description="Devices connect at a random moment of it; 0: at once, for demos.",
+    )
+    token_min_lifetime_s: int = Field(
+        default=3600, ge=60, description="A device token lives at least this long, also for an event already over."
+    )
+    token_jitter_s: int = Field(
+        default=3600,
+        ge=0,
+        description="Spread of token expiry, so that renewals make no herd.",
+    )
+    open_ended_event_s: int = Field(
+        default=12 * 3600, ge=60, description="Length assumed of an event without an end, for its token."
+    )
+
+    ttl_mean_s: int = Field(default=6 * 3600, ge=10, description="Mean lifetime of a stage map on a device.")
+    ttl_spread: float = Field(
+        default=0.5,
+        ge=0.0,
+        lt=1.0,
+        description="Half width of the range; narrow ranges echo as herds for days.",
+    )
+    ttl_stage_guard_s: int = Field(default=900, ge=0, description="No map expires this close to a stage of its event.")
+
+    max_event_ids: int = Field(default=20, ge=1, le=200, description="Events in one broadcastChannel call.")
+    max_home_events: int = Field(default=10, ge=1, le=50, description="Stage maps in one prefetchHome answer.")
+    max_body_bytes: int = Field(default=64 * 1024, ge=1024, description="Longest GraphQL request body.")
+    max_query_depth: int = Field(default=12, ge=4, description="Deepest GraphQL document; the whole schema needs 7.")
+    max_query_aliases: int = Field(default=15, ge=0, description="Aliases in a document: each may repeat the work.")
+    max_query_tokens: int = Field(default=2_000, ge=100, description="Tokens in a GraphQL document.")
+    request_timeout_s: float = Field(
+        default=10.0, gt=0, description="From the first byte of a request to its answer; reading the body counts."
+    )
+    map_cache_entries: int = Field(default=4_096, ge=0, description="Built stage maps kept; about 20 KB each.")
+    title_cache_entries: int = Field(default=50_000, ge=0, description="Titles dressed for devices; under 1 KB each.")
+    artwork_cache_entries: int = Field(default=4_096, ge=0, description="Drawn pictures kept; about 3 KB each.")
+    request_log_window_s: int = Field(default=600, ge=10, description="How far back GET /requests can count.")
+    request_log_entries: int = Field(default=500_000, ge=1_000, description="Requests remembered for it, 8 bytes each.")
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        if not self.push_url.startswith(("ws://", "wss://")):
+            raise ValueError("push_url: must start with ws:// or wss://")
+        if self.artwork_base_url and not self.artwork_base_url.startswith(("http://", "https://")):
+            raise ValueError("artwork_base_url: must be empty or start with http:// or https://")
+        if self.artwork_base_url.endswith("/"):
+            raise ValueError("artwork_base_url: must not end with /")
+        return self

@@ -1,0 +1,1 @@
+"""Where titles and profiles come from: catalog files, viewing histories."""
