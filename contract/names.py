@@ -22,6 +22,7 @@ __all__ = [
     "check_event_id",
     "check_stage_key",
     "kv_event_topics",
+    "kv_events",
     "kv_log",
     "kv_log_floor",
     "kv_node_lease",
@@ -85,6 +86,10 @@ def kv_schedule(topic: str) -> str:
 
 def kv_event_topics(event_id: str) -> str:
     return f"stagecue:event-topics:{event_id}"
+
+
+def kv_events() -> str:
+    return "stagecue:events"
 
 
 def kv_nodes() -> str:

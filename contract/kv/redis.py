@@ -1,0 +1,225 @@
+"""The KV store in Redis, single, behind Sentinel or as a cluster: one Lua script per operation, one slot per script.
+
+Every library error becomes StoreUnavailable here and nowhere else; a replica that answers READONLY after a failover
+is one of them. Calls are idempotent, so one that timed out may simply be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, cast
+
+import msgspec
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from contract import names
+from contract.broadcast import Broadcast, decode_broadcast, encode_broadcast
+from contract.errors import StoreUnavailable
+from contract.kv import redis_scripts
+from contract.kv.ports import NodeLease
+from contract.kv.redis_scripts import Script
+from contract.replay_log import AppendOutcome, AppendResult, LogSnapshot
+from contract.schedule import TopicSchedule, decode_schedule, encode_schedule
+
+__all__ = ["RedisNodeLeases", "RedisReplayLog", "RedisScheduleView", "connect_redis"]
+
+Client = Redis | RedisCluster
+_TOPICS_PER_PIPELINE: Final = 1_000
+"""Larger questions are asked in parts, so that no single answer blocks the server for long."""
+
+
+def connect_redis(
+    url: str,
+    *,
+    cluster: bool = False,
+    timeout_s: float = 1.0,
+    connect_timeout_s: float = 1.0,
+    max_connections: int = 64,
+) -> Client:
+    """A client for the adapters below; it connects when first used. Close it with `aclose()`.
+
+    Short timeouts and one immediate retry (for a connection the server closed while idle): whoever calls has a
+    deadline and a back-off of its own. Callers beyond `max_connections` wait for one, at most `timeout_s`.
+    """
+    common: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_timeout_s,
+        "protocol": 3,
+        "legacy_responses": False,
+    }
+    if cluster:
+        return RedisCluster.from_url(url, max_connections=max_connections, **common)
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=max_connections, timeout=timeout_s, retry=Retry(NoBackoff(), 1), **common
+    )
+    return Redis.from_pool(pool)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as exc:
+        raise StoreUnavailable(f"Redis could not {what}: {exc}") from exc
+    except (msgspec.DecodeError, AssertionError) as exc:
+        raise StoreUnavailable(f"Redis holds what is not ours, found trying to {what}: {exc}") from exc
+
+
+async def _run(client: Client, script: Script, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
+    """Run a script by its digest; a server that does not know it yet (a restart, a failover) is given the text."""
+    try:
+        return await client.evalsha(script.sha, len(keys), *keys, *arguments)
+    except NoScriptError:
+        return await client.eval(script.text, len(keys), *keys, *arguments)
+
+
+def _chunks(topics: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(topics), _TOPICS_PER_PIPELINE):
+        yield topics[start : start + _TOPICS_PER_PIPELINE]
+
+
+class RedisReplayLog:
+    """ReplayLog: a sorted set of broadcasts by timestamp, and the floor beside it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def append(self, broadcast: Broadcast) -> AppendResult:
+        with _translated("append to a replay log"):
+            found = await _run(
+                self._client,
+                redis_scripts.APPEND,
+                _log_keys(broadcast.topic),
+                broadcast.timestamp,
+                broadcast.prev,
+                encode_broadcast(broadcast),
+            )
+            outcome, tail = found[0].decode(), int(found[1])
+            if outcome != "known":
+                return AppendResult(AppendOutcome(outcome), tail)
+            same = bool(found[2]) and decode_broadcast(found[2]).same_payload(broadcast)
+            return AppendResult(AppendOutcome.DUPLICATE if same else AppendOutcome.CONFLICT, tail)
+
+    async def raise_floor(self, topic: str, floor: int) -> None:
+        with _translated("raise a floor"):
+            await _run(self._client, redis_scripts.RAISE_FLOOR, _log_keys(topic), floor)
+
+    async def trim(self, topic: str, *, keep: int, before: int) -> int:
+        assert keep >= 1
+        with _translated("trim a replay log"):
+            return int(await _run(self._client, redis_scripts.TRIM, _log_keys(topic), keep, before))
+
+    async def read(self, topic: str) -> LogSnapshot:
+        with _translated("read a replay log"):
+            found = await _run(self._client, redis_scripts.READ_LOG, _log_keys(topic))
+            return LogSnapshot(topic, int(found[0]), tuple(decode_broadcast(member) for member in found[1:]))
+
+    async def tails(self, topics: Sequence[str]) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        with _translated("read tails"):
+            for chunk in _chunks(topics):
+                # Plain commands, because a cluster's pipelines take no scripts. Read entry first, floor second: an
+                # entry that comes or goes in between makes the answer at worst a moment old.
+                pipeline: Any = self._client.pipeline(transaction=False)
+                for topic in chunk:
+                    pipeline.zrange(names.kv_log(topic), -1, -1)
+                    pipeline.get(names.kv_log_floor(topic))
+                answers = await pipeline.execute()
+                for topic, newest, floor in zip(chunk, answers[::2], answers[1::2], strict=True):
+                    found[topic] = decode_broadcast(newest[0]).timestamp if newest else int(floor or 0)
+        return found
+
+
+class RedisScheduleView:
+    """ScheduleView: a hash per topic, a set of topics per event, a set of events."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def put(self, schedule: TopicSchedule) -> bool:
+        with _translated("store a schedule"):
+            # The indices first: a topic listed before its schedule exists is skipped by readers, one missing is lost.
+            pipeline: Any = self._client.pipeline(transaction=False)
+            pipeline.sadd(names.kv_event_topics(schedule.event_id), schedule.topic)
+            pipeline.sadd(names.kv_events(), schedule.event_id)
+            await pipeline.execute()
+            stored = await _run(
+                self._client,
+                redis_scripts.PUT_SCHEDULE,
+                [names.kv_schedule(schedule.topic)],
+                schedule.revision,
+                encode_schedule(schedule),
+            )
+            return bool(stored)
+
+    async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
+        found: dict[str, TopicSchedule] = {}
+        with _translated("read schedules"):
+            for chunk in _chunks(topics):
+                pipeline: Any = self._client.pipeline(transaction=False)
+                for topic in chunk:
+                    pipeline.hget(names.kv_schedule(topic), "body")
+                for topic, body in zip(chunk, await pipeline.execute(), strict=True):
+                    if body is not None:
+                        found[topic] = decode_schedule(body)
+        return found
+
+    async def topics_of(self, event_id: str) -> tuple[str, ...]:
+        with _translated("read an event's topics"):
+            return await self._members(names.kv_event_topics(event_id))
+
+    async def events(self) -> tuple[str, ...]:
+        with _translated("read the events"):
+            return await self._members(names.kv_events())
+
+    async def _members(self, key: str) -> tuple[str, ...]:
+        members = await cast("Awaitable[Iterable[bytes]]", self._client.smembers(key))
+        return tuple(sorted(member.decode() for member in members))
+
+
+class RedisNodeLeases:
+    """NodeLeases: a hash with an expiry per node, judged by Redis's clock, and a set of node ids to find them by."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def renew(self, lease: NodeLease, *, lifetime_s: float) -> None:
+        with _translated("renew a node lease"):
+            await self._client.sadd(names.kv_nodes(), lease.node_id)
+            await _run(
+                self._client,
+                redis_scripts.RENEW_LEASE,
+                [names.kv_node_lease(lease.node_id)],
+                lease.incarnation,
+                msgspec.json.encode(lease),
+                max(1, round(lifetime_s * 1000)),
+            )
+
+    async def release(self, lease: NodeLease) -> None:
+        with _translated("release a node lease"):
+            key = names.kv_node_lease(lease.node_id)
+            await _run(self._client, redis_scripts.RELEASE_LEASE, [key], lease.incarnation)
+
+    async def alive(self) -> Iterable[NodeLease]:
+        with _translated("read the node leases"):
+            members = await cast("Awaitable[Iterable[bytes]]", self._client.smembers(names.kv_nodes()))
+            node_ids = sorted(member.decode() for member in members)
+            if not node_ids:
+                return []
+            pipeline: Any = self._client.pipeline(transaction=False)
+            for node_id in node_ids:
+                pipeline.hget(names.kv_node_lease(node_id), "body")
+            bodies = dict(zip(node_ids, await pipeline.execute(), strict=True))
+            gone = [node_id for node_id, body in bodies.items() if body is None]
+            if gone:
+                # A node that renews at this very moment is listed again with its next renewal, a third of a lease on.
+                await self._client.srem(names.kv_nodes(), *gone)
+            return [msgspec.json.decode(body, type=NodeLease) for body in bodies.values() if body is not None]
+
+
+def _log_keys(topic: str) -> list[str]:
+    return [names.kv_log(topic), names.kv_log_floor(topic)]

@@ -1,0 +1,86 @@
+"""The Lua scripts of the Redis adapter: one atomic operation each, every key of a script in one slot.
+
+Timestamps travel as strings and are compared as doubles, exact up to 2^53: the year 287396.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from typing import Final
+
+__all__ = ["APPEND", "PUT_SCHEDULE", "RAISE_FLOOR", "READ_LOG", "RELEASE_LEASE", "RENEW_LEASE", "TRIM", "Script"]
+
+
+class Script:
+    """A script and the digest Redis knows it by."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+APPEND: Final = Script("""
+-- KEYS: log, floor. ARGV: timestamp, prev, member. Returns outcome, tail, and the member known under that timestamp.
+local floor = redis.call('GET', KEYS[2]) or '0'
+local newest = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local tail = newest[2] or floor
+local timestamp = tonumber(ARGV[1])
+if timestamp <= tonumber(floor) then return {'stale', tail} end
+if timestamp <= tonumber(tail) then
+  local known = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[1])
+  return {'known', tail, known[1] or ''}
+end
+if tonumber(ARGV[2]) ~= tonumber(tail) then return {'refused', tail} end
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3])
+return {'appended', ARGV[1]}
+""")
+
+RAISE_FLOOR: Final = Script("""
+-- KEYS: log, floor. ARGV: floor.
+if tonumber(ARGV[1]) <= tonumber(redis.call('GET', KEYS[2]) or '0') then return 0 end
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+return 1
+""")
+
+TRIM: Final = Script("""
+-- KEYS: log, floor. ARGV: keep, before. Returns how many entries were dropped; the newest stays.
+local count = redis.call('ZCARD', KEYS[1])
+local cut = math.max(count - tonumber(ARGV[1]), redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. ARGV[2]))
+cut = math.min(cut, count - 1)
+if cut <= 0 then return 0 end
+local edge = redis.call('ZRANGE', KEYS[1], cut - 1, cut - 1, 'WITHSCORES')[2]
+redis.call('SET', KEYS[2], edge)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', edge)
+return cut
+""")
+
+READ_LOG: Final = Script("""
+-- KEYS: log, floor. Returns the floor, then every member, ascending.
+local found = redis.call('ZRANGE', KEYS[1], 0, -1)
+table.insert(found, 1, redis.call('GET', KEYS[2]) or '0')
+return found
+""")
+
+PUT_SCHEDULE: Final = Script("""
+-- KEYS: schedule. ARGV: revision, body. Returns 1 if stored: the higher revision wins.
+local held = redis.call('HGET', KEYS[1], 'revision')
+if held and tonumber(held) >= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'revision', ARGV[1], 'body', ARGV[2])
+return 1
+""")
+
+RENEW_LEASE: Final = Script("""
+-- KEYS: lease. ARGV: incarnation, body, lifetime in ms. The fields and their expiry are set together or not at all.
+redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'body', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+""")
+
+RELEASE_LEASE: Final = Script("""
+-- KEYS: lease. ARGV: incarnation. Another incarnation's lease is not ours to drop.
+if redis.call('HGET', KEYS[1], 'incarnation') ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+""")
