@@ -1,0 +1,179 @@
+"""Composition of a push node."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import socket
+from typing import Any
+
+from contract.clock import Clock
+from contract.kv.ports import ReplayLogReader, ScheduleViewReader
+from contract.node_link import MessageChannel
+from contract.runtime.runner import Readiness
+from contract.tokens import KeyRing
+from push_proxy.adapters.device_listener import TICK_S, DeviceListener
+from push_proxy.anti_entropy import AntiEntropy, SourceWatch
+from push_proxy.metrics import NodeMetrics
+from push_proxy.node import StreamNode
+from push_proxy.reach_tally import ReachTally
+from push_proxy.router_link import RouterLinks
+from push_proxy.settings import PushSettings
+
+__all__ = ["PushNode", "PushService", "build_push_node"]
+
+
+class PushService:
+    """A push node as a runner Service: ready once it listens, drained when stopped."""
+
+    def __init__(
+        self,
+        *,
+        node: StreamNode,
+        links: RouterLinks,
+        listener: DeviceListener,
+        anti_entropy: AntiEntropy,
+        tally: ReachTally,
+        reach_report_s: float,
+        name: str = "push",
+    ) -> None:
+        self.name = name
+        self._node = node
+        self._links = links
+        self._listener = listener
+        self._anti_entropy = anti_entropy
+        self._tally = tally
+        self._reach_report_s = reach_report_s
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        self._links.start()
+        background: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._anti_entropy.run(), name="push.anti_entropy"),
+            asyncio.create_task(self._tick(), name="push.tick"),
+            asyncio.create_task(self._report_reach(), name="push.reach"),
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="push.stop")
+        try:
+            await self._listener.start()
+            ready.set()
+            waited: set[asyncio.Task[Any]] = {stopping, *background}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for task in background:
+                if task.done():
+                    task.result()  # none of them ends by itself: its error ends the service
+            await self._listener.drain()
+            self._report_once()
+        finally:
+            for task in background:
+                task.cancel()
+            stopping.cancel()
+            await asyncio.gather(*background, stopping, return_exceptions=True)
+            await self._node.settle_down()
+            await self._links.stop()
+
+    async def _tick(self) -> None:
+        while True:
+            self._listener.tick()
+            self._node.tick()
+            await asyncio.sleep(TICK_S)
+
+    async def _report_reach(self) -> None:
+        while True:
+            await asyncio.sleep(self._reach_report_s)
+            self._report_once()
+
+    def _report_once(self) -> None:
+        if self._links.connected:
+            counts = self._tally.report()
+            if counts:
+                self._links.report(counts)
+
+
+class PushNode:
+    """A composed node."""
+
+    def __init__(
+        self, *, service: PushService, links: RouterLinks, node_id: str, incarnation: str, metrics: NodeMetrics
+    ) -> None:
+        self.service = service
+        self.node_id = node_id
+        self.incarnation = incarnation
+        self.metrics = metrics
+        self._links = links
+
+    def attach_router(self, channel: MessageChannel) -> None:
+        """Own a link to one more router until it closes; may be called before the service runs."""
+        self._links.attach(channel)
+
+
+def build_push_node(
+    settings: PushSettings,
+    *,
+    replay_log: ReplayLogReader,
+    schedule_view: ScheduleViewReader,
+    device_ring: KeyRing,
+    clock: Clock,
+    readiness: Readiness,
+    sock: socket.socket,
+) -> PushNode:
+    """A node that serves devices on `sock`, a bound and listening socket, which it owns from then on."""
+    rng = random.Random(secrets.randbits(64))  # noqa: S311 - jitter, not secrecy
+    node_id = settings.resolved_node_id(sock.getsockname()[1])
+    incarnation = secrets.token_hex(8)
+    metrics = NodeMetrics()
+    tally = ReachTally(node_id, incarnation)
+    links = RouterLinks(node_id=node_id, incarnation=incarnation, interest_ack_s=settings.interest_ack_s, clock=clock)
+    node = StreamNode(
+        settings,
+        replay_log=replay_log,
+        schedule_view=schedule_view,
+        interest=links,
+        clock=clock,
+        tally=tally,
+        metrics=metrics,
+    )
+    listener = DeviceListener(
+        settings,
+        node=node,
+        node_id=node_id,
+        device_ring=device_ring,
+        clock=clock,
+        random=rng,
+        readiness=readiness,
+        metrics=metrics,
+        sock=sock,
+    )
+    watch = SourceWatch(
+        clock=clock,
+        lease_s=settings.lease_s,
+        readiness=readiness,
+        on_isolated=lambda: node.say_stale(listener.devices),
+    )
+
+    def linked() -> None:
+        watch.linked()
+        tally.report_all_again()
+
+    links.bind(deliver=node.deliver, topics=node.topics, on_linked=linked)
+    metrics.gauge("router_links", lambda: links.count)
+    anti_entropy = AntiEntropy(
+        node,
+        links,
+        watch,
+        replay_log=replay_log,
+        schedule_view=schedule_view,
+        clock=clock,
+        random=rng,
+        interval_s=settings.anti_entropy_s,
+        timeout_s=settings.kv_timeout_s,
+    )
+    service = PushService(
+        node=node,
+        links=links,
+        listener=listener,
+        anti_entropy=anti_entropy,
+        tally=tally,
+        reach_report_s=settings.reach_report_s,
+    )
+    return PushNode(service=service, links=links, node_id=node_id, incarnation=incarnation, metrics=metrics)

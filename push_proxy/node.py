@@ -1,0 +1,481 @@
+"""The push node's use case: follows topics for its devices, accepts by chain, answers, fans out (R13-R17).
+
+Runs on one event loop and owns all its state; every public method but `settle_down` returns without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import structlog
+
+from contract.broadcast import Broadcast
+from contract.clock import Clock
+from contract.cursor import Cursor
+from contract.errors import Unavailable
+from contract.frames import AckRequest, Held, StaleFrame, Verdict
+from contract.kv.ports import ReplayLogReader, ScheduleViewReader
+from contract.runtime.failpoints import failpoint
+from contract.schedule import TopicSchedule
+from push_proxy.fanout import FanOut
+from push_proxy.followed import Delivery, FollowedTopic, text_frame
+from push_proxy.hub import Hub
+from push_proxy.metrics import CounterName, NodeMetrics
+from push_proxy.ports import DevicePort, InterestPort
+from push_proxy.reach_tally import ReachTally
+from push_proxy.recovery import Phase, Subscription
+from push_proxy.settings import PushSettings
+
+__all__ = ["READ_SPACING_S", "StreamNode"]
+
+READ_SPACING_S: Final = 0.1
+"""Least time between two reads of one topic's log, however many devices claim to know more than it."""
+MAX_READS: Final = 32
+"""Reads of the store in flight at once, when it comes back and every topic is reread."""
+UNKNOWN_FOR_S: Final = 1.0
+"""How long a topic the schedule view does not have is refused without asking again."""
+_MAX_UNKNOWN: Final = 4096
+_VERDICT_COUNTERS: Final[Mapping[Verdict, CounterName]] = {
+    "complete": "verdicts_complete",
+    "gap": "verdicts_gap",
+    "ahead": "verdicts_ahead",
+    "pending": "verdicts_pending",
+}
+_log = structlog.get_logger(__name__)
+
+
+class StreamNode:
+    """Everything between the links to the routers and the connections of the devices."""
+
+    def __init__(
+        self,
+        settings: PushSettings,
+        *,
+        replay_log: ReplayLogReader,
+        schedule_view: ScheduleViewReader,
+        interest: InterestPort,
+        clock: Clock,
+        tally: ReachTally,
+        metrics: NodeMetrics,
+    ) -> None:
+        self._settings = settings
+        self._replay_log = replay_log
+        self._schedule_view = schedule_view
+        self._interest = interest
+        self._clock = clock
+        self._tally = tally
+        self._metrics = metrics
+        self._hub: Hub[DevicePort] = Hub()
+        self._fanout = FanOut()
+        self._topics: dict[str, FollowedTopic] = {}
+        self._unsettled: dict[str, None] = {}
+        self._unknown: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reads = asyncio.Semaphore(MAX_READS)
+        self._store_down = False
+        self._ack = AckRequest(settings.ack_one_in, settings.ack_within_ms) if settings.ack_one_in else None
+        self.store_answered_at_s = clock.monotonic_s()
+        metrics.gauge("topics", lambda: len(self._topics))
+        metrics.gauge("subscriptions", lambda: self._hub.subscription_count)
+        metrics.gauge("fanout_jobs", lambda: self._fanout.waiting)
+
+    # Devices.
+
+    def latest_of(self, topic: str) -> int:
+        followed = self._topics.get(topic)
+        return followed.state.latest if followed else 0
+
+    def follow(self, device: DevicePort, topic: str, cursor: Cursor, held: Held | None) -> None:
+        """Subscribe: register first, answer as soon as memory may (R14-R16)."""
+        now_s = self._clock.monotonic_s()
+        followed = self._topics.get(topic)
+        if followed is None:
+            refusal = self._refusal(topic, now_s)
+            if refusal is not None:
+                device.unfollow(topic, *refusal)
+                return
+            followed = self._topics[topic] = FollowedTopic(topic, ack=self._ack)
+            followed.opening = self._spawn(self._open(followed), f"push.open.{topic}")
+        subscription = Subscription(
+            device,
+            topic,
+            cursor,
+            deadline_s=now_s + self._settings.verdict_wait_s,
+            read_mark=followed.state.reads_begun,
+            held_revision=held.revision if held else -1,
+        )
+        self._hub.add(device, subscription)
+        followed.empty_since_s = None
+        self._answer(followed, subscription, give_up=self._store_down and followed.opening is None)
+        if subscription.phase < Phase.LIVE:
+            self._unsettled[topic] = None
+            if subscription.needs_read(followed.state):
+                self._request_read(followed)
+
+    def leave(self, device: DevicePort, topic: str) -> None:
+        if self._hub.remove(device, topic):
+            self._emptied([topic])
+
+    def dropped(self, device: DevicePort) -> None:
+        """The connection is gone; only its own subscriptions end."""
+        self._emptied(self._hub.drop(device))
+
+    def acked(self, device: DevicePort, topic: str, timestamp: int) -> None:
+        subscription = self._hub.get(device, topic)
+        if subscription is not None and timestamp > subscription.acked:
+            subscription.acked = timestamp
+            if self._knows(topic, timestamp):
+                self._tally.acked(topic, timestamp, now_s=self._clock.monotonic_s())
+
+    def hole_reported(self, device: DevicePort, topic: str, timestamp: int) -> None:
+        subscription = self._hub.get(device, topic)
+        if subscription is not None and timestamp > subscription.hole_told:
+            subscription.hole_told = timestamp
+            if self._knows(topic, timestamp):
+                self._tally.hole_told(topic, timestamp, now_s=self._clock.monotonic_s())
+
+    # Routers.
+
+    def topics(self) -> tuple[str, ...]:
+        """Topics routers were told of: what a hello must name."""
+        return tuple(topic for topic, followed in self._topics.items() if followed.registered)
+
+    def deliver(self, broadcasts: Iterable[Broadcast], schedules: Iterable[TopicSchedule]) -> asyncio.Future[int]:
+        """A router's batch; the future ends once all of it is in memory and written, with the number of writes."""
+        delivery = Delivery(asyncio.get_running_loop().create_future())
+        failpoint("node.deliver.before_write")
+        for schedule in schedules:
+            followed = self._topics.get(schedule.topic)
+            if followed is not None:
+                self._pass_on(followed, schedule)
+        for broadcast in broadcasts:
+            followed = self._topics.get(broadcast.topic)
+            if followed is not None:
+                self._accept(followed, broadcast, delivery)
+        delivery.finish()
+        return delivery.done
+
+    # Store.
+
+    def compare(self, tails: Mapping[str, int], *, asked_at_s: float) -> None:
+        """Anti-entropy's answer: the store is there, and each topic's tail was this."""
+        self._store_answered(asked_at_s)
+        for topic, tail in tails.items():
+            followed = self._topics.get(topic)
+            if followed is None or followed.opening is not None:
+                continue
+            if followed.state.confirm(tail, asked_at_s=asked_at_s):
+                self._request_read(followed)
+            elif topic in self._unsettled:
+                self._settle(followed)
+
+    def compare_schedules(self, schedules: Mapping[str, TopicSchedule], asked: Sequence[str]) -> None:
+        """The view's schedules of the topics asked for; one it never had is unknown after all."""
+        for topic in asked:
+            followed = self._topics.get(topic)
+            if followed is None or followed.opening is not None:
+                continue
+            schedule = schedules.get(topic)
+            if schedule is not None:
+                self._pass_on(followed, schedule)
+            elif not followed.schedule_known:
+                self._refuse_unknown(followed)
+
+    def store_failed(self) -> None:
+        """The store did not answer: what it says next must be read anew (R14)."""
+        self._metrics.count("store_failures")
+        if self._store_down:
+            return
+        self._store_down = True
+        _log.warning("store_unavailable")
+
+    @property
+    def followed_topics(self) -> tuple[str, ...]:
+        return tuple(self._topics)
+
+    # Time.
+
+    def tick(self) -> None:
+        """Deadlines of topics; called about every 50 ms. Costs nothing while everything is settled."""
+        now_s = self._clock.monotonic_s()
+        for topic in list(self._unsettled):
+            followed = self._topics.get(topic)
+            if followed is None:
+                del self._unsettled[topic]
+                continue
+            released = followed.state.release_overdue(now_s)
+            if released:
+                self._metrics.count("holes_released", len(released))
+                self._spread(followed, released)
+            waiting = self._hub.unanswered(topic)
+            self._answer_all(followed, [s for s in waiting if s.phase is Phase.WAITING and s.deadline_s <= now_s])
+            if not waiting and not followed.state.holding:
+                del self._unsettled[topic]
+
+    def forget_idle(self) -> None:
+        """Stop following topics that had no subscriber for the linger time; called about once a second."""
+        now_s = self._clock.monotonic_s()
+        idle = [
+            followed
+            for followed in self._topics.values()
+            if followed.empty_since_s is not None and now_s - followed.empty_since_s >= self._settings.linger_s
+        ]
+        for followed in idle:
+            self._close_topic(followed)
+
+    def say_stale(self, devices: Sequence[DevicePort]) -> None:
+        """Tell every device that this node lost its sources (R17)."""
+        frame = text_frame(StaleFrame())
+        for device in devices:
+            device.write(frame)
+
+    async def settle_down(self) -> None:
+        """End every task of the node; idempotent."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Opening a topic: schedule, interest, log (R14).
+
+    def _refusal(self, topic: str, now_s: float) -> tuple[str, str] | None:
+        unknown_until_s = self._unknown.get(topic)
+        if unknown_until_s is not None:
+            if now_s < unknown_until_s:
+                return "unknown_topic", _no_such_topic(topic)
+            del self._unknown[topic]
+        if len(self._topics) >= self._settings.max_topics:
+            return "node_full", f"topics[{topic}]: this node follows {len(self._topics)} topics already; try later"
+        return None
+
+    async def _open(self, followed: FollowedTopic) -> None:
+        topic = followed.topic
+        schedules = await self._ask_view(topic)
+        if schedules is not None:
+            if topic not in schedules:
+                followed.opening = None
+                self._refuse_unknown(followed)
+                return
+            followed.put_schedule(schedules[topic])
+        followed.registered = True
+        await self._interest.register(topic)
+        followed.opening = None
+        self._request_read(followed)
+
+    async def _ask_view(self, topic: str) -> Mapping[str, TopicSchedule] | None:
+        try:
+            async with asyncio.timeout(self._settings.kv_timeout_s):
+                return await self._schedule_view.schedules([topic])
+        except (Unavailable, TimeoutError):
+            self.store_failed()
+            return None
+
+    def _refuse_unknown(self, followed: FollowedTopic) -> None:
+        topic = followed.topic
+        while len(self._unknown) >= _MAX_UNKNOWN:
+            del self._unknown[next(iter(self._unknown))]
+        self._unknown[topic] = self._clock.monotonic_s() + UNKNOWN_FOR_S
+        devices = self._hub.drop_topic(topic)
+        self._close_topic(followed)
+        for device in devices:
+            device.unfollow(topic, "unknown_topic", _no_such_topic(topic))
+
+    def _close_topic(self, followed: FollowedTopic) -> None:
+        topic = followed.topic
+        del self._topics[topic]
+        self._unsettled.pop(topic, None)
+        for task in (followed.opening, followed.reading):
+            if task is not None:
+                task.cancel()
+        if followed.registered:
+            self._interest.withdraw([topic])
+        for deliveries in followed.awaited.values():
+            for delivery in deliveries:
+                delivery.finish()
+        followed.awaited.clear()
+
+    def _emptied(self, topics: Sequence[str]) -> None:
+        now_s = self._clock.monotonic_s()
+        for topic in topics:
+            followed = self._topics.get(topic)
+            if followed is not None:
+                followed.empty_since_s = now_s
+
+    # Reading a topic's log: once for all who wait.
+
+    def _request_read(self, followed: FollowedTopic) -> None:
+        if followed.opening is not None:
+            return  # opening ends with a read
+        if followed.reading is not None:
+            followed.read_again = True
+            return
+        followed.reading = self._spawn(self._read(followed), f"push.read.{followed.topic}")
+
+    async def _read(self, followed: FollowedTopic) -> None:
+        try:
+            while await self._read_once(followed) and followed.read_again:  # noqa: ASYNC110 - spacing, not waiting
+                await asyncio.sleep(READ_SPACING_S)
+        finally:
+            followed.reading = None
+            followed.read_again = False
+
+    async def _read_once(self, followed: FollowedTopic) -> bool:
+        followed.read_again = False
+        number = followed.state.begin_read()
+        started_at_s = self._clock.monotonic_s()
+        self._metrics.count("log_reads")
+        try:
+            async with self._reads, asyncio.timeout(self._settings.kv_timeout_s):
+                snapshot = await self._replay_log.read(followed.topic)
+        except (Unavailable, TimeoutError):
+            self.store_failed()
+            return False
+        if self._topics.get(followed.topic) is not followed:
+            return False
+        self._store_answered(started_at_s)
+        news = followed.state.absorb(snapshot, read=number, started_at_s=started_at_s)
+        self._spread(followed, news, settled_only=True)
+        self._settle(followed)
+        return True
+
+    def _store_answered(self, asked_at_s: float) -> None:
+        self.store_answered_at_s = max(self.store_answered_at_s, asked_at_s)
+        if not self._store_down:
+            return
+        self._store_down = False
+        _log.info("store_available_again", topics=len(self._topics))
+        for followed in self._topics.values():
+            followed.state.doubt()
+            self._unsettled[followed.topic] = None
+
+    # Accepting and writing.
+
+    def _accept(self, followed: FollowedTopic, broadcast: Broadcast, delivery: Delivery) -> None:
+        accepted = followed.state.accept(broadcast, self._clock.monotonic_s())
+        if accepted.conflict:
+            self._metrics.count("conflicts")
+            _log.error("broadcast_conflict", topic=broadcast.topic, timestamp=broadcast.timestamp)
+        if accepted.read_log:
+            self._unsettled[followed.topic] = None
+            if broadcast not in accepted.send:
+                delivery.begin()
+                followed.awaited.setdefault(broadcast.timestamp, []).append(delivery)
+            self._request_read(followed)
+        elif not accepted.send:
+            self._metrics.count("repeats")
+        self._spread(followed, accepted.send, delivery=delivery)
+        if followed.topic in self._unsettled and not followed.state.holding:
+            self._settle(followed)
+
+    def _spread(
+        self,
+        followed: FollowedTopic,
+        broadcasts: Sequence[Broadcast],
+        *,
+        delivery: Delivery | None = None,
+        settled_only: bool = False,
+    ) -> None:
+        """Write each to the topic's subscribers; `settled_only` leaves out those who are about to be answered."""
+        for broadcast in broadcasts:
+            timestamp = broadcast.timestamp
+            least = Phase.LIVE if settled_only else Phase.PENDING
+            to = [s for s in self._hub.subscriptions(followed.topic) if s.phase >= least and s.flow(timestamp)]
+            deliveries = followed.awaited.pop(timestamp, [])
+            if delivery is not None:
+                delivery.begin()
+                deliveries.append(delivery)
+            self._metrics.count("broadcasts")
+            self._tally.begin(followed.topic, timestamp, subscribers=len(to), now_s=self._clock.monotonic_s())
+            self._fanout.broadcast(followed.live_frame(broadcast), to, _Written(self, broadcast, deliveries))
+
+    def written(self, broadcast: Broadcast, deliveries: Sequence[Delivery], count: int) -> None:
+        """A broadcast's fan-out is done."""
+        failpoint("node.deliver.after_write")
+        now_s = self._clock.monotonic_s()
+        self._metrics.count("written", count)
+        if count:
+            self._tally.written(broadcast.topic, broadcast.timestamp, count, now_s=now_s)
+            if broadcast.dispatched_at is not None:
+                self._metrics.written_lag_s.observe(max(0, self._clock.now_ms() - broadcast.dispatched_at) / 1000)
+        for number, delivery in enumerate(deliveries):
+            delivery.finish(count if number == 0 else 0)
+
+    def _pass_on(self, followed: FollowedTopic, schedule: TopicSchedule) -> None:
+        if not followed.put_schedule(schedule):
+            return
+        to = []
+        for subscription in self._hub.subscriptions(followed.topic):
+            if subscription.phase > 0 and subscription.told_revision < schedule.revision:
+                subscription.told_revision = schedule.revision
+                to.append(subscription)
+        self._fanout.broadcast(followed.schedule_bytes, to, _ignore)
+
+    # Answering.
+
+    def _settle(self, followed: FollowedTopic) -> None:
+        self._answer_all(followed, self._hub.unanswered(followed.topic))
+
+    def _answer_all(self, followed: FollowedTopic, subscriptions: Sequence[Subscription]) -> None:
+        if subscriptions:
+            self._fanout.visit(subscriptions, lambda subscription: self._answer(followed, subscription), _ignore)
+
+    def _answer(self, followed: FollowedTopic, subscription: Subscription, *, give_up: bool = False) -> bool:
+        """Verdict, replay and schedule in one write, so that no live frame comes between them."""
+        now_s = self._clock.monotonic_s()
+        first = subscription.phase is Phase.WAITING
+        answer = subscription.answer(followed.state, now_s, give_up=give_up)
+        if answer is None:
+            return False
+        frames: list[bytes] = []
+        if answer.verdict is not None:
+            frames.append(followed.continuity_frame(answer.verdict))
+            self._metrics.count(_VERDICT_COUNTERS[answer.verdict])
+            if answer.verdict == "gap":
+                self._tally.gap_told(followed.topic, followed.state.latest, now_s=now_s)
+        for broadcast in answer.replay:
+            frames.append(followed.replay_frame(broadcast))
+            self._tally.replayed(followed.topic, broadcast.timestamp, now_s=now_s)
+        self._metrics.count("replayed", len(answer.replay))
+        schedule = followed.schedule
+        if first and schedule is not None and subscription.told_revision < schedule.revision:
+            subscription.told_revision = schedule.revision
+            frames.append(followed.schedule_bytes)
+        subscription.sink.write(b"".join(frames))
+        return True
+
+    def _knows(self, topic: str, timestamp: int) -> bool:
+        followed = self._topics.get(topic)
+        return followed is not None and followed.state.knows(timestamp)
+
+    def _spawn(self, work: object, name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("node_task_failed", task=task.get_name(), error=repr(error))
+
+
+class _Written:
+    __slots__ = ("_broadcast", "_deliveries", "_node")
+
+    def __init__(self, node: StreamNode, broadcast: Broadcast, deliveries: Sequence[Delivery]) -> None:
+        self._node = node
+        self._broadcast = broadcast
+        self._deliveries = deliveries
+
+    def __call__(self, count: int) -> None:
+        self._node.written(self._broadcast, self._deliveries, count)
+
+
+def _no_such_topic(topic: str) -> str:
+    return f"topics[{topic}]: no such topic (ask the GraphQL service for its name)"
+
+
+def _ignore(count: int) -> None:
+    """Nobody waits for this job."""

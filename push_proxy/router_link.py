@@ -1,0 +1,247 @@
+"""The node's end of the link to each router: hello, interest, deliveries acknowledged, reach reported (R12, R14)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+import structlog
+
+from contract.broadcast import Broadcast
+from contract.clock import Clock
+from contract.errors import NodeUnreachable
+from contract.node_link import (
+    Deliver,
+    DeliverAck,
+    Hello,
+    HelloAccepted,
+    InterestAck,
+    InterestDelta,
+    LinkMessage,
+    LinkPing,
+    LinkPong,
+    MessageChannel,
+    ReachReport,
+)
+from contract.reach import ReachCount
+from contract.runtime.failpoints import failpoint
+from contract.schedule import TopicSchedule
+
+__all__ = ["MAX_UNACKED", "RouterLinks"]
+
+MAX_UNACKED: Final = 256
+"""Deliveries of one link being written at once; further ones wait in the channel, whose bound then holds the router."""
+_MAX_REPORTED: Final = 512
+"""Reach counts per message."""
+
+Deliverer = Callable[[Iterable[Broadcast], Iterable[TopicSchedule]], "asyncio.Future[int]"]
+_log = structlog.get_logger(__name__)
+
+
+class RouterLinks:
+    """All links of this node. `bind` before use: the node and its links know each other."""
+
+    def __init__(self, *, node_id: str, incarnation: str, interest_ack_s: float, clock: Clock) -> None:
+        self._node_id = node_id
+        self._incarnation = incarnation
+        self._interest_ack_s = interest_ack_s
+        self._clock = clock
+        self._links: dict[_Link, None] = {}
+        self._attached_early: list[MessageChannel] = []
+        self._running = False
+        self._stopped = False
+        self._deliver: Deliverer | None = None
+        self._topics: Callable[[], Sequence[str]] = tuple
+        self._on_linked: Callable[[], None] = _nothing
+        self.connected_at_s = clock.monotonic_s()
+        """Last moment at which some router was known to be linked."""
+
+    def bind(self, *, deliver: Deliverer, topics: Callable[[], Sequence[str]], on_linked: Callable[[], None]) -> None:
+        """`topics`: what a hello names; `on_linked`: a router accepted this node."""
+        self._deliver = deliver
+        self._topics = topics
+        self._on_linked = on_linked
+
+    @property
+    def connected(self) -> bool:
+        return any(link.accepted for link in self._links)
+
+    @property
+    def count(self) -> int:
+        return sum(link.accepted for link in self._links)
+
+    def attach(self, channel: MessageChannel) -> None:
+        """Own a new link until it closes; before `start` it waits, after `stop` it is closed."""
+        if self._stopped:
+            channel.close()
+        elif self._running:
+            self._open(channel)
+        else:
+            self._attached_early.append(channel)
+
+    def start(self) -> None:
+        self._running = True
+        early, self._attached_early = self._attached_early, []
+        for channel in early:
+            self._open(channel)
+
+    async def stop(self) -> None:
+        """Close every link and wait for its tasks; idempotent."""
+        self._stopped = True
+        links = list(self._links)
+        for link in links:
+            link.close()
+        await asyncio.gather(*(link.closed() for link in links))
+
+    async def register(self, topic: str) -> None:
+        """InterestPort.register."""
+        acks = [link.change_interest(added=(topic,)) for link in self._links]
+        if acks:
+            await asyncio.wait(acks, timeout=self._interest_ack_s)
+
+    def withdraw(self, topics: Sequence[str]) -> None:
+        """InterestPort.withdraw; nobody waits for its acknowledgement."""
+        for link in self._links:
+            link.change_interest(removed=tuple(topics))
+
+    def report(self, counts: Sequence[ReachCount]) -> bool:
+        """Send reach counts to one router; False if none is linked."""
+        link = next((link for link in self._links if link.accepted), None)
+        if link is None:
+            return False
+        for start in range(0, len(counts), _MAX_REPORTED):
+            link.post(ReachReport(tuple(counts[start : start + _MAX_REPORTED])))
+        return True
+
+    def note_time(self) -> None:
+        """Called regularly: remembers when a router was last linked."""
+        if self.connected:
+            self.connected_at_s = self._clock.monotonic_s()
+
+    def _open(self, channel: MessageChannel) -> None:
+        assert self._deliver is not None, "bind first"
+        link = _Link(channel, deliver=self._deliver, on_accepted=self._accepted)
+        self._links[link] = None
+        link.post(Hello(self._node_id, self._incarnation, tuple(self._topics())))
+        link.start(on_end=self._ended)
+
+    def _accepted(self) -> None:
+        self.note_time()
+        self._on_linked()
+
+    def _ended(self, link: _Link) -> None:
+        self.note_time()
+        self._links.pop(link, None)
+
+
+class _Link:
+    """One channel: a task that reads, a task that writes, and what still has to be acknowledged."""
+
+    def __init__(self, channel: MessageChannel, *, deliver: Deliverer, on_accepted: Callable[[], None]) -> None:
+        self._channel = channel
+        self._deliver = deliver
+        self._on_accepted = on_accepted
+        self._outbox: list[LinkMessage] = []
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._unacked = 0
+        self._seq = 0
+        self._interest: dict[int, asyncio.Future[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self.accepted = False
+        self.router_id = "?"
+
+    def start(self, *, on_end: Callable[[_Link], None]) -> None:
+        self._task = asyncio.create_task(self._run(on_end), name="push.link")
+
+    def close(self) -> None:
+        self._channel.close()
+
+    async def closed(self) -> None:
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def post(self, message: LinkMessage) -> None:
+        """Queue a message. Bounded: acks by MAX_UNACKED, interest by topics, reports by time."""
+        self._outbox.append(message)
+        self._wake.set()
+
+    def change_interest(self, *, added: tuple[str, ...] = (), removed: tuple[str, ...] = ()) -> asyncio.Future[None]:
+        """Ends when the router acknowledged, or the link ended: who is gone delivers nothing."""
+        self._seq += 1
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._interest[self._seq] = future
+        self.post(InterestDelta(self._seq, added, removed))
+        return future
+
+    async def _run(self, on_end: Callable[[_Link], None]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_until_closed(self._write), name="push.link.write")
+                await _until_closed(self._read)
+                self._channel.close()
+                self._wake.set()
+        finally:
+            self._channel.close()
+            self.accepted = False
+            for future in self._interest.values():
+                if not future.done():
+                    future.set_result(None)
+            on_end(self)
+            _log.info("router_link_ended", router=self.router_id)
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            messages, self._outbox = self._outbox, []
+            for message in messages:
+                if isinstance(message, DeliverAck):
+                    failpoint("node.deliver.before_ack")
+                await self._channel.send(message)
+                if isinstance(message, DeliverAck):
+                    failpoint("node.deliver.after_ack")
+            if not messages:
+                raise NodeUnreachable("link closed")
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._channel.receive()
+            if isinstance(message, Deliver):
+                await self._delivered(message)
+            elif isinstance(message, InterestAck):
+                future = self._interest.pop(message.seq, None)
+                if future is not None and not future.done():
+                    future.set_result(None)
+            elif isinstance(message, LinkPing):
+                self.post(LinkPong())
+            elif isinstance(message, HelloAccepted):
+                self.accepted = True
+                self.router_id = message.router_id
+                _log.info("router_linked", router=message.router_id)
+                self._on_accepted()
+
+    async def _delivered(self, message: Deliver) -> None:
+        while self._unacked >= MAX_UNACKED:
+            self._room.clear()
+            await self._room.wait()
+        self._unacked += 1
+
+        def acknowledge(done: asyncio.Future[int]) -> None:
+            self._unacked -= 1
+            self._room.set()
+            if not done.cancelled():
+                self.post(DeliverAck(message.seq, done.result()))
+
+        self._deliver(message.broadcasts, message.schedules).add_done_callback(acknowledge)
+
+
+async def _until_closed(work: Callable[[], Awaitable[None]]) -> None:
+    with contextlib.suppress(NodeUnreachable):
+        await work()
+
+
+def _nothing() -> None:
+    """Until bound."""
