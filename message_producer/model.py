@@ -16,6 +16,7 @@ __all__ = [
     "BroadcastReach",
     "EventDraft",
     "EventPatch",
+    "EventState",
     "LiveEvent",
     "Occurrence",
     "OccurrenceState",
@@ -23,6 +24,7 @@ __all__ = [
     "Page",
     "PreviewEntry",
     "Stage",
+    "TopicState",
     "WriteContext",
 ]
 
@@ -117,6 +119,10 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     due_at: int | None = None
     timestamp: int | None = None
     """Cursor of the broadcast it became, if it did."""
+    cued_at: int | None = None
+    """When an operator cued it: its effective time from then on, until a moved due time arms it anew."""
+    passed_over_at: int | None = None
+    """When a cue overtook it, or it was missed by an event that opts out of R4: it is not true any more."""
 
 
 class LiveEvent(EventDraft, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,6 +139,29 @@ class LiveEvent(EventDraft, frozen=True, kw_only=True, omit_defaults=True):
     """Newest cursor given out for this event, 0 before the first (R1)."""
     occurrences: tuple[Occurrence, ...] = ()
     """The current arming of every stage of every topic, by topic and order."""
+
+
+class TopicState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where one topic stands: the end of its chain, and what its devices were last told."""
+
+    topic: str
+    audience: str = DEFAULT_AUDIENCE
+    last_timestamp: int = 0
+    announced: str | None = None
+    """State key of the topic's newest broadcast; None before the first."""
+    removed: bool = False
+    """The event no longer has this audience; its chain is kept in case it comes back."""
+
+
+class EventState(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as the timeline decides upon it: with what the world outside does not see."""
+
+    event: LiveEvent
+    topics: tuple[TopicState, ...]
+    occurrences: tuple[Occurrence, ...]
+    """Newest arming of everything that ever was announced or planned: stages, removed stages, reserved states."""
+    added_at_version: dict[str, int]
+    """Stage key -> the version that brought it; 1: there from the start (R7)."""
 
 
 class WriteContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from message_producer.model import (
     WriteContext,
 )
 
-__all__ = ["AlarmClock", "Operations", "Publisher"]
+__all__ = ["AlarmClock", "CoverageSource", "Operations", "Publisher"]
 
 
 class Operations(Protocol):
@@ -91,4 +91,12 @@ class AlarmClock(Protocol):
 
     def arm(self, at_ms: int | None) -> None:
         """Ring at `at_ms` instead of any earlier appointment; None: never."""
+        ...
+
+
+class CoverageSource(Protocol):
+    """Who holds the current stage map (R7)."""
+
+    def __call__(self, topic: str, version: int) -> float | None:
+        """Share (0-1) of the topic's devices whose map is at `version` or newer; None: unknown. Never blocks."""
         ...

@@ -1,0 +1,112 @@
+"""The Store port on SQLAlchemy: transactions in threads of its own, library errors translated once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from contract.clock import Clock
+from contract.errors import StoreUnavailable
+from contract.runtime.failpoints import failpoint
+from contract.runtime.runner import Readiness
+from message_producer.adapters.sql_engine import Dialect, make_engine, sqlite_path
+from message_producer.adapters.sql_events import SqlEventRows
+from message_producer.adapters.sql_journal import SqlJournalRows, SqlLeaseRows, SqlReachRows
+from message_producer.adapters.sql_migrate import migrate
+from message_producer.adapters.sql_outbox import SqlOutboxRows
+from message_producer.store import Transaction
+
+__all__ = ["SqlStore", "SqlTransaction", "open_store"]
+
+T = TypeVar("T")
+_CONDITION = "store"
+_READERS = 2
+
+
+class SqlTransaction:
+    """One connection inside one transaction, and the rows it can reach."""
+
+    def __init__(self, connection: sa.Connection, dialect: Dialect) -> None:
+        self.outbox = SqlOutboxRows(connection, dialect)
+        self.events = SqlEventRows(connection, dialect, self.outbox)
+        self.leases = SqlLeaseRows(connection, dialect)
+        self.journal = SqlJournalRows(connection)
+        self.reach = SqlReachRows(connection, dialect)
+
+
+class SqlStore:
+    """See Store. SQLite has one writer thread, so writers of this process queue instead of meeting a lock."""
+
+    def __init__(self, url: sa.URL, *, clock: Clock, readiness: Readiness | None, busy_timeout_s: float) -> None:
+        writers = 1 if sqlite_path(url) else 4
+        self.write_engine = make_engine(url, writes=True, busy_timeout_s=busy_timeout_s, pool_size=writers)
+        self._read_engine = make_engine(url, writes=False, busy_timeout_s=busy_timeout_s, pool_size=_READERS)
+        self._dialect = Dialect(self.write_engine, clock)
+        self._readiness = readiness
+        self._writers = ThreadPoolExecutor(writers, thread_name_prefix="store-write")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        return await self._run(self._readers, lambda: self._in_transaction(self._read_engine, work, (None, None)))
+
+    async def write(
+        self, work: Callable[[Transaction], T], *, failpoints: tuple[str | None, str | None] = (None, None)
+    ) -> T:
+        return await self._run(self._writers, lambda: self._in_transaction(self.write_engine, work, failpoints))
+
+    async def migrate(self) -> None:
+        """Bring the schema up to date; see sql_migrate."""
+        await self._run(self._writers, lambda: migrate(self.write_engine))
+
+    async def close(self) -> None:
+        """Wait for transactions in progress and close every connection."""
+        loop = asyncio.get_running_loop()
+        for pool in (self._readers, self._writers):
+            await loop.run_in_executor(None, pool.shutdown)
+        self._read_engine.dispose()
+        self.write_engine.dispose()
+
+    async def _run(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(pool, call)
+        except (DBAPIError, PoolTimeout) as exc:
+            why = str(exc.orig) if isinstance(exc, DBAPIError) else "no free connection"
+            if self._readiness is not None:
+                self._readiness.fail(_CONDITION, why)
+            raise StoreUnavailable(f"the schedule store failed: {why}", retry_after_s=1.0) from exc
+        if self._readiness is not None and pool is self._writers:
+            # Reads succeed on a full disk: only a write that came through proves recovery.
+            self._readiness.hold(_CONDITION)
+        return result
+
+    def _in_transaction(
+        self, engine: sa.Engine, work: Callable[[Transaction], T], failpoints: tuple[str | None, str | None]
+    ) -> T:
+        before, after = failpoints
+        with engine.connect() as connection, connection.begin():
+            result = work(SqlTransaction(connection, self._dialect))
+            if before is not None:
+                failpoint(before)
+        if after is not None:
+            failpoint(after)
+        return result
+
+
+@asynccontextmanager
+async def open_store(
+    url: sa.URL, *, clock: Clock, readiness: Readiness | None = None, busy_timeout_s: float = 2.0
+) -> AsyncIterator[SqlStore]:
+    """A store at the newest schema. Raises StoreUnavailable, also for a database newer than this code."""
+    store = SqlStore(url, clock=clock, readiness=readiness, busy_timeout_s=busy_timeout_s)
+    try:
+        await store.migrate()
+        yield store
+    finally:
+        await store.close()

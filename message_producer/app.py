@@ -1,0 +1,99 @@
+"""Composition of the producer: store, clock, lease, dispatcher, publisher, operations, log."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from contract.clock import Clock
+from contract.log import BroadcastLog
+from contract.runtime.runner import Readiness, Service
+from message_producer.adapters.apscheduler_alarm import ApschedulerAlarm
+from message_producer.adapters.outbox_log import OutboxLog
+from message_producer.adapters.sql_engine import DatabaseLock, sqlite_path
+from message_producer.adapters.sql_store import open_store
+from message_producer.anchored_clock import AnchoredClock
+from message_producer.dispatch import Dispatcher
+from message_producer.lease_keeper import LeaseKeeper
+from message_producer.operations import StoreOperations
+from message_producer.ports import CoverageSource, Operations, Publisher
+from message_producer.publishing import PublishingService
+from message_producer.settings import ProducerSettings
+from message_producer.wakeups import Wakeups
+
+__all__ = ["Producer", "open_log", "open_producer", "unknown_coverage"]
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A producer whose resources are open; `services` are still to be run, in this order."""
+
+    operations: Operations
+    log: BroadcastLog
+    services: list[Service]
+
+
+def unknown_coverage(topic: str, version: int) -> float | None:
+    """Nobody counts who holds which map: stages added late need an explicit override (R7)."""
+    return None
+
+
+@asynccontextmanager
+async def open_producer(
+    settings: ProducerSettings,
+    *,
+    clock: Clock,
+    readiness: Readiness,
+    publisher: Publisher | None = None,
+    coverage: CoverageSource = unknown_coverage,
+) -> AsyncIterator[Producer]:
+    """Open the store (migrating it) and wire the producer. `publisher` None: embedded, the outbox is the log.
+
+    Raises StoreUnavailable: another producer has the SQLite file, or the database is newer than this code.
+    """
+    url = sa.make_url(settings.url())
+    database = sqlite_path(url)
+    async with AsyncExitStack() as stack:
+        if database is not None:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            # Blocks while another producer holds it, before anything here runs that could be held up.
+            stack.enter_context(DatabaseLock(database).held(wait_s=settings.lock_wait_s))
+        store = await stack.enter_async_context(
+            open_store(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s)
+        )
+        anchored = AnchoredClock(clock)
+        wakeups = Wakeups()
+        lease = LeaseKeeper(
+            store,
+            anchored,
+            wakeups,
+            holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            length_ms=round(settings.lease_length_s * 1000),
+            renew_every_s=settings.lease_renew_every_s,
+            alone=database is not None,
+        )
+        log = OutboxLog(store, embedded=True)
+        alarm = ApschedulerAlarm(anchored, wakeups.dispatch.set)
+        alarm.start()
+        stack.callback(alarm.close)
+        operations = StoreOperations(store, anchored, wakeups, coverage=coverage, late_after_ms=settings.late_after_ms)
+        publishing = PublishingService(store, anchored, lease, wakeups, publisher=publisher, on_published=log.announce)
+        dispatcher = Dispatcher(store, anchored, lease, alarm, wakeups, late_after_ms=settings.late_after_ms)
+        yield Producer(operations=operations, log=log, services=[lease, publishing, dispatcher])
+
+
+@asynccontextmanager
+async def open_log(
+    settings: ProducerSettings, *, clock: Clock, readiness: Readiness, consumer: str = "router"
+) -> AsyncIterator[BroadcastLog]:
+    """The embedded log, from a process other than the producer's, on the same SQLite file."""
+    async with open_store(
+        sa.make_url(settings.url()), clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s
+    ) as store:
+        yield OutboxLog(store, consumer=consumer, embedded=False)

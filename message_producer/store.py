@@ -1,0 +1,187 @@
+"""The schedule store as the use cases see it: transactions over values, run off the event loop. A port.
+
+`Store.write(work)` runs `work(transaction)` in one write transaction; everything it did is durable when the call
+returns, and nothing of it happened when it raises. `work` is synchronous, runs in the store's own thread and must be
+safe to repeat. Errors: StoreUnavailable (disk full, locked, gone), and whatever `work` raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from contract.broadcast import Broadcast
+from contract.log import LogEntry
+from contract.reach import ReachCount
+from contract.schedule import TopicSchedule
+from message_producer.model import AuditEntry, BroadcastReach, EventState, LiveEvent, OutboxEntry, WriteContext
+from message_producer.timeline import Outcome, Sent
+
+__all__ = [
+    "EventRows",
+    "JournalRows",
+    "LeaseRow",
+    "LeaseRows",
+    "OutboxRows",
+    "ReachRows",
+    "Remembered",
+    "Store",
+    "Transaction",
+    "Unpublished",
+]
+
+T = TypeVar("T")
+
+
+class LeaseRow(msgspec.Struct, frozen=True):
+    """Who dispatches and publishes. The epoch rises with every change of holder and fences the old one (R3)."""
+
+    holder: str = ""
+    epoch: int = 0
+    expires_at: int = 0
+    """By the database's clock, ms."""
+
+
+class Unpublished(msgspec.Struct, frozen=True):
+    """What waits to be published, in the order it may go: schedules, then broadcasts by timestamp."""
+
+    schedules: tuple[TopicSchedule, ...] = ()
+    broadcasts: tuple[Broadcast, ...] = ()
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """What an idempotency key answered the first time."""
+
+    action: str
+    fingerprint: str
+    response: bytes
+
+
+class EventRows(Protocol):
+    def load(self, event_id: str, *, lock: bool = False) -> EventState | None:
+        """The event; with `lock` nobody else changes or dispatches it until this transaction ends (R1)."""
+        ...
+
+    def find_by_source(self, source: str, source_uid: str) -> str | None: ...
+
+    def page(self, limit: int, after: str | None) -> tuple[LiveEvent, ...]: ...
+
+    def due(self, now: int, limit: int, *, skip: Collection[str] = ()) -> list[str]:
+        """Ids of events with an armed stage due at `now`, the longest overdue first."""
+        ...
+
+    def next_due(self, *, skip: Collection[str] = ()) -> int | None:
+        """Due time of the next armed stage of any event."""
+        ...
+
+    def insert(self, state: EventState) -> None: ...
+
+    def save(self, before: EventState, outcome: Outcome) -> None:
+        """Write what differs from `before`, and the broadcasts sent. Raises AlreadyDispatched (R2)."""
+        ...
+
+
+class OutboxRows(Protocol):
+    def append(self, sent: Iterable[Sent]) -> None: ...
+
+    def put_schedules(self, schedules: Iterable[TopicSchedule]) -> None:
+        """To be published; a topic's older revision that was not yet is dropped: schedules are state."""
+        ...
+
+    def of_event(self, event_id: str, limit: int) -> tuple[OutboxEntry, ...]:
+        """The newest `limit`, ascending by timestamp."""
+        ...
+
+    def dispatched_since(self, topic: str, since: int) -> list[int]:
+        """Dispatch times of a topic's broadcasts after `since`, ascending."""
+        ...
+
+    def unpublished(self, limit: int) -> Unpublished: ...
+
+    def mark_published(self, batch: Unpublished, now: int) -> list[LogEntry]:
+        """Give each its position in the embedded log; a schedule replaced meanwhile keeps waiting."""
+        ...
+
+    def entries_after(self, position: int, limit: int) -> list[LogEntry]:
+        """Published broadcasts and schedules above `position`, ascending."""
+        ...
+
+    def broadcasts_since(self, since_ms: int, after: int, until: int, limit: int) -> list[LogEntry]:
+        """Published broadcasts with timestamps from `since_ms`, positions in (after, until], ascending."""
+        ...
+
+    def head(self) -> int:
+        """The newest position given out."""
+        ...
+
+    def schedules(self) -> list[TopicSchedule]: ...
+
+    def committed(self, consumer: str) -> int: ...
+
+    def commit(self, consumer: str, next_offset: int) -> None: ...
+
+
+class LeaseRows(Protocol):
+    def database_now_ms(self) -> int: ...
+
+    def read(self, *, lock: bool = False) -> LeaseRow: ...
+
+    def write(self, lease: LeaseRow) -> None: ...
+
+
+class JournalRows(Protocol):
+    def remember(self, context: WriteContext, action: str, response: bytes, now: int, *, keep_ms: int) -> None: ...
+
+    def recall(self, context: WriteContext, now: int, *, keep_ms: int) -> Remembered | None: ...
+
+    def audit(
+        self,
+        at: int,
+        actor: str,
+        action: str,
+        event_id: str,
+        before: dict[str, object] | None,
+        after: dict[str, object] | None,
+    ) -> None: ...
+
+    def audit_of(self, event_id: str, limit: int, after: int) -> tuple[AuditEntry, ...]: ...
+
+
+class ReachRows(Protocol):
+    def record(self, counts: Sequence[ReachCount]) -> None:
+        """Keep the greatest of each count."""
+        ...
+
+    def of_event(self, event_id: str, limit: int) -> tuple[BroadcastReach, ...]: ...
+
+
+class Transaction(Protocol):
+    @property
+    def events(self) -> EventRows: ...
+
+    @property
+    def outbox(self) -> OutboxRows: ...
+
+    @property
+    def leases(self) -> LeaseRows: ...
+
+    @property
+    def journal(self) -> JournalRows: ...
+
+    @property
+    def reach(self) -> ReachRows: ...
+
+
+class Store(Protocol):
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` on one consistent snapshot. Cancel-safe."""
+        ...
+
+    async def write(self, work: Callable[[Transaction], T], *, failpoints: tuple[str | None, str | None] = ...) -> T:
+        """Run `work` in one transaction; `failpoints` are passed before and after its commit.
+
+        A cancelled caller does not know whether it happened; it happened wholly or not at all.
+        """
+        ...

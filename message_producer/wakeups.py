@@ -1,0 +1,38 @@
+"""In-process hints that there is something to do. Missing one costs a polling interval, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+__all__ = ["Wakeup", "Wakeups"]
+
+
+class Wakeup:
+    """A flag one task waits for; setting it twice wakes it once. Event loop only."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def wait(self, at_most_s: float) -> None:
+        """Return when set since the last wait, or after `at_most_s`. Cancel-safe."""
+        if not self._event.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(at_most_s):
+                    await self._event.wait()
+        self._event.clear()
+
+
+class Wakeups:
+    """Who is woken by a commit: the dispatcher (times may have changed) and the publisher (rows may wait)."""
+
+    def __init__(self) -> None:
+        self.dispatch = Wakeup()
+        self.publish = Wakeup()
+
+    def committed(self) -> None:
+        self.dispatch.set()
+        self.publish.set()
