@@ -51,6 +51,7 @@ def parse_calendar(
     rejected.extend(bad)
     held = {(item.uid, item.occurrence) for item in bad if item.occurrence is not None}
     entries: list[FeedEntry] = []
+    outside = 0
     for uid, events in groups.items():
         if out_of_time():
             rejected.append(_of_group(events, "VEVENT", "the file took too long to expand", "split the file"))
@@ -60,6 +61,7 @@ def parse_calendar(
         except BadComponent as exc:
             rejected.append(exc.rejection)
             continue
+        outside += not found
         entries.extend(entry for entry in found if (uid, entry.occurrence) not in held)
         if len(entries) > limits.entries:
             raise InvalidRequest(
@@ -70,6 +72,7 @@ def parse_calendar(
         entries=tuple(sorted(entries, key=lambda entry: (entry.starts_at, entry.uid))),
         rejected=tuple(rejected[: limits.rejections]),
         rejected_unlisted=max(0, len(rejected) - limits.rejections),
+        outside=outside,
     )
 
 

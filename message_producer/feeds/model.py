@@ -73,3 +73,5 @@ class FeedContents(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     rejected: tuple[Rejection, ...] = ()
     """By line; at most `FeedLimits.rejections`."""
     rejected_unlisted: int = 0
+    outside: int = 0
+    """UIDs that are fine and have nothing within the horizon."""

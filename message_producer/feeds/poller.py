@@ -65,8 +65,8 @@ class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
 
 def next_delay_s(source: FeedSource, failures: int, draw: float) -> float:
     """Seconds to the next look: the interval, doubled per failure in a row (at most 16 times), jittered by `draw`."""
-    factor = min(2**failures, _MAX_BACKOFF_FACTOR)
-    return source.interval_s * factor * (1 + source.jitter * (2 * draw - 1))
+    factor: int = min(2 ** min(failures, 10), _MAX_BACKOFF_FACTOR)
+    return source.interval_s * float(factor) * (1 + source.jitter * (2 * draw - 1))
 
 
 class FeedPoller:

@@ -55,6 +55,8 @@ class FeedReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Ids of this feed's coming events within the horizon that the file no longer names; nothing was done to them."""
     rejected: tuple[Rejection, ...] = ()
     rejected_unlisted: int = 0
+    outside: int = 0
+    """UIDs with nothing within the horizon."""
 
 
 async def sync_feed(
@@ -88,6 +90,7 @@ async def sync_feed(
         missing=missing,
         rejected=tuple(sorted((*contents.rejected, *sync.refused), key=lambda item: item.line)),
         rejected_unlisted=contents.rejected_unlisted,
+        outside=contents.outside,
     )
 
 

@@ -18,6 +18,7 @@ __all__ = ["DEFAULT_TEMPLATE", "StageTemplate", "draft_of", "load_template"]
 
 _FIELDS: Final = frozenset({"key", "anchor", "offset", "headline"})
 _MAX_STAGES: Final = 50
+_MAX_HEADLINE: Final = 200
 _TITLE: Final = "{title}"
 
 
@@ -28,7 +29,8 @@ class StageTemplate(msgspec.Struct, frozen=True, kw_only=True):
 
     def stages_for(self, title: str) -> tuple[Stage, ...]:
         return tuple(
-            msgspec.structs.replace(stage, headline=stage.headline.replace(_TITLE, title)) for stage in self.stages
+            msgspec.structs.replace(stage, headline=stage.headline.replace(_TITLE, title)[:_MAX_HEADLINE])
+            for stage in self.stages
         )
 
 
@@ -96,6 +98,8 @@ def _stage(table: object, path: str) -> Stage:
     headline = _text(table, "headline", path, "")
     if "{" in headline.replace(_TITLE, ""):
         raise InvalidRequest(f"{headline[:60]!r}", field=f"{path}.headline", rule="{title} is the only placeholder")
+    if len(headline) > _MAX_HEADLINE:
+        raise InvalidRequest("too long", field=f"{path}.headline", rule=f"at most {_MAX_HEADLINE} characters")
     return Stage(key=key, anchor=anchor, offset_ms=parse_duration(offset, f"{path}.offset"), headline=headline)
 
 
