@@ -21,7 +21,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -49,6 +49,7 @@ __all__ = ["Arrival", "Channel", "ClientContext", "ClientStats", "DeviceClient",
 _OPENING_MAX: Final = 256
 """Handshakes under way at once; more wait their turn, as a phone's radio would make them."""
 _DECODED_MAX: Final = 512
+_ANY_DEVICE: Final[Mapping[str, object]] = {"kind": "TV"}
 _CLOSE_WITHIN_S: Final = 2.0
 """How long a server may take to answer our close frame before the transport is aborted."""
 
@@ -342,6 +343,7 @@ class DeviceClient:
         "channel",
         "context",
         "device",
+        "device_context",
         "profile_id",
         "source",
         "wheel_at_ms",
@@ -355,6 +357,7 @@ class DeviceClient:
         *,
         source: str | None = None,
         profile_id: str = "",
+        device_context: Mapping[str, object] | None = None,
     ) -> None:
         self.context = context
         self.channel = channel
@@ -362,6 +365,8 @@ class DeviceClient:
         self.source = source
         """Local address to connect from (127.x.y.z: each gives another 28,000 ports); None: the system chooses."""
         self.profile_id = profile_id
+        self.device_context = device_context or _ANY_DEVICE
+        """`DeviceContext` of the schema: what its maps' artwork depends on."""
         self.arrivals: list[Arrival] | None = None
         """Broadcasts and continuities as they came, for the judge; the owner may take and clear it."""
         self.wheel_at_ms = 0

@@ -85,6 +85,7 @@ class Device:
         "_next_until",
         "_open_at",
         "_silence_ms",
+        "artwork",
         "clock_offset_ms",
         "device_id",
         "ended_by",
@@ -119,6 +120,8 @@ class Device:
         """Gaps and holes: what this device knows it may have missed."""
         self.told_dropped = 0
         self.errors: list[ErrorFrame] | None = None
+        self.artwork: frozenset[str] = frozenset()
+        """URLs of pictures held: fetched with the maps, never at a broadcast (R19)."""
         self.failures = 0
         self.ended_by: int | None = None
         self.wake_at_ms = NEVER
@@ -152,7 +155,7 @@ class Device:
     def follow(
         self, now_ms: int, topic: str, *, cursor: int | None = None, state_key: str | None = None
     ) -> Sequence[Action]:
-        """Follow a topic: from `cursor` with the state it announced, both or neither; None = never subscribed.
+        """Follow a topic: from a stored `cursor` with the state it announced, both or neither; None = never subscribed.
 
         Raises InvalidRequest above MAX_TOPICS_PER_CONNECTION. Following a topic again changes nothing.
         """
@@ -166,6 +169,16 @@ class Device:
         if self._live is None:
             return _NOTHING
         return [self._subscribe(self._live, [state])]
+
+    def adopt(self, now_ms: int, topic: str, state_key: str, timestamp: int, draw: float) -> Sequence[Action]:
+        """Show the state the channel names and start from its cursor; only for a topic still at cursor null."""
+        state = self.topics.get(topic)
+        if state is None or state.cursor is not None:
+            return _NOTHING
+        state.cursor, state.state_key, state.provisional_key = timestamp, state_key, None
+        actions: list[Action] = []
+        self._render(now_ms, state, "continuity", draw, actions)
+        return actions
 
     def unfollow(self, topic: str) -> Sequence[Action]:
         """Forget a topic; following another audience of its event starts at cursor null (R6)."""
@@ -212,6 +225,16 @@ class Device:
             self._render(now_ms, state, cause, draw, actions, refetch_missing=False)
         self._switch_offline(now_ms, state, draw, actions)
         return actions
+
+    def artwork_fetched(self, urls: frozenset[str]) -> None:
+        """Put pictures into the cache; those of no map held any more leave it."""
+        used = frozenset(url for state in self.topics.values() if state.stage_map for url in state.stage_map.artwork)
+        self.artwork = (self.artwork & used) | urls
+
+    def artwork_missing(self, topic: str) -> int:
+        """Pictures of the topic's map that showing it would have to ask for."""
+        state = self.topics.get(topic)
+        return 0 if state is None or state.stage_map is None else len(state.stage_map.artwork - self.artwork)
 
     def map_failed(self, now_ms: int, topic: str, draw: float) -> None:
         """A fetch failed: another one within a window that grows per failure. The map held stays."""

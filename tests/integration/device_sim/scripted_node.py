@@ -119,5 +119,5 @@ async def scripted_node(**settings: Any):
 async def eventually(condition: Any, *, within_s: float = 5.0) -> None:
     """Wait until `condition()` holds; fails loudly otherwise."""
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what it waits for lies in another peer
             await asyncio.sleep(0.005)

@@ -1,0 +1,278 @@
+"""A fleet: many devices on one loop, from prefetch to the judge's logs.
+
+async with Fleet(FleetOptions(devices=500, dgs_url="http://127.0.0.1:8401", event_ids=("tyson-paul",))) as fleet:
+    await fleet.prefetch_all()
+    await fleet.connect_all(over_s=2.0)
+    await fleet.wait_subscribed(timeout_s=10.0)
+    ...
+    audit = audit_fleet(outbox, fleet.logs(), fleet.recorded)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from contract.errors import Unavailable
+from device_sim.audit import DeviceLog
+from device_sim.client import Channel, ClientContext, DeviceClient, now_ms
+from device_sim.device import Device, DeviceOptions
+from device_sim.prefetch import ArtworkMode, Prefetched, Prefetcher, Recorded
+from device_sim.topic import Render
+
+__all__ = ["Fleet", "FleetOptions", "Progress"]
+
+Progress = Callable[[int, int], None]
+"""Called with (done, all) as work goes on; must be quick."""
+
+_KINDS: Final[Sequence[Mapping[str, object]]] = (
+    {"kind": "TV", "screen": "LARGE"},
+    {"kind": "PHONE", "screen": "SMALL"},
+    {"kind": "TABLET", "screen": "MEDIUM"},
+    {"kind": "WEB", "screen": "LARGE"},
+)
+_STOP_WITHIN_S: Final = 3.0
+
+
+class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fleet is made of. Numbering starts at `first`, so that processes can share a population."""
+
+    devices: int
+    dgs_url: str = ""
+    """Where devices prefetch; not needed for fleets built with `add`."""
+    event_ids: tuple[str, ...] = ()
+    push_url: str | None = None
+    """Connect here instead of where the channel says."""
+    first: int = 0
+    seed: int = 1
+    sources: tuple[str, ...] = ()
+    """Local addresses (127.x.y.z) shared out in turn; empty: the system chooses."""
+    device: DeviceOptions = DeviceOptions()
+    artwork: ArtworkMode = "device"
+    prefetch_concurrency: int = 32
+    prefetch_window_s: float = 0.0
+    """Prefetches are spread over this, each device at a random moment."""
+    opening_max: int = 256
+    record_arrivals: bool = True
+    keep_content: bool = True
+    """False keeps fingerprints of map entries alone: a third of the memory of a large fleet."""
+    adopt_channel_state: bool = False
+    """Show the state the channel names right after prefetch and start from its cursor, instead of from null."""
+
+
+class Fleet:
+    """Owns its devices, their connections and the prefetch pool; leaving the context closes all of it."""
+
+    def __init__(
+        self, options: FleetOptions, *, on_render: Callable[[DeviceClient, Render], None] | None = None
+    ) -> None:
+        self.options = options
+        self.clients: list[DeviceClient] = []
+        self.prefetcher: Prefetcher | None = None
+        self._on_render = on_render
+        self._random = random.Random(options.seed)
+        self._context: ClientContext | None = None
+        self._channels: dict[str, Channel] = {}
+
+    async def __aenter__(self) -> Self:
+        options = self.options
+        if options.dgs_url:
+            self.prefetcher = await Prefetcher(
+                options.dgs_url,
+                concurrency=options.prefetch_concurrency,
+                artwork=options.artwork,
+                keep_content=options.keep_content,
+                seed=options.seed + 1,
+            ).__aenter__()
+        self._context = ClientContext(
+            asyncio.get_running_loop(),
+            seed=options.seed,
+            fetcher=self.prefetcher,
+            on_render=self._on_render,
+            record_arrivals=options.record_arrivals,
+            opening_max=options.opening_max,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self.clients:
+            client.stop()
+        deadline = asyncio.get_running_loop().time() + _STOP_WITHIN_S
+        while self.context.stats.open > 0 and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        for client in self.clients:
+            client.drop()
+        await self.context.close()
+        if self.prefetcher is not None:
+            await self.prefetcher.__aexit__(kind, error, trace)
+
+    @property
+    def context(self) -> ClientContext:
+        assert self._context is not None, "used outside its context"
+        return self._context
+
+    @property
+    def recorded(self) -> Mapping[str, Sequence[Recorded]]:
+        """Profile -> raw prefetch answers, for the judge."""
+        return {} if self.prefetcher is None else self.prefetcher.recorded
+
+    # building
+    def add(
+        self,
+        device_id: str,
+        *,
+        url: str,
+        token: str,
+        topics: Sequence[str],
+        profile_id: str = "",
+        device_context: Mapping[str, object] | None = None,
+    ) -> DeviceClient:
+        """One device without prefetch, not yet connected. Raises InvalidRequest above 64 topics."""
+        channel = self._channels.get(url)
+        if channel is None:
+            channel = self._channels[url] = Channel.from_url(url)
+        sources = self.options.sources
+        client = DeviceClient(
+            self.context,
+            channel,
+            Device(device_id, self.options.device, token=token),
+            source=sources[len(self.clients) % len(sources)] if sources else None,
+            profile_id=profile_id,
+            device_context=device_context,
+        )
+        for topic in topics:
+            client.follow(topic)
+        self.clients.append(client)
+        return client
+
+    async def prefetch_all(self, progress: Progress | None = None) -> None:
+        """Prefetch for profiles p-<first>.. with bounded concurrency. Raises the first failure, cancelling the rest."""
+        options = self.options
+        assert self.prefetcher is not None, "prefetch needs dgs_url"
+        moments = sorted(self._random.random() * options.prefetch_window_s for _ in range(options.devices))
+        started = asyncio.get_running_loop().time()
+        found: list[Prefetched | None] = [None] * options.devices
+        waiting = iter(range(options.devices))
+        done = 0
+
+        async def worker() -> None:
+            nonlocal done
+            for index in waiting:
+                await asyncio.sleep(max(0.0, started + moments[index] - asyncio.get_running_loop().time()))
+                found[index] = await self._prefetch_one(index)
+                done += 1
+                if progress is not None:
+                    progress(done, options.devices)
+
+        async with asyncio.TaskGroup() as workers:
+            for number in range(min(options.prefetch_concurrency, options.devices)):
+                workers.create_task(worker(), name=f"prefetch-{number}")
+        for index, prefetched in enumerate(found):
+            assert prefetched is not None
+            self._take(index, prefetched)
+
+    async def _prefetch_one(self, index: int) -> Prefetched:
+        assert self.prefetcher is not None
+        number = self.options.first + index
+        return await self.prefetcher.prefetch(
+            f"p-{number}", f"d-{number}", self.options.event_ids, device=_KINDS[number % len(_KINDS)]
+        )
+
+    def _take(self, index: int, prefetched: Prefetched) -> None:
+        number = self.options.first + index
+        client = self.add(
+            f"d-{number}",
+            url=self.options.push_url or prefetched.url,
+            token=prefetched.token,
+            topics=(),
+            profile_id=f"p-{number}",
+            device_context=_KINDS[number % len(_KINDS)],
+        )
+        device, draw = client.device, self._random.random
+        for topic in prefetched.topics:
+            client.follow(topic.topic)
+            client.carry_out(device.map_fetched(now_ms(), topic.topic, prefetched.maps[topic.topic], draw()))
+            if self.options.adopt_channel_state and topic.state_key is not None:
+                adopted = device.adopt(now_ms(), topic.topic, topic.state_key, topic.last_broadcast_at, draw())
+                client.carry_out(adopted)
+        device.artwork_fetched(prefetched.artwork)
+
+    # the night
+    async def connect_all(self, *, over_s: float = 0.0, progress: Progress | None = None) -> None:
+        """Start every device at a uniformly random moment of `over_s`; returns once all are welcomed.
+
+        Raises Unavailable when some are not, `over_s` + 30 s later.
+        """
+        for client in self.clients:
+            client.start(delay_ms=int(self._random.random() * over_s * 1000))
+        await self._until(lambda client: client.device.online, over_s + 30.0, "connected", progress)
+
+    async def wait_subscribed(self, *, timeout_s: float, progress: Progress | None = None) -> None:
+        """Until every device is online and knows a cursor for every topic. Raises Unavailable."""
+        await self._until(_subscribed, timeout_s, "subscribed", progress)
+
+    async def wait_caught_up(
+        self, newest: Mapping[str, int], *, timeout_s: float, progress: Progress | None = None
+    ) -> None:
+        """Until every device is online with a cursor at or above `newest` for its topics. Raises Unavailable."""
+
+        def caught_up(client: DeviceClient) -> bool:
+            topics = client.device.topics.values()
+            return client.device.online and all((each.cursor or 0) >= newest.get(each.topic, 0) for each in topics)
+
+        await self._until(caught_up, timeout_s, "caught up", progress)
+
+    def take_offline(self, share: float, seconds: float) -> list[DeviceClient]:
+        """A random share of the devices loses the network for `seconds`; returns them."""
+        chosen = self._random.sample(self.clients, round(share * len(self.clients)))
+        for client in chosen:
+            client.offline(seconds)
+        return chosen
+
+    def count(self, condition: Callable[[DeviceClient], bool]) -> int:
+        return sum(1 for client in self.clients if condition(client))
+
+    @property
+    def online(self) -> int:
+        return self.count(lambda client: client.device.online)
+
+    def logs(self) -> list[DeviceLog]:
+        """What the judge needs of every device, as it stands now."""
+        return [
+            DeviceLog(
+                device_id=client.device.device_id,
+                profile_id=client.profile_id,
+                cursors={state.topic: state.cursor for state in client.device.topics.values()},
+                arrivals=client.arrivals or (),
+                renders=client.device.renders or (),
+                told=client.device.told or (),
+            )
+            for client in self.clients
+        ]
+
+    async def _until(
+        self, condition: Callable[[DeviceClient], bool], timeout_s: float, what: str, progress: Progress | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            reached = self.count(condition)
+            if progress is not None:
+                progress(reached, len(self.clients))
+            if reached == len(self.clients):
+                return
+            if loop.time() >= deadline:
+                raise Unavailable(f"{reached} of {len(self.clients)} devices {what} after {timeout_s:.0f} s")
+            await asyncio.sleep(0.05)
+
+
+def _subscribed(client: DeviceClient) -> bool:
+    device = client.device
+    return device.online and all(state.cursor is not None for state in device.topics.values())
