@@ -298,7 +298,7 @@ class _Judge:
                 continue
             topic, entries, default = self._map(answer.body)
             if topic == render.topic:
-                expected = default if render.state_key == DEFAULT_STATE else entries.get(render.state_key, default)
+                expected = entries.get(render.state_key, default)
         return expected
 
     def _map(self, body: bytes) -> tuple[str, dict[str, str], str]:
@@ -306,7 +306,7 @@ class _Judge:
         if found is None:
             answer = json.loads(body)["data"]["prefetchEvent"]
             entries = {key: _fingerprint(entry) for key, entry in answer["byKey"].items()}
-            found = self._maps[body] = (answer["event"]["topic"], entries, _fingerprint(answer["default"]))
+            found = self._maps[body] = (answer["event"]["topic"], entries, entries[DEFAULT_STATE])
         return found
 
 
@@ -316,8 +316,7 @@ def distinct_map_share(recorded: Mapping[str, Sequence[Answer]]) -> float:
         return 0.0
     seen: set[str] = set()
     for answers in recorded.values():
-        answer = json.loads(answers[0].body)["data"]["prefetchEvent"]
-        seen.add(_fingerprint({"byKey": answer["byKey"], "default": answer["default"]}))
+        seen.add(_fingerprint(json.loads(answers[0].body)["data"]["prefetchEvent"]["byKey"]))
     return len(seen) / len(recorded)
 
 

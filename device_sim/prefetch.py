@@ -33,13 +33,10 @@ _RETRY_MAX_S: Final = 5.0
 _PICTURE_MAX_BYTES: Final = 4 << 20
 _RECORDED_PER_DEVICE_MAX: Final = 64
 
-_ENTRY: Final = (
-    "{ key order startsAt headline rows { heading titles { id name synopsis year maturity genres runtimeMinutes "
-    "artwork { kind url width height } } } }"
-)
+# One scalar carries all entries: the DGS answers it three times faster than the typed fields.
 _MAP: Final = (
     "prefetchEvent(eventId: $eventId, profileId: $profileId, device: $device) "
-    "{ event { id topic } version revision ttlSeconds serverTime stages { key startsAt } byKey default " + _ENTRY + " }"
+    "{ event { id topic } version revision ttlSeconds serverTime byKey }"
 )
 _CHANNEL: Final = (
     "broadcastChannel(eventIds: $eventIds, profileId: $profileId, device: $device) "

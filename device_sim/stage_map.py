@@ -53,23 +53,22 @@ def entry_fingerprint(canonical: bytes) -> str:
 
 
 def stage_map_from_answer(answer: Mapping[str, Any], *, keep_content: bool = True) -> StageMap:
-    """The device's map from a GraphQL `StageMap` object with `byKey`, `default`, `stages`, `event { id }`.
+    """The device's map from a GraphQL `StageMap` object with its scalars, `byKey` and `event { id }`.
 
+    `byKey` alone carries every entry, `default` among them; the typed fields would say the same again.
     Raises InvalidRequest naming the missing or mistyped field.
     """
     try:
         by_key = answer["byKey"]
-        stages = answer.get("stages") or ()
         return StageMap(
             event_id=str(answer["event"]["id"]),
             version=int(answer["version"]),
             revision=int(answer["revision"]),
             ttl_s=int(answer["ttlSeconds"]),
             server_time=int(answer["serverTime"]),
-            entries={key: _entry(value, keep_content) for key, value in by_key.items()},
-            default=_entry(answer["default"], keep_content),
-            times={stage["key"]: stage.get("startsAt") for stage in stages}
-            or {key: value.get("startsAt") for key, value in by_key.items()},
+            entries={key: _entry(value, keep_content) for key, value in by_key.items() if key != DEFAULT_STATE},
+            default=_entry(by_key[DEFAULT_STATE], keep_content),
+            times={key: value.get("startsAt") for key, value in by_key.items() if key != DEFAULT_STATE},
             artwork=frozenset(artwork_urls(answer)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
@@ -79,8 +78,7 @@ def stage_map_from_answer(answer: Mapping[str, Any], *, keep_content: bool = Tru
 def artwork_urls(answer: Mapping[str, Any]) -> Iterator[str]:
     """Artwork URLs of a `StageMap` object, each once, at most MAX_ARTWORK_PER_MAP."""
     seen: set[str] = set()
-    entries = [*answer.get("byKey", {}).values(), answer.get("default") or {}]
-    for entry in entries:
+    for entry in answer["byKey"].values():
         for row in entry.get("rows") or ():
             for title in row.get("titles") or ():
                 for picture in title.get("artwork") or ():
