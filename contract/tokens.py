@@ -6,6 +6,7 @@ The algorithm is pinned; a header that names another is refused (RFC 8725, secti
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
@@ -88,6 +89,17 @@ class KeyRing:
         payload = msgspec.to_builtins(claims)
         payload["aud"] = self._audience
         return jwt.encode(payload, self._keys[self._signing_kid], algorithm="HS256", headers={"kid": self._signing_kid})
+
+    def prove(self, statement: bytes) -> tuple[str, bytes]:
+        """(key id, proof) that whoever made `statement` holds a key of this ring; the key itself is never sent."""
+        return self._signing_kid, self._mac(self._signing_kid, statement)
+
+    def check_proof(self, kid: str, statement: bytes, proof: bytes) -> bool:
+        """Whether `proof` was made by `prove` of a ring that shares key `kid`; takes the same time either way."""
+        return kid in self._keys and hmac.compare_digest(self._mac(kid, statement), proof)
+
+    def _mac(self, kid: str, statement: bytes) -> bytes:
+        return hmac.digest(self._keys[kid], self._audience.encode() + b"\0proof\0" + statement, "sha256")
 
     def verify_device(self, token: str, *, now_s: float) -> DeviceClaims:
         return self._verify(token, DeviceClaims, now_s)

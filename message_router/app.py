@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import msgspec
 
 from contract.clock import Clock
-from contract.kv.ports import ReplayLog, ScheduleView
+from contract.kv.ports import NodeLeases, ReplayLog, ScheduleView
 from contract.log import BroadcastLog, ReachSink
 from contract.node_link import MessageChannel
 from contract.runtime.runner import Readiness, Service
+from contract.tokens import KeyRing
 from message_router.backoff import Backoff
 from message_router.links import NodeLinks
 from message_router.metrics import RouterMetrics
@@ -21,7 +23,7 @@ from message_router.settings import RouterSettings
 from message_router.store import StoreHealth, StoreWriter
 from message_router.tails import RecentTails
 
-__all__ = ["Router", "build_router"]
+__all__ = ["Router", "build_node_links", "build_router"]
 
 
 class Router(msgspec.Struct, frozen=True):
@@ -50,10 +52,7 @@ def build_router(
 ) -> Router:
     """Wire one router. Readiness conditions `router.log` and `router.kv` are its own."""
     metrics = metrics or RouterMetrics()
-    jitter = (rng or random.Random()).random  # noqa: S311 - spreads retries, guards nothing
-
-    def new_backoff() -> Backoff:
-        return Backoff(first_s=settings.retry_first_s, cap_s=settings.retry_cap_s, jitter=jitter)
+    new_backoff = _backoffs(settings, rng)
 
     tails = RecentTails(settings.max_recent_topics)
     forwarder = ReachForwarder(
@@ -105,3 +104,35 @@ def build_router(
         metrics=metrics,
     )
     return Router(relay, metrics, links)
+
+
+def build_node_links(
+    settings: RouterSettings,
+    *,
+    router: Router,
+    leases: NodeLeases,
+    link_ring: KeyRing,
+    clock: Clock,
+    rng: random.Random | None = None,
+) -> Service:
+    """What finds push nodes in other processes and links `router` to them; start it after the router's service."""
+    # Imported here: an embedded router needs no WebSocket library.
+    from message_router.adapters.node_link_client import NodeLinkClient
+
+    return NodeLinkClient(
+        leases=leases,
+        attach=router.attach,
+        ring=link_ring,
+        router_id=settings.router_id,
+        clock=clock,
+        new_backoff=_backoffs(settings, rng),
+        allowed_networks=settings.allowed_networks,
+        discover_interval_s=settings.discover_interval_s,
+        connect_timeout_s=settings.connect_timeout_s,
+        max_nodes=settings.max_nodes,
+    )
+
+
+def _backoffs(settings: RouterSettings, rng: random.Random | None) -> Callable[[], Backoff]:
+    jitter = (rng or random.Random()).random  # noqa: S311 - spreads retries, guards nothing
+    return lambda: Backoff(first_s=settings.retry_first_s, cap_s=settings.retry_cap_s, jitter=jitter)

@@ -83,7 +83,7 @@ async def _answering(client: Redis) -> None:
     for _ in range(200):
         try:
             await client.ping()
-        except (OSError, Exception):
+        except (OSError, RedisError):  # not listening yet
             await asyncio.sleep(0.02)
         else:
             return

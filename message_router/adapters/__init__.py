@@ -1,0 +1,1 @@
+"""The router's adapters: how it reaches nodes in other processes."""
