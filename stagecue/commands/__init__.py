@@ -1,0 +1,1 @@
+"""The subcommands of `stagecue`, each imported only when it is called."""
