@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from contract.clock import Clock
+from contract.errors import NodeUnreachable
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
+from contract.node_link import LinkMessage, MessageChannel
 from contract.runtime.asgi import AsgiService, listen_on
 from contract.runtime.channel import channel_pair
 from contract.runtime.runner import Readiness, Service, run_services
@@ -18,7 +23,9 @@ from dgs.app import build_dgs
 from dgs.settings import DgsSettings
 from message_producer.api import create_app
 from message_producer.app import open_producer
-from message_producer.feeds.poller import FeedPoller
+from message_producer.feeds.poller import FeedPoller, FeedSource
+from message_producer.feeds.template import DEFAULT_TEMPLATE, StageTemplate, load_template
+from message_producer.ports import Operations
 from message_producer.settings import ProducerSettings
 from message_router.app import Router, build_router
 from message_router.settings import RouterSettings
@@ -27,7 +34,19 @@ from push_proxy.settings import PushSettings
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.settings import InstallationSettings
 
-__all__ = ["Addresses", "StandaloneOptions", "run_standalone"]
+__all__ = [
+    "Addresses",
+    "EmbeddedLink",
+    "StandaloneOptions",
+    "dgs_settings",
+    "feed_pollers",
+    "producer_settings",
+    "run_standalone",
+    "stage_template",
+]
+
+_RELINK_AFTER_S: Final = 0.1
+"""Pause before a link that ended is replaced; devices are served from the node's memory meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,32 @@ class Addresses:
     operator_token: str
 
 
+class _WatchedChannel:
+    """A channel that tells when it ended, from whichever side."""
+
+    def __init__(self, channel: MessageChannel) -> None:
+        self._channel = channel
+        self.ended = asyncio.Event()
+
+    async def send(self, message: LinkMessage) -> None:
+        try:
+            await self._channel.send(message)
+        except NodeUnreachable:
+            self.ended.set()
+            raise
+
+    async def receive(self) -> LinkMessage:
+        try:
+            return await self._channel.receive()
+        except NodeUnreachable:
+            self.ended.set()
+            raise
+
+    def close(self) -> None:
+        self._channel.close()
+        self.ended.set()
+
+
 class EmbeddedLink:
     """Service: the node link between the router and the push node of this process, replaced whenever it ends."""
 
@@ -66,15 +111,16 @@ class EmbeddedLink:
         try:
             while not stop.is_set():
                 router_end, node_end = channel_pair()
+                watched = _WatchedChannel(node_end)
                 self._router.attach(router_end)
-                self._node.attach_router(node_end)
+                self._node.attach_router(watched)
                 ready.set()
-                closed = asyncio.ensure_future(node_end.wait_closed())
-                await asyncio.wait({closed, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                closed.cancel()
-                node_end.close()
+                ended = asyncio.ensure_future(watched.ended.wait())
+                await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                ended.cancel()
+                watched.close()
                 if not stop.is_set():
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(_RELINK_AFTER_S)
         finally:
             stopping.cancel()
 
@@ -94,7 +140,7 @@ async def run_standalone(
             for port in (settings.producer_port, settings.dgs_port, settings.push_port)
         }
         producer = await stack.enter_async_context(
-            open_producer(_producer_settings(settings, options), clock=clock, readiness=readiness)
+            open_producer(producer_settings(settings), clock=clock, readiness=readiness)
         )
         replay_log, schedule_view = MemoryReplayLog(), MemoryScheduleView()
         router = build_router(
@@ -116,14 +162,21 @@ async def run_standalone(
             sock=sockets[settings.push_port],
         )
         dgs = build_dgs(
-            _dgs_settings(settings, options),
+            dgs_settings(settings, options),
             schedule_view=schedule_view,
             replay_log=replay_log,
             device_ring=keys.device,
             clock=clock,
             readiness=readiness,
         )
-        api = create_app(producer.operations, operator_ring=keys.operator, readiness=readiness, clock=clock)
+        template = stage_template(options.stage_template)
+        api = create_app(
+            producer.operations,
+            operator_ring=keys.operator,
+            readiness=readiness,
+            clock=clock,
+            stage_template=template,
+        )
         services: list[Service] = [
             *producer.services,
             router.service,
@@ -131,6 +184,7 @@ async def run_standalone(
             EmbeddedLink(router, node),
             AsgiService("dgs", dgs, sockets[settings.dgs_port]),
             AsgiService("producer-api", api, sockets[settings.producer_port]),
+            *feed_pollers(options.feeds, producer.operations, clock, template),
         ]
         token = operator_token(settings.data_dir, keys.operator, clock)
         addresses = Addresses(
@@ -152,3 +206,42 @@ async def run_standalone(
             on_ready=on_ready,
             on_stopping=readiness.stopping,
         )
+
+
+def producer_settings(settings: InstallationSettings) -> ProducerSettings:
+    """The producer's settings, its data in this installation's directory unless PRODUCER_DATA_DIR says otherwise."""
+    given = ProducerSettings()
+    if "data_dir" in given.model_fields_set or given.database_url:
+        return given
+    return given.model_copy(update={"data_dir": settings.data_dir})
+
+
+def dgs_settings(settings: InstallationSettings, options: StandaloneOptions) -> DgsSettings:
+    """The DGS's settings, sending devices to this installation's push node unless DGS_PUSH_URL says otherwise."""
+    given = DgsSettings()
+    update: dict[str, Any] = {}
+    if "push_url" not in given.model_fields_set:
+        update["push_url"] = settings.url("ws", settings.push_port) + "/v1/stream"
+    if options.catalog is not None:
+        update["catalog_path"] = options.catalog
+    if options.profiles is not None:
+        update["profiles_path"] = options.profiles
+    return given.model_copy(update=update)
+
+
+def stage_template(path: Path | None) -> StageTemplate:
+    """The stages of events that name none. Raises InvalidRequest naming the field, OSError."""
+    return DEFAULT_TEMPLATE if path is None else load_template(path.read_text("utf-8"))
+
+
+def feed_pollers(
+    locations: tuple[str, ...], operations: Operations, clock: Clock, template: StageTemplate
+) -> list[FeedPoller]:
+    """One poller per feed; a feed's name is its file's or its address's, so that a restart recognises its events."""
+    pollers = []
+    for location in locations:
+        parts = urlsplit(location)
+        name = f"{parts.netloc}{parts.path}" if parts.scheme in ("http", "https") else Path(location).name
+        source = FeedSource(name=name, location=location)
+        pollers.append(FeedPoller(source, operations, clock=clock, draw=random.random, template=template))
+    return pollers
