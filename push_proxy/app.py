@@ -123,7 +123,13 @@ def build_push_node(
     incarnation = secrets.token_hex(8)
     metrics = NodeMetrics()
     tally = ReachTally(node_id, incarnation)
-    links = RouterLinks(node_id=node_id, incarnation=incarnation, interest_ack_s=settings.interest_ack_s, clock=clock)
+    links = RouterLinks(
+        node_id=node_id,
+        incarnation=incarnation,
+        interest_ack_s=settings.interest_ack_s,
+        silence_s=2 * settings.lease_s,
+        clock=clock,
+    )
     node = StreamNode(
         settings,
         replay_log=replay_log,

@@ -43,10 +43,13 @@ _log = structlog.get_logger(__name__)
 class RouterLinks:
     """All links of this node. `bind` before use: the node and its links know each other."""
 
-    def __init__(self, *, node_id: str, incarnation: str, interest_ack_s: float, clock: Clock) -> None:
+    def __init__(
+        self, *, node_id: str, incarnation: str, interest_ack_s: float, silence_s: float, clock: Clock
+    ) -> None:
         self._node_id = node_id
         self._incarnation = incarnation
         self._interest_ack_s = interest_ack_s
+        self._silence_s = silence_s
         self._clock = clock
         self._links: dict[_Link, None] = {}
         self._attached_early: list[MessageChannel] = []
@@ -116,13 +119,16 @@ class RouterLinks:
         return True
 
     def note_time(self) -> None:
-        """Called regularly: remembers when a router was last linked."""
+        """Called about once a second: asks silent routers for a sign, ends links that stay silent."""
+        now_s = self._clock.monotonic_s()
+        for link in list(self._links):
+            link.watch(now_s, self._silence_s)
         if self.connected:
-            self.connected_at_s = self._clock.monotonic_s()
+            self.connected_at_s = now_s
 
     def _open(self, channel: MessageChannel) -> None:
         assert self._deliver is not None, "bind first"
-        link = _Link(channel, deliver=self._deliver, on_accepted=self._accepted)
+        link = _Link(channel, self._clock, deliver=self._deliver, on_accepted=self._accepted)
         self._links[link] = None
         link.post(Hello(self._node_id, self._incarnation, tuple(self._topics())))
         link.start(on_end=self._ended)
@@ -139,8 +145,12 @@ class RouterLinks:
 class _Link:
     """One channel: a task that reads, a task that writes, and what still has to be acknowledged."""
 
-    def __init__(self, channel: MessageChannel, *, deliver: Deliverer, on_accepted: Callable[[], None]) -> None:
+    def __init__(
+        self, channel: MessageChannel, clock: Clock, *, deliver: Deliverer, on_accepted: Callable[[], None]
+    ) -> None:
         self._channel = channel
+        self._clock = clock
+        self._heard_s = clock.monotonic_s()
         self._deliver = deliver
         self._on_accepted = on_accepted
         self._outbox: list[LinkMessage] = []
@@ -162,6 +172,15 @@ class _Link:
     async def closed(self) -> None:
         if self._task is not None:
             await asyncio.wait({self._task})
+
+    def watch(self, now_s: float, silence_s: float) -> None:
+        """A half-open link looks like a quiet one until it is asked."""
+        silent_s = now_s - self._heard_s
+        if silent_s >= silence_s:
+            _log.warning("router_silent", router=self.router_id, for_s=round(silent_s, 1))
+            self._channel.close()
+        elif silent_s >= silence_s / 4 and not self._outbox:
+            self.post(LinkPing())
 
     def post(self, message: LinkMessage) -> None:
         """Queue a message. Bounded: acks by MAX_UNACKED, interest by topics, reports by time."""
@@ -209,6 +228,7 @@ class _Link:
     async def _read(self) -> None:
         while True:
             message = await self._channel.receive()
+            self._heard_s = self._clock.monotonic_s()
             if isinstance(message, Deliver):
                 await self._delivered(message)
             elif isinstance(message, InterestAck):
