@@ -120,9 +120,9 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timestamp: int | None = None
     """Cursor of the broadcast it became, if it did."""
     cued_at: int | None = None
-    """When an operator cued it: its effective time from then on, until a moved due time arms it anew."""
+    """Cursor of the cue that announced it: its effective time, until a moved due time arms it anew."""
     passed_over_at: int | None = None
-    """When a cue overtook it, or it was missed by an event that opts out of R4: it is not true any more."""
+    """Cursor of the cue that overtook it, or when an event that opts out of R4 missed it: it is not true any more."""
 
 
 class LiveEvent(EventDraft, frozen=True, kw_only=True, omit_defaults=True):

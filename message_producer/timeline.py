@@ -80,7 +80,9 @@ def is_true_now(occurrences: Iterable[Occurrence], now: int) -> Occurrence | Non
     best, best_rank = None, (-1, -1)
     for occurrence in occurrences:
         at = effective_at(occurrence)
-        if at is None or at > now or occurrence.stage_key in RESERVED_STAGE_KEYS:
+        if at is None or occurrence.stage_key in RESERVED_STAGE_KEYS:
+            continue
+        if at > now and occurrence.cued_at is None:  # a cue holds from the moment it was given, whatever the clock does
             continue
         if (at, occurrence.order) > best_rank:
             best, best_rank = occurrence, (at, occurrence.order)
@@ -158,14 +160,15 @@ def after_cue(state: EventState, stage_key: str, topics: Collection[str], now: i
     work = _Work(state, now)
     for topic in topics:
         cued = work.occurrences[topic, stage_key]
+        at = work.next_timestamp()  # later than anything said before, so that the cue outranks a stage due just now
         for other in work.stages(topic):
             if other.state is _ARMED and other.order < cued.order:
-                work.put(msgspec.structs.replace(other, state=_SUPERSEDED, passed_over_at=now))
-            elif other.order > cued.order and (other.due_at or 0) > now and other.state is not _ARMED:
+                work.put(msgspec.structs.replace(other, state=_SUPERSEDED, passed_over_at=at))
+            elif other.order > cued.order and (other.due_at or 0) > now and other.state in (_DISPATCHED, _SUPERSEDED):
                 work.put(_again(other, _ARMED))
         if cued.state not in (_ARMED, _PLANNED):
             cued = _again(cued, _ARMED)
-        work.send(msgspec.structs.replace(cued, cued_at=now, passed_over_at=None), Cause.CUE)
+        work.send(msgspec.structs.replace(cued, cued_at=at, passed_over_at=None), Cause.CUE)
     event = _next_revision(state.event, draft_of(state.event), now, version=state.event.version)
     return work.outcome(event)
 
@@ -327,6 +330,9 @@ class _Work:
             if self.is_overdue(occurrence):
                 self.put(msgspec.structs.replace(occurrence, state=_SUPERSEDED))
 
+    def next_timestamp(self) -> int:
+        return max(self.now, self._last + 1)
+
     def send_reserved(self, topic: str, key: str, cause: Cause) -> None:
         old = self.occurrences.get((topic, key))
         arming = old.arming + 1 if old else 1
@@ -336,7 +342,7 @@ class _Work:
         """Dispatch `occurrence` with the event's next timestamp, chained to its topic's last."""
         assert occurrence.state in (_ARMED, _PLANNED), f"dispatched twice: {occurrence}"
         topic = self.topics[occurrence.topic]
-        timestamp = self._last = max(self.now, self._last + 1)
+        timestamp = self._last = self.next_timestamp()
         broadcast = Broadcast(
             topic=topic.topic,
             state_key=occurrence.stage_key,
