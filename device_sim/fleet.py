@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 import msgspec
 
-from contract.errors import Unavailable
+from contract.errors import BroadcastSystemError, Unavailable
 from device_sim.audit import DeviceLog
 from device_sim.client import Channel, ClientContext, DeviceClient, now_ms
 from device_sim.device import Device, DeviceOptions
@@ -154,8 +154,14 @@ class Fleet:
 
     async def prefetch_all(self, progress: Progress | None = None) -> None:
         """Prefetch for profiles p-<first>.. with bounded concurrency. Raises the first failure, cancelling the rest."""
+        await self._ask_all(self._prefetch_one, progress)
+
+    async def channel_all(self, progress: Progress | None = None) -> None:
+        """Only the channel, no maps: for load devices (`fetches_maps=False`) that measure delivery."""
+        await self._ask_all(self._channel_one, progress)
+
+    async def _ask_all(self, ask: Callable[[int], Awaitable[Prefetched]], progress: Progress | None) -> None:
         options = self.options
-        assert self.prefetcher is not None, "prefetch needs dgs_url"
         moments = sorted(self._random.random() * options.prefetch_window_s for _ in range(options.devices))
         started = asyncio.get_running_loop().time()
         found: list[Prefetched | None] = [None] * options.devices
@@ -166,24 +172,37 @@ class Fleet:
             nonlocal done
             for index in waiting:
                 await asyncio.sleep(max(0.0, started + moments[index] - asyncio.get_running_loop().time()))
-                found[index] = await self._prefetch_one(index)
+                found[index] = await ask(index)
                 done += 1
                 if progress is not None:
                     progress(done, options.devices)
 
-        async with asyncio.TaskGroup() as workers:
-            for number in range(min(options.prefetch_concurrency, options.devices)):
-                workers.create_task(worker(), name=f"prefetch-{number}")
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for number in range(min(options.prefetch_concurrency, options.devices)):
+                    workers.create_task(worker(), name=f"prefetch-{number}")
+        except* BroadcastSystemError as failed:
+            raise failed.exceptions[0] from failed
         for index, prefetched in enumerate(found):
             assert prefetched is not None
             self._take(index, prefetched)
 
     async def _prefetch_one(self, index: int) -> Prefetched:
-        assert self.prefetcher is not None
         number = self.options.first + index
-        return await self.prefetcher.prefetch(
+        return await self._pool.prefetch(
             f"p-{number}", f"d-{number}", self.options.event_ids, device=_KINDS[number % len(_KINDS)]
         )
+
+    async def _channel_one(self, index: int) -> Prefetched:
+        number = self.options.first + index
+        return await self._pool.channel(
+            f"p-{number}", f"d-{number}", self.options.event_ids, device=_KINDS[number % len(_KINDS)]
+        )
+
+    @property
+    def _pool(self) -> Prefetcher:
+        assert self.prefetcher is not None, "prefetch needs dgs_url"
+        return self.prefetcher
 
     def _take(self, index: int, prefetched: Prefetched) -> None:
         number = self.options.first + index
@@ -198,7 +217,8 @@ class Fleet:
         device, draw = client.device, self._random.random
         for topic in prefetched.topics:
             client.follow(topic.topic)
-            client.carry_out(device.map_fetched(now_ms(), topic.topic, prefetched.maps[topic.topic], draw()))
+            if topic.topic in prefetched.maps:
+                client.carry_out(device.map_fetched(now_ms(), topic.topic, prefetched.maps[topic.topic], draw()))
             if self.options.adopt_channel_state and topic.state_key is not None:
                 adopted = device.adopt(now_ms(), topic.topic, topic.state_key, topic.last_broadcast_at, draw())
                 client.carry_out(adopted)

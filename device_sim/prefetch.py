@@ -46,6 +46,7 @@ _FIRST: Final = (
     "query DevicePrefetch($eventId: ID!, $eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!) "
     f"{{ {_MAP} {_CHANNEL} }}"
 )
+_ALONE: Final = f"query DeviceChannel($eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!) {{ {_CHANNEL} }}"
 _MORE: Final = f"query DeviceMap($eventId: ID!, $profileId: ID!, $device: DeviceContext) {{ {_MAP} }}"
 
 
@@ -169,6 +170,15 @@ class Prefetcher:
         held = await self._fetch_artwork(urls)
         return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, maps, held)
 
+    async def channel(
+        self, profile_id: str, device_id: str, event_ids: Sequence[str], *, device: Mapping[str, object]
+    ) -> Prefetched:
+        """The channel alone, no maps; errors as `prefetch`."""
+        variables = {"eventIds": list(event_ids), "profileId": profile_id, "device": dict(device)}
+        found = await self._operation(msgspec.json.encode({"query": _ALONE, "variables": variables}), device_id)
+        channel = msgspec.convert(found[0]["broadcastChannel"], _Channel)
+        return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, {}, frozenset())
+
     # MapFetcher
     def request(self, client: DeviceClient, topic: str) -> None:
         """Refetch one map for a device whose random moment has come; answers through `client.device`."""
@@ -211,6 +221,14 @@ class Prefetcher:
         event_ids: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         body = graphql_operation(event_id, profile_id, device, event_ids=event_ids)
+        found, raw = await self._operation(body, device_id)
+        kept = self.recorded.setdefault(profile_id, [])
+        if len(kept) < _RECORDED_PER_DEVICE_MAX:
+            kept.append(Recorded(now_ms(), device_id, event_id, raw))
+        return found
+
+    async def _operation(self, body: bytes, device_id: str) -> tuple[dict[str, Any], bytes]:
+        """(data, the raw body) of one GraphQL operation."""
         headers = {"Content-Type": "application/json", "Accept": "application/json", "X-Device-Id": device_id}
         raw = await self._with_retries("POST", self.url, body, headers)
         try:
@@ -218,13 +236,9 @@ class Prefetcher:
             errors, found = answer.get("errors"), answer.get("data")
         except (msgspec.DecodeError, AttributeError) as exc:
             raise Unavailable(f"the DGS answered something else than GraphQL: {raw[:80]!r}") from exc
-        if errors or found is None:
+        if errors or not isinstance(found, dict):
             raise InvalidRequest(f"the DGS refused: {str(errors)[:400]}", field="prefetch")
-        kept = self.recorded.setdefault(profile_id, [])
-        if len(kept) < _RECORDED_PER_DEVICE_MAX:
-            kept.append(Recorded(now_ms(), device_id, event_id, raw))
-        assert isinstance(found, dict)
-        return found
+        return found, raw
 
     async def _fetch_artwork(self, urls: frozenset[str]) -> frozenset[str]:
         """Fetch pictures, each once, and return the URLs now held."""

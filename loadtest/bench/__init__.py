@@ -1,0 +1,1 @@
+"""One bench harness for every figure: envelope, rounds, histograms, process accounting, validity, reports."""
