@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,13 @@ class ServerProcess:
         self._env = {**os.environ, **(env or {})}
         self._process: Process | None = None
         self.addresses: dict[str, Any] = {}
+        self.started_at = 0.0
+        """Wall-clock seconds of the last start."""
 
     async def start(self, *, within_s: float = 15.0) -> dict[str, Any]:
         """Start it and wait for its ready line; returns the addresses. Raises ServerFailed."""
         assert self._process is None, "already running"
+        self.started_at = time.time()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

@@ -1,0 +1,309 @@
+"""One compressed night: server, devices, operator, faults, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from device_sim.audit import BroadcastAudit, FleetAudit, audit_fleet, distinct_map_share, outbox_from_json
+from device_sim.device import DeviceOptions
+from device_sim.fleet import Fleet, FleetOptions
+from stagecue.demo.calendar import move_calendar
+from stagecue.demo.operator import DemoOperator
+from stagecue.demo.plan import NIGHT, STAGES, NightPlan, stage_template_toml
+from stagecue.demo.server import ServerProcess, free_port_base
+
+__all__ = ["FIGHT_UID", "Night", "NightReport", "NightScreen", "StageReport"]
+
+FIGHT_UID: Final = "paul-tyson-2024@live.stagecue.example"
+_LEAD_S: Final = 3600
+"""At first the calendar has the event an hour away: time to prefetch. Then the feed moves it to now."""
+_WATCH_EVERY_S: Final = 0.1
+
+
+class NightScreen(Protocol):
+    """Where the night is shown while it happens."""
+
+    def step(self, text: str) -> None:
+        """Something happened; the one before is done."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None: ...
+
+    def devices(self, showing: Counter[str], online: int, total: int) -> None:
+        """How many devices show which state right now."""
+        ...
+
+
+@dataclass(kw_only=True)
+class StageReport:
+    """One row of the reach table; times in ms from the due time to a device's socket, live deliveries."""
+
+    state_key: str
+    devices: int
+    delivered_live: int
+    replayed: int
+    missed: int
+    p50_ms: float | None
+    p99_ms: float | None
+    last_ms: float | None
+    origin_requests: int | None
+    """Asked of the origin while it went out; None: nobody counted, which proves nothing."""
+    written: int = 0
+    """By the system's own account (reach): written live, replays included."""
+
+
+@dataclass(kw_only=True)
+class NightReport:
+    devices: int
+    stages: list[StageReport] = field(default_factory=list)
+    missed: int = 0
+    wrong_renders: int = 0
+    out_of_order: int = 0
+    not_newest: int = 0
+    unsubscribed: int = 0
+    provisional_renders: int = 0
+    origin_requests_during_broadcast: int = 0
+    server_kills: int = 0
+    distinct_maps: float = 0.0
+    event: str = ""
+
+    def complaints(self) -> list[str]:
+        """What keeps the promise from holding; empty when it holds."""
+        found = [f"{self.missed} broadcasts missed"] if self.missed else []
+        found += [f"{self.wrong_renders} renders of something else than the prefetched row"] * bool(self.wrong_renders)
+        found += [f"{self.out_of_order} renders out of order"] * bool(self.out_of_order)
+        found += [f"{self.not_newest} devices not in the newest state"] * bool(self.not_newest)
+        found += [f"{self.unsubscribed} devices never subscribed"] * bool(self.unsubscribed)
+        found += [f"{self.origin_requests_during_broadcast} requests to the origin"] * bool(
+            self.origin_requests_during_broadcast
+        )
+        keys = tuple(stage.state_key for stage in self.stages)
+        found += [f"the stages were {', '.join(keys) or 'none'}"] if keys != STAGES else []
+        found += [f"{short.devices} devices had to see {short.state_key}" for short in self.stages
+                  if short.devices != self.devices]  # fmt: skip
+        found += [f"nobody counted the origin's requests at {one.state_key}" for one in self.stages
+                  if one.origin_requests is None]  # fmt: skip
+        found += ["fewer than 95 % of the maps differ"] * (self.distinct_maps < 0.95)
+        return found
+
+
+class Night:
+    """Runs the script once. The server keeps running afterwards until `close` of the stack it was opened on."""
+
+    def __init__(
+        self,
+        *,
+        devices: int,
+        data_dir: Path,
+        calendar: str,
+        screen: NightScreen,
+        catalog: Path | None = None,
+        seed: int = 1,
+        plan: NightPlan = NIGHT,
+    ) -> None:
+        self._devices = devices
+        self._data_dir = data_dir
+        self._calendar = calendar
+        self._screen = screen
+        self._catalog = catalog
+        self._seed = seed
+        self._plan = plan
+        self.server: ServerProcess | None = None
+
+    async def run(self, stack: AsyncExitStack) -> NightReport:
+        """Play and judge it. Raises ServerFailed, OperatorRefused, Unavailable: it could not be played."""
+        server = await self._start_server(stack)
+        addresses = server.addresses
+        operator = await stack.enter_async_context(
+            DemoOperator(addresses["producer"], addresses["dgs"], addresses["operator_token"])
+        )
+        event = await self._plan_the_evening(operator)
+        fleet_options = FleetOptions(
+            devices=self._devices,
+            dgs_url=addresses["dgs"],
+            event_ids=(event["id"],),
+            seed=self._seed,
+            device=DeviceOptions(reconnect_window_ms=self._plan.reconnect_window_ms),
+        )
+        async with Fleet(fleet_options) as fleet:
+            await self._get_ready(fleet)
+            watching = asyncio.create_task(self._watch(fleet), name="demo.watch")
+            try:
+                origin = await self._play(server, operator, fleet, event)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+            self._screen.step("Judging: outbox against every device's socket and screen")
+            return await self._judge(operator, fleet, event, origin, server.kills)
+
+    # before
+    async def _start_server(self, stack: AsyncExitStack) -> ServerProcess:
+        self._screen.step("Starting the whole system in one process: SQLite and memory, no server needed")
+        template = self._data_dir / "stages.toml"
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        template.write_text(stage_template_toml())
+        options = ["--stage-template", str(template)]
+        if self._catalog is not None:
+            options += ["--catalog", str(self._catalog)]
+        server = ServerProcess(
+            self._data_dir,
+            free_port_base(),
+            *options,
+            env={
+                "PUSH_RECONNECT_WINDOW_MS": str(self._plan.reconnect_window_ms),
+                "DGS_CONNECT_WINDOW_MS": "0",
+            },
+        )
+        stack.push_async_callback(server.stop)
+        self.server = server
+        await server.start()
+        return server
+
+    async def _plan_the_evening(self, operator: DemoOperator) -> dict[str, Any]:
+        self._screen.step("Importing the calendar: real events, each in its own time zone")
+        start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=_LEAD_S)
+        report = await operator.import_calendar(self._moved(start))
+        created = next(entry for entry in report["created"] if entry["uid"] == FIGHT_UID)
+        return await operator.event(created["id"])
+
+    async def _get_ready(self, fleet: Fleet) -> None:
+        total = self._devices
+        self._screen.step(f"Prefetching: {total} profiles, each its own stage map and artwork, over GraphQL")
+        await fleet.prefetch_all(lambda done, all_: self._screen.progress("stage maps", done, all_))
+        self._screen.step("Connecting over WebSocket")
+        await fleet.connect_all(over_s=1.0, progress=lambda done, all_: self._screen.progress("connected", done, all_))
+        await fleet.wait_subscribed(timeout_s=10.0)
+
+    # the night
+    async def _play(
+        self, server: ServerProcess, operator: DemoOperator, fleet: Fleet, event: dict[str, Any]
+    ) -> dict[str, int]:
+        plan, screen = self._plan, self._screen
+        # Calendars know whole seconds: the night's zero is the next one.
+        zero = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+        start = zero + timedelta(seconds=plan.starts_s)
+        report = await operator.import_calendar(self._moved(start))
+        if [entry["uid"] for entry in report["created"]] or FIGHT_UID not in [one["uid"] for one in report["moved"]]:
+            raise AssertionError("a changed feed must move its events, not add them")
+        screen.step(f"The feed moved {event['title']} to tonight")
+
+        async def at(seconds: float) -> None:
+            await asyncio.sleep(max(0.0, zero.timestamp() + seconds - time.time()))
+
+        await at(plan.slips_at_s)
+        await operator.shift(event["id"], plan.slip_s)
+        screen.step(f"The start slips: the operator shifts it by {plan.slip_s} s")
+        await at(plan.offline_at_s)
+        gone = fleet.take_offline(plan.offline_share, plan.offline_for_s)
+        screen.step(f"{len(gone)} devices lose the network for {plan.offline_for_s:.0f} s, across the start")
+        await at(plan.killed_at_s)
+        origin = await self._origin_requests(operator, fleet, event["id"])
+        screen.step("kill -9 of the server")
+        server.kill()
+        await server.wait()
+        killed_at = time.time()
+        await server.start()
+        screen.step(f"Restarted on the same data: serving again {time.time() - killed_at:.1f} s after its death")
+        await at(plan.ended_s + plan.over_after_end_s)
+        newest = {entry["topic"]: entry["timestamp"] for entry in await operator.broadcasts(event["id"])}
+        await fleet.wait_caught_up(newest, timeout_s=5.0)
+        for timestamp, count in (await self._origin_requests(operator, fleet, event["id"])).items():
+            origin.setdefault(timestamp, count)
+        return origin
+
+    async def _origin_requests(self, operator: DemoOperator, fleet: Fleet, event_id: str) -> dict[str, int]:
+        """Per broadcast so far: requests from 1 s before it was due to the last render it caused.
+
+        Asked in the life of the server that broadcast it, since the count is kept in its memory.
+        """
+        counts: dict[str, int] = {}
+        started_ms = int(self.server.started_at * 1000) if self.server else 0
+        for entry in await operator.broadcasts(event_id):
+            if entry["published_at_ms"] is None or entry["published_at_ms"] < started_ms:
+                continue
+            renders = [
+                render.at_ms
+                for client in fleet.clients
+                for render in client.device.renders or ()
+                if render.timestamp == entry["timestamp"]
+            ]
+            until_ms = max(renders, default=entry["dispatched_at_ms"]) + 1
+            since_ms = (entry["due_at_ms"] or entry["dispatched_at_ms"]) - 1000
+            counts[str(entry["timestamp"])] = await operator.origin_requests(since_ms, until_ms)
+        return counts
+
+    async def _watch(self, fleet: Fleet) -> None:
+        while True:
+            showing: Counter[str] = Counter()
+            for client in fleet.clients:
+                renders = client.device.renders
+                showing[renders[-1].state_key if renders else ""] += 1
+            self._screen.devices(showing, fleet.online, len(fleet.clients))
+            await asyncio.sleep(_WATCH_EVERY_S)
+
+    # after
+    async def _judge(
+        self, operator: DemoOperator, fleet: Fleet, event: dict[str, Any], origin: dict[str, int], kills: int
+    ) -> NightReport:
+        outbox = outbox_from_json(await operator.broadcasts(event["id"]))
+        audit = audit_fleet(outbox, fleet.logs(), fleet.recorded)
+        await asyncio.sleep(1.2)  # reach is reported once a second
+        written = {row["timestamp"]: row["written"] + row["replayed"] for row in await operator.reach(event["id"])}
+        return report_of(
+            audit, origin, written, kills=kills, title=event["title"], distinct=distinct_map_share(fleet.recorded)
+        )
+
+    def _moved(self, start: datetime) -> str:
+        return move_calendar(self._calendar, uid=FIGHT_UID, start=start, length=timedelta(seconds=self._plan.length_s))
+
+
+def report_of(
+    audit: FleetAudit,
+    origin: dict[str, int],
+    written: dict[int, int],
+    *,
+    kills: int,
+    title: str,
+    distinct: float,
+) -> NightReport:
+    """The audit in the words of the reach table."""
+
+    def row(one: BroadcastAudit) -> StageReport:
+        return StageReport(
+            state_key=one.state_key,
+            devices=one.devices,
+            delivered_live=one.delivered_live,
+            replayed=one.replayed,
+            missed=one.missed,
+            p50_ms=_rounded(one.p50_ms),
+            p99_ms=_rounded(one.p99_ms),
+            last_ms=_rounded(one.last_ms),
+            origin_requests=origin.get(str(one.timestamp)),
+            written=written.get(one.timestamp, 0),
+        )
+
+    return NightReport(
+        devices=audit.devices,
+        stages=[row(one) for one in audit.broadcasts],
+        missed=audit.missed,
+        wrong_renders=audit.wrong_renders,
+        out_of_order=audit.out_of_order,
+        not_newest=audit.not_newest,
+        unsubscribed=audit.unsubscribed,
+        provisional_renders=audit.provisional_renders,
+        origin_requests_during_broadcast=sum(origin.values()),
+        server_kills=kills,
+        distinct_maps=round(distinct, 4),
+        event=title,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
