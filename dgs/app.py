@@ -72,8 +72,8 @@ def build_dgs(
         metrics,
         requests,
         clock,
-        max_body_bytes=settings.max_body_bytes,
-        timeout_s=settings.request_timeout_s,
+        settings=settings,
+        draw=draw,
     )
     artwork = ArtworkEndpoint(catalog.by_id.get, metrics, requests, clock, cache_entries=settings.artwork_cache_entries)
     operations = OperationsEndpoints(readiness, schedule_view, metrics, requests)

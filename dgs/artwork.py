@@ -118,6 +118,7 @@ def draw(title: Title, kind: ArtworkKind, width: int, height: int, language: str
     size = _font_size(lines, width, height)
     pad = round(min(width, height) * 0.09)
     caption = _caption(title, language)
+    caption_size = max(7, min(round(size * 0.52), round(width * 0.82 / (0.56 * max(1, len(caption))))))
     baseline = height - pad - round(size * 0.95) - (len(lines) - 1) * round(size * 1.12)
     text = "".join(
         f'<tspan x="{pad}" y="{baseline + index * round(size * 1.12)}">{escape(line)}</tspan>'
@@ -136,7 +137,7 @@ def draw(title: Title, kind: ArtworkKind, width: int, height: int, language: str
         f'<text font-family="Inter,Helvetica,Arial,sans-serif" font-weight="700" font-size="{size}" '
         f'fill="#fff">{text}</text>'
         f'<text x="{pad}" y="{height - pad}" font-family="Inter,Helvetica,Arial,sans-serif" '
-        f'font-size="{max(8, round(size * 0.5))}" fill="hsl({accent},80%,82%)" letter-spacing=".6">'
+        f'font-size="{caption_size}" fill="hsl({accent},80%,82%)">'
         f"{escape(caption)}</text>"
         "</svg>"
     )

@@ -21,14 +21,17 @@ def error_code(error: GraphQLError) -> str:
     return cause.code if isinstance(cause, BroadcastSystemError) else BroadcastSystemError.code
 
 
-def format_error(error: GraphQLError) -> dict[str, Any]:
-    """The error as it goes into `errors`; an unexpected one keeps its path and loses its text."""
+def format_error(error: GraphQLError, *, retry_after_ms: int) -> dict[str, Any]:
+    """The error as it goes into `errors`; an unexpected one keeps its path and loses its text.
+
+    `retry_after_ms` is told with a retryable error that names no time of its own.
+    """
     code = error_code(error)
     extensions: dict[str, Any] = {"code": code}
     message = error.message
     cause = _cause(error)
     if isinstance(cause, BroadcastSystemError):
-        extensions |= _facts(cause)
+        extensions |= _facts(cause, retry_after_ms)
     elif cause is not None:
         message = INTERNAL_MESSAGE
     formatted: dict[str, Any] = {"message": message, "extensions": extensions}
@@ -39,9 +42,9 @@ def format_error(error: GraphQLError) -> dict[str, Any]:
     return formatted
 
 
-def to_error(error: BroadcastSystemError) -> dict[str, Any]:
+def to_error(error: BroadcastSystemError, *, retry_after_ms: int = 1_000) -> dict[str, Any]:
     """The same form for a request that never became an operation."""
-    return {"message": str(error), "extensions": {"code": error.code} | _facts(error)}
+    return {"message": str(error), "extensions": {"code": error.code} | _facts(error, retry_after_ms)}
 
 
 def _cause(error: GraphQLError) -> BaseException | None:
@@ -52,14 +55,13 @@ def _cause(error: GraphQLError) -> BaseException | None:
     return cause
 
 
-def _facts(error: BroadcastSystemError) -> dict[str, Any]:
+def _facts(error: BroadcastSystemError, retry_after_ms: int) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if error.field is not None:
         facts["field"] = error.field
     if error.rule is not None:
         facts["rule"] = error.rule
     if error.retryable:
-        facts["retryable"] = True
-    if error.retry_after_s is not None:
-        facts["retryAfterMs"] = round(error.retry_after_s * 1000)
+        own = error.retry_after_s
+        facts["retryAfterMs"] = retry_after_ms if own is None else round(own * 1000)
     return facts

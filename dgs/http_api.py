@@ -32,6 +32,7 @@ from dgs.model import ArtworkKind, Title
 from dgs.prefetch import Prefetch
 from dgs.request_log import RequestLog
 from dgs.schema import RequestContext
+from dgs.settings import DgsSettings
 
 __all__ = ["ArtworkEndpoint", "GraphQLEndpoint", "OperationsEndpoints"]
 
@@ -86,17 +87,19 @@ class GraphQLEndpoint:
         requests: RequestLog,
         clock: Clock,
         *,
-        max_body_bytes: int,
-        timeout_s: float,
+        settings: DgsSettings,
+        draw: Callable[[], float],
     ) -> None:
         self._schema = schema
         self._prefetch = prefetch
         self._metrics = metrics
         self._requests = requests
         self._clock = clock
-        self._max_body_bytes = max_body_bytes
-        self._timeout_s = timeout_s
-        self._anonymous = RequestContext(prefetch)
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_maps = settings.max_maps_per_request
+        self._retry_after_mean_ms = settings.retry_after_mean_ms
+        self._timeout_s = settings.request_timeout_s
+        self._draw = draw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._requests.note("graphql", self._clock.now_ms())
@@ -104,6 +107,7 @@ class GraphQLEndpoint:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         media_type = _GRAPHQL_JSON if _GRAPHQL_JSON in headers.get(b"accept", b"") else _JSON
         extra: list[tuple[bytes, bytes]] = []
+        kept = b"no-store"
         try:
             async with asyncio.timeout(self._timeout_s):
                 if scope["method"] != "POST":
@@ -111,17 +115,20 @@ class GraphQLEndpoint:
                     raise _WrongMethod(f"{scope['method']} is not allowed here", rule="POST a JSON operation")
                 operation = self._parse(headers, await _read_body(headers, receive, self._max_body_bytes))
                 started_s = self._clock.monotonic_s()
-                status, body = await self._execute(operation, headers, media_type)
+                status, body, max_age_s = await self._execute(operation, headers, media_type)
         except TimeoutError:
-            status, body = _refuse(_TimedOut(f"took longer than {self._timeout_s:g} s"))
+            status, body = self._refuse(_TimedOut(f"took longer than {self._timeout_s:g} s"))
+            self._metrics.graphql_errors.labels(_TimedOut.code).inc()
         except BroadcastSystemError as exc:
-            status, body = _refuse(exc)
+            status, body = self._refuse(exc)
             self._metrics.graphql_errors.labels(exc.code).inc()
             if status == 413:
                 extra.append((b"connection", b"close"))  # the rest of the body is not read
         else:
             self._metrics.graphql_seconds.observe(self._clock.monotonic_s() - started_s)
-        await _respond(send, status, media_type, body, (b"cache-control", b"no-store"), *extra)
+            if max_age_s is not None:
+                kept = f"private, max-age={max_age_s}".encode()
+        await _respond(send, status, media_type, body, (b"cache-control", kept), *extra)
 
     def _parse(self, headers: dict[bytes, bytes], body: bytes) -> _Operation:
         content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
@@ -137,9 +144,13 @@ class GraphQLEndpoint:
 
     async def _execute(
         self, operation: _Operation, headers: dict[bytes, bytes], media_type: bytes
-    ) -> tuple[int, bytes]:
-        device_id = headers.get(b"x-device-id")
-        context = RequestContext(self._prefetch, device_id.decode("latin-1")) if device_id else self._anonymous
+    ) -> tuple[int, bytes, int | None]:
+        """Status, body, and for how many seconds a private cache may keep it (None: not at all)."""
+        context = RequestContext(
+            self._prefetch,
+            device_id=headers[b"x-device-id"].decode("latin-1") if b"x-device-id" in headers else None,
+            max_maps=self._max_maps,
+        )
         try:
             result = await self._schema.execute(
                 operation.query,
@@ -152,7 +163,7 @@ class GraphQLEndpoint:
             raise InvalidRequest(_why_not_run(exc), field="query") from exc
         answer: dict[str, Any] = {}
         if result.errors:
-            answer["errors"] = [format_error(error) for error in result.errors]
+            answer["errors"] = [format_error(error, retry_after_ms=self._retry_after_ms()) for error in result.errors]
             for error in result.errors:
                 self._note_error(error)
         # A request that was never executed has no data entry; one that failed has data: null.
@@ -160,7 +171,14 @@ class GraphQLEndpoint:
         if ran:
             answer["data"] = result.data
         status = 400 if not ran and media_type == _GRAPHQL_JSON else 200
-        return status, _encode(answer)
+        return status, _encode(answer), None if result.errors else context.max_age_s
+
+    def _refuse(self, error: BroadcastSystemError) -> tuple[int, bytes]:
+        return error.http_status, _encode({"errors": [to_error(error, retry_after_ms=self._retry_after_ms())]})
+
+    def _retry_after_ms(self) -> int:
+        """Half to one and a half of the mean: what failed together does not come back together."""
+        return round(self._retry_after_mean_ms * (0.5 + self._draw()))
 
     def _note_error(self, error: Any) -> None:
         code = error_code(error)
@@ -315,10 +333,6 @@ async def _respond(
 
 def _draw(title: Title, kind: ArtworkKind, width: int, height: int, language: str) -> bytes:
     return draw(title, kind, width, height, language).encode()
-
-
-def _refuse(error: BroadcastSystemError) -> tuple[int, bytes]:
-    return error.http_status, _encode({"errors": [to_error(error)]})
 
 
 def _why_not_run(error: Exception) -> str:

@@ -43,11 +43,9 @@ class RequestLog:
             self._complete_since_ms = max(self._complete_since_ms, arrivals.popleft()[0] + 1)
 
     def counts(self, since_ms: int, until_ms: int) -> RequestCounts:
-        """Walks back from the newest, so a recent window is cheap however long the log."""
+        """Looks at every arrival: the clock may have stepped back, so they need not be in order."""
         found = {"graphql": 0, "artwork": 0}
-        for at, kind in reversed(self._arrivals):
-            if at < since_ms:
-                break
-            if at < until_ms:
+        for at, kind in self._arrivals:
+            if since_ms <= at < until_ms:
                 found[kind] += 1
         return RequestCounts(since_ms=since_ms, until_ms=until_ms, complete_since_ms=self._complete_since_ms, **found)

@@ -19,6 +19,7 @@ from strawberry.extensions import (
     QueryDepthLimiter,
     ValidationCache,
 )
+from strawberry.federation.schema import FederationAny
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 from strawberry.types.scalar import ScalarDefinition
@@ -43,12 +44,38 @@ _DEFAULT_WITHIN_MS: Final = 86_400_000
 _MAX_WITHIN_MS: Final = 31 * 86_400_000
 
 
-class RequestContext(msgspec.Struct, frozen=True):
-    """What resolvers know of a request."""
+class RequestContext:
+    """What resolvers know of one request, and what it has cost so far."""
 
-    prefetch: Prefetch
-    device_id: str | None = None
-    """The `X-Device-Id` header, not yet checked."""
+    __slots__ = ("_maps_left", "_maps_limit", "_secret", "_ttls_s", "device_id", "prefetch")
+
+    def __init__(self, prefetch: Prefetch, *, device_id: str | None = None, max_maps: int = 20) -> None:
+        self.prefetch = prefetch
+        self.device_id = device_id
+        """The `X-Device-Id` header, not yet checked."""
+        self._ttls_s: list[int] = []
+        self._secret = False
+        self._maps_left = self._maps_limit = max_maps
+
+    def spend(self, maps: int = 1) -> None:
+        """Called before a map is built, and again for the rest of a list; refuses a document that asks for too many."""
+        self._maps_left -= maps
+        if self._maps_left < 0:
+            limit = self._maps_limit
+            raise InvalidRequest("too many stage maps in one request", rule=f"at most {limit}; send several requests")
+
+    def answer_map(self, stage_map: model.StageMap) -> None:
+        """Let the answer be kept no longer than this map."""
+        self._ttls_s.append(stage_map.ttl_seconds)
+
+    def answer_secret(self) -> None:
+        """The answer carries a token: nobody may keep it."""
+        self._secret = True
+
+    @property
+    def max_age_s(self) -> int | None:
+        """For how long a private cache may keep the answer; None: not at all."""
+        return None if self._secret else min(self._ttls_s, default=None)
 
 
 def parse_timestamp(value: object) -> int:
@@ -56,6 +83,15 @@ def parse_timestamp(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
         raise GraphQLError(f"{value!r} is not a Timestamp: integer milliseconds since the epoch")
     return value
+
+
+def parse_representation(value: object) -> dict[str, str]:
+    """An entity a federation gateway asks for: `{"__typename": "Title", "id": "..."}`."""
+    if isinstance(value, dict):
+        typename, key = value.get("__typename"), value.get("id")
+        if typename in ("Title", "LiveEvent") and isinstance(key, str) and len(key) <= 128:
+            return {"__typename": typename, "id": key}
+    raise GraphQLError("a representation is an object with __typename (Title or LiveEvent) and id")
 
 
 def parse_duration_ms(value: str, field: str = "within") -> int:
@@ -194,15 +230,21 @@ _Info = strawberry.Info[RequestContext, None]
 async def _prefetch_event(
     info: _Info, event_id: strawberry.ID, profile_id: strawberry.ID, device: DeviceContext | None = None
 ) -> StageMap:
+    info.context.spend()
     found = await info.context.prefetch.stage_map(str(event_id), str(profile_id), _device(device))
+    info.context.answer_map(found)
     return cast("StageMap", found)
 
 
 async def _prefetch_home(
     info: _Info, profile_id: strawberry.ID, device: DeviceContext | None = None, within: Duration | None = None
 ) -> list[StageMap]:
+    info.context.spend()
     within_ms = parse_duration_ms(within) if within is not None else _DEFAULT_WITHIN_MS
     found = await info.context.prefetch.home(str(profile_id), _device(device), within_ms)
+    info.context.spend(max(0, len(found) - 1))
+    for stage_map in found:
+        info.context.answer_map(stage_map)
     return cast("list[StageMap]", list(found))
 
 
@@ -210,6 +252,7 @@ async def _broadcast_channel(
     info: _Info, event_ids: list[strawberry.ID], profile_id: strawberry.ID, device: DeviceContext
 ) -> BroadcastChannel:
     context = info.context
+    context.answer_secret()
     found = await context.prefetch.broadcast_channel(
         [str(event_id) for event_id in event_ids], str(profile_id), device.value(), context.device_id
     )
@@ -223,7 +266,7 @@ class Query:
     )
     prefetch_home: list[StageMap] = strawberry.field(
         resolver=_prefetch_home,
-        description="Stage maps of events that run now or start within the duration (a day if not said), soonest first.",
+        description="Stage maps of events that run now or start within the duration (default P1D), soonest first.",
     )
     broadcast_channel: BroadcastChannel = strawberry.field(
         resolver=_broadcast_channel,
@@ -268,6 +311,8 @@ def build_schema(settings: DgsSettings | None = None) -> strawberry.federation.S
         query=Query,
         federation_version="2.11",
         config=StrawberryConfig(scalar_map=scalars),
+        # Instead of strawberry's own, which lets anything through to the entity resolver.
+        scalar_overrides={FederationAny: strawberry.scalar(name="_Any", parse_value=parse_representation)},
         extensions=[
             lambda: MaxTokensLimiter(max_token_count=tokens),
             lambda: ParserCache(maxsize=_DOCUMENTS_KEPT),

@@ -75,6 +75,12 @@ class DgsSettings(ServiceSettings):
     max_body_bytes: int = Field(default=64 * 1024, ge=1024, description="Longest GraphQL request body.")
     max_query_depth: int = Field(default=12, ge=4, description="Deepest GraphQL document; the whole schema needs 7.")
     max_query_aliases: int = Field(default=15, ge=0, description="Aliases in a document: each may repeat the work.")
+    max_maps_per_request: int = Field(default=20, ge=1, description="Stage maps in one answer, whatever the document.")
+    retry_after_mean_ms: int = Field(
+        default=4_000,
+        ge=100,
+        description="Mean wait told with a retryable error, +-50 %.",
+    )
     max_query_tokens: int = Field(default=2_000, ge=100, description="Tokens in a GraphQL document.")
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="From the first byte of a request to its answer; reading the body counts."
@@ -83,7 +89,9 @@ class DgsSettings(ServiceSettings):
     title_cache_entries: int = Field(default=50_000, ge=0, description="Titles dressed for devices; under 1 KB each.")
     artwork_cache_entries: int = Field(default=4_096, ge=0, description="Drawn pictures kept; about 3 KB each.")
     request_log_window_s: int = Field(default=600, ge=10, description="How far back GET /requests can count.")
-    request_log_entries: int = Field(default=500_000, ge=1_000, description="Requests remembered for it, 8 bytes each.")
+    request_log_entries: int = Field(
+        default=200_000, ge=1_000, description="Requests remembered for it; 10 ms to count."
+    )
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

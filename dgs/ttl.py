@@ -31,8 +31,8 @@ def jittered_ttl_ms(
     guards = _merged((at - guard_ms, at + guard_ms) for at in stage_times)
     high = low + width
     free = _free(low, high, guards)
-    while 4 * _length(free) < width:
-        high += width
+    while 4 * _length(free) < width:  # each turn passes a guard, so there are at most as many turns as stages
+        high = next((end for start, end in guards if start <= high < end), high) + width
         free = _free(low, high, guards)
     at = draw * _length(free)
     for start, end in free:

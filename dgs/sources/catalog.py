@@ -211,7 +211,7 @@ def _json_row(item: object, line: int) -> _Row:
     columns = {"title": "title"}
     if not isinstance(item, dict):
         return line, BadCell("(row)", "not an object"), columns
-    columns = {ours: name for ours, names in COLUMNS.items() if (name := _first(names, item)) is not None}
+    columns = _present(item)
     columns.setdefault("title", "title")
     cells: dict[str, str] = {}
     for name in columns.values():
@@ -229,14 +229,15 @@ def _match_columns(header: Sequence[str], source: str) -> dict[str, str]:
     for index, name in enumerate(header):
         if name and name in header[:index]:
             raise _refusal(source, f"line 1, column {index + 1}: {name} appears twice")
-    found = {ours: name for ours, names in COLUMNS.items() if (name := _first(names, header)) is not None}
+    found = _present(header)
     if "title" not in found:
         raise _refusal(source, f"line 1: no column title among {', '.join(header)[:200] or 'nothing'}")
     return found
 
 
-def _first(names: Sequence[str], present: Sequence[str] | Mapping[str, object]) -> str | None:
-    return next((name for name in names if name in present), None)
+def _present(names: Sequence[str] | Mapping[str, object]) -> dict[str, str]:
+    """Our column -> the first of its names that the file has."""
+    return {ours: known for ours, all_known in COLUMNS.items() for known in reversed(all_known) if known in names}
 
 
 def _repair_mac_roman(text: str) -> str:

@@ -149,7 +149,7 @@ def parse_profiles(text: str, catalog: Catalog, *, source: str, default_region: 
             history.pop(title_id, None)
             history[title_id] = Viewing(title_id)
     except csv.Error as exc:
-        raise _refusal(source, f"line {reader.line_num}: {exc}") from exc
+        raise _refusal(source, f"line {reader.reader.line_num}: {exc}") from exc
     return CsvProfiles(
         {
             profile_id: Profile(

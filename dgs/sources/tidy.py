@@ -3,7 +3,8 @@
 Rules, in order:
 
 1. Values are stripped and inner white space collapsed; an empty value means "unknown".
-2. `title` is required. A number is a fine title (*1776*, *9*); text is never guessed at.
+2. `title` is required. A number is a fine title (*1776*, *9*). An article after a comma goes to the front
+   (`Sting, The` -> *The Sting*); nothing else of a title is changed.
 3. Dates are `Jun 12 1998`, `1998-06-12`, `12/31/1998` or a bare year. A year after `newest_year` is taken for a
    two-digit year written into the wrong century and moved back 100 years; before 1888 (the first film) is refused.
 4. Genres are split at `/`, `|`, `;` and `,`; duplicates go, order stays.
@@ -49,6 +50,7 @@ _MONTHS: Final = {
         ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1
     )
 }
+_ARTICLE_LAST = re.compile(r"(?P<rest>.+), (?P<article>The|An|A)")
 _DATE_FORMS: Final = (
     re.compile(r"(?P<month>[A-Za-z]{3})[a-z]* (?P<day>\d{1,2}),? (?P<year>\d{4})"),
     re.compile(r"(?P<year>\d{4})-(?P<month>\d{2})-(?P<day>\d{2})"),
@@ -97,11 +99,17 @@ def tidy_row(raw: Mapping[str, str], columns: Mapping[str, str], *, newest_year:
     name = read("title", _text)
     if name is None:
         raise BadCell(columns["title"], "missing")
+    corrections: list[tuple[str, str]] = []
+    shown = _ARTICLE_LAST.sub(r"\g<article> \g<rest>", name) if _ARTICLE_LAST.fullmatch(name) else name
+    if shown != name:
+        corrections.append((columns["title"], f"article moved to the front: {shown}"))
     date = read("release_date", lambda text: _year(text, newest_year))
     year, correction = date or (None, None)
+    if correction is not None:
+        corrections.append((columns["release_date"], correction))
     title = Title(
         id=read("id", _id) or title_id(name, cell("release_date") or ""),
-        name=name,
+        name=shown,
         synopsis=read("synopsis", _long_text),
         year=year,
         maturity=read("maturity", _text),
@@ -111,7 +119,7 @@ def tidy_row(raw: Mapping[str, str], columns: Mapping[str, str], *, newest_year:
         rating=read("rating", _rating),
         votes=read("votes", lambda text: _whole(text, 0, 10**9)) or 0,
     )
-    return Tidied(title, ((columns["release_date"], correction),) if correction else ())
+    return Tidied(title, tuple(corrections))
 
 
 def title_id(name: str, date: str) -> str:

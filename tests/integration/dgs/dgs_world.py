@@ -1,0 +1,126 @@
+"""A DGS over in-memory stores and a manual clock, spoken to through ASGI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from contract.broadcast import Broadcast
+from contract.clock import ManualClock
+from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
+from contract.names import topic_of
+from contract.runtime.runner import Readiness
+from contract.schedule import PlannedStage, TopicSchedule
+from contract.tokens import KeyRing
+from dgs.app import build_dgs
+from dgs.settings import DgsSettings
+
+__all__ = ["CHANNEL", "HOUR_MS", "PREFETCH", "World"]
+
+HOUR_MS = 3_600_000
+PREFETCH = """
+query Prefetch($event: ID!, $profile: ID!, $device: DeviceContext) {
+  prefetchEvent(eventId: $event, profileId: $profile, device: $device) {
+    event { id title topic startsAt endsAt cancelled }
+    version revision ttlSeconds serverTime byKey
+    default { ...entry }
+    stages { ...entry }
+  }
+}
+fragment entry on StageEntry {
+  key order startsAt headline
+  rows { heading titles { id name synopsis year maturity genres runtimeMinutes artwork { kind url width height } } }
+}
+"""
+CHANNEL = """
+query Channel($events: [ID!]!, $profile: ID!, $device: DeviceContext!) {
+  broadcastChannel(eventIds: $events, profileId: $profile, device: $device) {
+    url subprotocol token connectWindowMs
+    topics { eventId topic stateKey lastBroadcastAt }
+  }
+}
+"""
+
+
+class World:
+    """Everything around one DGS."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(1_731_700_000_000)
+        self.view = MemoryScheduleView()
+        self.log = MemoryReplayLog()
+        self.ring = KeyRing("stagecue.device", {"k1": b"d" * 32}, "k1")
+        self.readiness = Readiness()
+        self.http: httpx.AsyncClient
+
+    def build(self, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> Any:
+        return build_dgs(
+            DgsSettings(**settings),
+            schedule_view=self.view,
+            replay_log=self.log,
+            device_ring=self.ring,
+            clock=self.clock,
+            readiness=self.readiness,
+            draw=draw,
+        )
+
+    async def plan(
+        self,
+        event_id: str = "tyson-paul",
+        *,
+        audience: str = "all",
+        regions: tuple[str, ...] = (),
+        revision: int = 12,
+        starts_in_ms: int = HOUR_MS,
+        **more: Any,
+    ) -> str:
+        start = self.clock.now_ms() + starts_in_ms
+        offsets = {"upcoming": -HOUR_MS, "starting_soon": -900_000, "live": 0, "ended": 2 * HOUR_MS}
+        topic = topic_of(event_id, audience)
+        await self.view.put(
+            TopicSchedule(
+                topic=topic,
+                event_id=event_id,
+                title="Tyson vs. Paul",
+                revision=revision,
+                version=7,
+                starts_at=start,
+                audience=audience,
+                regions=regions,
+                stages=tuple(
+                    PlannedStage(key=key, order=order, due_at=start + offset)
+                    for order, (key, offset) in enumerate(offsets.items())
+                ),
+                **{"ends_at": start + 2 * HOUR_MS, **more},
+            )
+        )
+        return topic
+
+    async def broadcast(self, topic: str, state_key: str) -> int:
+        prev = (await self.log.read(topic)).tail
+        at = max(self.clock.now_ms(), prev + 1)
+        await self.log.append(
+            Broadcast(topic=topic, state_key=state_key, timestamp=at, prev=prev, event_id="tyson-paul")
+        )
+        return at
+
+    async def ask(self, query: str, headers: dict[str, str] | None = None, **variables: Any) -> dict[str, Any]:
+        answer = await self.http.post("/graphql", json={"query": query, "variables": variables}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
+    async def prefetch(self, profile: str = "p-1", event: str = "tyson-paul", **device: str) -> dict[str, Any]:
+        answer = await self.ask(PREFETCH, event=event, profile=profile, device={"kind": "TV", **device})
+        assert "errors" not in answer, answer
+        return answer["data"]["prefetchEvent"]  # type: ignore[no-any-return]
+
+    async def refused(self, query: str, **variables: Any) -> dict[str, Any]:
+        answer = await self.ask(query, **variables)
+        assert answer.get("data") is None
+        (error,) = answer["errors"]
+        return error  # type: ignore[no-any-return]
+
+    def client(self, app: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dgs")

@@ -1,0 +1,317 @@
+"""The HTTP surface: GraphQL over HTTP, limits, artwork, operations, and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from dgs_world import CHANNEL, PREFETCH, World
+
+from contract.errors import StoreUnavailable
+from contract.kv.memory import MemoryScheduleView
+from contract.runtime.asgi import AsgiService, listen_on
+from contract.schedule import TopicSchedule
+
+SMALL = 'prefetchEvent(eventId: "tyson-paul", profileId: "p-1") { version }'
+
+
+class BrokenView(MemoryScheduleView):
+    """A schedule view that fails on demand."""
+
+    error: Exception | None = None
+
+    async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
+        if self.error is not None:
+            raise self.error
+        return await super().schedules(topics)
+
+
+@pytest.mark.parametrize(
+    ("query", "part"),
+    [
+        ("{", "Syntax Error"),
+        ("{ nope }", "Cannot query field 'nope'"),
+        ("{ prefetchEvent { version } }", "eventId"),
+        ('{ prefetchEvent(eventId: "e", profileId: "p", device: {kind: FRIDGE}) { version } }', "FRIDGE"),
+        ('{ prefetchEvent(eventId: "e", profileId: "p", colour: 1) { version } }', "colour"),
+        ("{" + " ".join(f"a{n}: __typename" for n in range(16)) + "}", "16 aliases found. Allowed: 15"),
+        ("{" + " __typename" * 2000 + "}", "more than 2000 tokens"),
+    ],
+)
+async def test_documents_that_cannot_run(world: World, query: str, part: str) -> None:
+    """What GraphQL finds wrong, and what exceeds a limit, is told with code invalid_request."""
+    answer = await world.ask(query)
+    assert "data" not in answer
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"invalid_request"}
+    assert part in " ".join(error["message"] for error in answer["errors"])
+
+
+@pytest.mark.parametrize("query", ["mutation { x }", "subscription { x }"])
+async def test_only_queries_are_served(world: World, query: str) -> None:
+    """Writes and streams live elsewhere: refused before anything runs."""
+    answer = await world.http.post("/graphql", json={"query": query})
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["message"] == "query: only queries are served here"
+
+
+async def test_a_deep_document_is_refused(bare_world: World) -> None:
+    """The depth limit holds for documents that are otherwise valid."""
+    world = bare_world
+    deep = '{ prefetchEvent(eventId: "e", profileId: "p") { stages { rows { titles { artwork { url } } } } } }'
+    async with world.client(world.build(max_query_depth=4)) as world.http:
+        assert "exceeds maximum operation depth of 4" in (await world.refused(deep))["message"]
+
+
+async def test_one_request_buys_a_bounded_number_of_maps(bare_world: World) -> None:
+    """Aliases may not multiply the work: over the limit the rest of the fields are errors."""
+    world = bare_world
+    async with world.client(world.build(max_maps_per_request=2)) as world.http:
+        await world.plan()
+        assert "errors" not in await world.ask(f"{{ a: {SMALL} b: {SMALL} }}")
+        answer = await world.ask(f"{{ a: {SMALL} b: {SMALL} c: {SMALL} }}")
+    assert answer["data"] is None
+    assert answer["errors"][0]["extensions"]["rule"] == "at most 2; send several requests"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "field"),
+    [
+        (b"{", {}, 400, "body"),
+        (b"[]", {}, 400, "body"),
+        (b"[" * 30_000, {}, 400, "body"),
+        (b'{"query": 7}', {}, 400, "body"),
+        (b'{"query": "{__typename}", "variables": []}', {}, 400, "body"),
+        (b"{}", {}, 400, "body"),
+        (b'{"query": ""}', {}, 400, "query"),
+        (b'{"query": "fragment f on Query {__typename}"}', {}, 400, "query"),
+        (b'{"query": "query A {__typename}", "operationName": "B"}', {}, 400, "query"),
+        (b"\xff", {}, 400, "body"),
+        (b"x" * 70_000, {}, 413, "body"),
+        (b"query=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
+        (b"", {"Content-Type": ""}, 415, "Content-Type"),
+    ],
+)
+async def test_requests_that_are_no_graphql(
+    world: World, body: bytes, headers: dict[str, str], status: int, field: str
+) -> None:
+    """A 4xx with the same error form, naming what is wrong."""
+    answer = await world.http.post("/graphql", content=body, headers={"Content-Type": "application/json", **headers})
+    assert answer.status_code == status, answer.text
+    assert answer.json()["errors"][0]["extensions"]["field"] == field
+
+
+async def test_a_body_without_a_length_is_bounded_too(world: World) -> None:
+    """A chunked body is refused once it is too long, without being collected."""
+
+    async def endless() -> Any:
+        for _ in range(1000):
+            yield b"x" * 1000
+
+    answer = await world.http.post("/graphql", content=endless(), headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+
+
+async def test_only_post(world: World) -> None:
+    """405 with Allow."""
+    answer = await world.http.get("/graphql", params={"query": "{__typename}"})
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_graphql_response_media_type(world: World) -> None:
+    """A client of the newer media type gets 400 for what could not run, 200 for what ran with an error."""
+    headers = {"Accept": "application/graphql-response+json"}
+    bad = await world.http.post("/graphql", json={"query": "{ nope }"}, headers=headers)
+    assert (bad.status_code, "data" in bad.json()) == (400, False)
+    ran = await world.http.post("/graphql", json={"query": f"{{ {SMALL} }}"}, headers=headers)
+    assert (ran.status_code, ran.json()["data"]) == (200, None)
+    assert ran.headers["content-type"].startswith("application/graphql-response+json")
+
+
+async def test_how_long_an_answer_may_be_kept(world: World) -> None:
+    """A map as long as it lives, privately; a token or an error not at all."""
+    await world.plan()
+
+    async def cache_control(query: str) -> str:
+        answer = await world.http.post("/graphql", json={"query": query})
+        return str(answer.headers["cache-control"])
+
+    channel = 'broadcastChannel(eventIds: ["tyson-paul"], profileId: "p-1", device: {kind: TV}) { token }'
+    lifetime = (await world.prefetch())["ttlSeconds"]
+    assert await cache_control(f"{{ {SMALL} }}") == f"private, max-age={lifetime}"
+    assert await cache_control(f"{{ {SMALL} {channel} }}") == "no-store"
+    assert await cache_control(f"{{ {SMALL.replace('tyson-paul', 'nope')} }}") == "no-store"
+    assert await cache_control("{ __typename }") == "no-store"
+
+
+async def test_the_store_is_down(bare_world: World) -> None:
+    """Retryable, with a time to come back at; readiness turns off and on again with the store."""
+    world = bare_world
+    view = world.view = BrokenView()
+    async with world.client(world.build()) as world.http:
+        await world.plan()
+        assert (await world.http.get("/readyz")).status_code == 200
+        view.error = StoreUnavailable("no answer from the schedule view")
+        error = await world.refused(PREFETCH, event="tyson-paul", profile="p-1")
+        assert error["extensions"] == {"code": "store_unavailable", "retryAfterMs": 4000}
+        not_ready = await world.http.get("/readyz")
+        assert not_ready.status_code == 503
+        assert not_ready.json()["failing"] == {"dgs.schedule_view": "no answer from the schedule view"}
+        assert (await world.http.get("/healthz")).status_code == 200
+        view.error = None
+        assert (await world.http.get("/readyz")).status_code == 200
+
+
+async def test_a_bug_is_masked(bare_world: World) -> None:
+    """An unexpected exception's text stays out of the answer and is counted as internal."""
+    world = bare_world
+    view = world.view = BrokenView()
+    async with world.client(world.build()) as world.http:
+        await world.plan()
+        view.error = RuntimeError("secret: /etc/passwd")
+        error = await world.refused(PREFETCH, event="tyson-paul", profile="p-1")
+        assert error["extensions"] == {"code": "internal"}
+        assert "secret" not in json.dumps(error)
+        assert 'dgs_graphql_errors_total{code="internal"} 1.0' in (await world.http.get("/metrics")).text
+
+
+async def test_a_request_that_takes_too_long(bare_world: World) -> None:
+    """The whole request has one deadline; the client is told to come back."""
+    world = bare_world
+
+    class Hanging(MemoryScheduleView):
+        async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    world.view = Hanging()
+    async with world.client(world.build(request_timeout_s=0.05)) as world.http:
+        await world.plan()
+        answer = await world.http.post("/graphql", json={"query": f"{{ {SMALL} }}"})
+    assert answer.status_code == 408
+    assert answer.json()["errors"][0]["extensions"] == {"code": "timeout", "retryAfterMs": 4000}
+
+
+async def test_artwork_is_immutable(world: World) -> None:
+    """Every URL of a map is served: SVG, cached for ever, revalidated with 304, HEAD without a body."""
+    await world.plan()
+    found = await world.prefetch()
+    urls = [
+        picture["url"]
+        for entry in found["byKey"].values()
+        for row in entry["rows"]
+        for title in row["titles"]
+        for picture in title["artwork"]
+    ]
+    assert len(urls) == 4 * 8
+    for url in urls:
+        answer = await world.http.get(url)
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
+        assert answer.headers["content-type"] == "image/svg+xml; charset=utf-8"
+        assert answer.content == (await world.http.get(url)).content
+    etag = answer.headers["etag"]
+    again = await world.http.get(urls[-1], headers={"If-None-Match": f'W/"x", {etag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    head = await world.http.head(urls[-1])
+    assert (head.status_code, head.content, int(head.headers["content-length"])) == (200, b"", len(answer.content))
+
+
+async def test_artwork_nobody_was_given(world: World) -> None:
+    """Wrong hash, unknown title, odd size, traversal: 404, not cached, nothing drawn; other methods: 405."""
+    await world.plan()
+    url = (await world.prefetch())["byKey"]["live"]["rows"][0]["titles"][0]["artwork"][0]["url"]
+    head, _, tail = url.rpartition("-")
+    for wrong in (
+        f"{head}-{'0' * 16}.svg",
+        url.replace("640x360", "641x360"),
+        "/artwork/none/" + url.rpartition("/")[2],
+        "/artwork/%2e%2e/%2e%2e/etc/passwd",
+        f"{url}.png",
+    ):
+        answer = await world.http.get(wrong)
+        assert (answer.status_code, answer.headers["cache-control"]) == (404, "no-store")
+    assert (await world.http.post(url)).status_code == 405
+    assert tail
+
+
+async def test_requests_are_counted_for_the_judge(world: World) -> None:
+    """Counts by kind in a half-open window, in /requests and in the metrics; operations' own pages do not count."""
+    await world.plan()
+    found = await world.prefetch()
+    since = world.clock.now_ms()
+    world.clock.advance_ms(1_000)
+    await world.http.get(found["byKey"]["live"]["rows"][0]["titles"][0]["artwork"][0]["url"])
+    await world.ask(CHANNEL, events=["tyson-paul"], profile="p-1", device={"kind": "TV"})
+    await world.http.post("/graphql", content=b"no json")
+    world.clock.advance_ms(1_000)
+
+    async def counts(a: int, b: int) -> tuple[int, int]:
+        answer = (await world.http.get("/requests", params={"since_ms": a, "until_ms": b})).json()
+        assert answer["complete_since_ms"] <= a
+        return answer["graphql"], answer["artwork"]
+
+    assert await counts(since, since + 2_000) == (3, 1)
+    assert await counts(since + 1, since + 2_000) == (2, 1)
+    assert await counts(since + 1_001, since + 2_000) == (0, 0)
+    text = (await world.http.get("/metrics")).text
+    assert 'dgs_requests_total{kind="graphql"} 3.0' in text
+    assert 'dgs_requests_total{kind="artwork"} 1.0' in text
+
+
+@pytest.mark.parametrize("window", [{}, {"since_ms": "x", "until_ms": "1"}, {"since_ms": "5", "until_ms": "4"}])
+async def test_a_window_that_is_none(world: World, window: dict[str, str]) -> None:
+    """400 naming the parameter."""
+    answer = await world.http.get("/requests", params=window)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["extensions"]["field"] in ("since_ms", "until_ms")
+
+
+async def test_federation(world: World) -> None:
+    """A gateway reads the SDL and resolves both entities; unknown ids are null, malformed representations told."""
+    await world.plan()
+    title = (await world.prefetch())["byKey"]["live"]["rows"][0]["titles"][0]
+    shapes = "... on Title { name } ... on LiveEvent { title topic }"
+    entities = f"query($of: [_Any!]!) {{ _entities(representations: $of) {{ {shapes} }} }}"
+    answer = await world.ask(
+        entities,
+        of=[
+            {"__typename": "Title", "id": title["id"]},
+            {"__typename": "LiveEvent", "id": "tyson-paul"},
+            {"__typename": "Title", "id": "nope"},
+            {"__typename": "LiveEvent", "id": "nope"},
+        ],
+    )
+    assert answer["data"]["_entities"] == [
+        {"name": title["name"]},
+        {"title": "Tyson vs. Paul", "topic": "event:tyson-paul"},
+        None,
+        None,
+    ]
+    for wrong in ({"id": "x"}, {"__typename": "Row", "id": "x"}, {"__typename": "Title"}, 7):
+        error = await world.refused(entities, of=[wrong])
+        assert error["extensions"]["code"] == "invalid_request"
+    assert "prefetchEvent" in (await world.ask("{ _service { sdl } }"))["data"]["_service"]["sdl"]
+
+
+async def test_over_a_real_socket(bare_world: World) -> None:
+    """The same application under uvicorn: keep-alive, concurrent prefetches, artwork, clean stop."""
+    world = bare_world
+    await world.plan()
+    sock = listen_on("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    ready, stop = asyncio.Event(), asyncio.Event()
+    service = AsgiService("dgs", world.build(), sock)
+    serving = asyncio.create_task(service.run(ready, stop), name="dgs-under-test")
+    try:
+        await asyncio.wait_for(ready.wait(), 5)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as world.http:
+            maps = await asyncio.gather(*(world.prefetch(f"p-{number}") for number in range(50)))
+            url = maps[0]["byKey"]["live"]["rows"][0]["titles"][0]["artwork"][0]["url"]
+            assert (await world.http.get(url)).headers["content-type"].startswith("image/svg+xml")
+        assert len({str(found["byKey"]) for found in maps}) >= 47
+    finally:
+        stop.set()
+        await asyncio.wait_for(serving, 5)
