@@ -157,11 +157,8 @@ def build_push_node(
         on_isolated=lambda: node.say_stale(listener.devices),
     )
 
-    def linked() -> None:
-        watch.linked()
-        tally.report_all_again()
-
-    links.bind(deliver=node.deliver, topics=node.topics, on_linked=linked)
+    # What was reported over a link that ended may be lost: whoever is linked then hears all of it.
+    links.bind(deliver=node.deliver, topics=node.topics, on_linked=watch.linked, on_unlinked=tally.report_all_again)
     metrics.gauge("router_links", lambda: links.count)
     anti_entropy = AntiEntropy(
         node,

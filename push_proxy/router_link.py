@@ -58,14 +58,23 @@ class RouterLinks:
         self._deliver: Deliverer | None = None
         self._topics: Callable[[], Sequence[str]] = tuple
         self._on_linked: Callable[[], None] = _nothing
+        self._on_unlinked: Callable[[], None] = _nothing
         self.connected_at_s = clock.monotonic_s()
         """Last moment at which some router was known to be linked."""
 
-    def bind(self, *, deliver: Deliverer, topics: Callable[[], Sequence[str]], on_linked: Callable[[], None]) -> None:
-        """`topics`: what a hello names; `on_linked`: a router accepted this node."""
+    def bind(
+        self,
+        *,
+        deliver: Deliverer,
+        topics: Callable[[], Sequence[str]],
+        on_linked: Callable[[], None],
+        on_unlinked: Callable[[], None],
+    ) -> None:
+        """`topics`: what a hello names; `on_linked`: a router accepted this node; `on_unlinked`: a link ended."""
         self._deliver = deliver
         self._topics = topics
         self._on_linked = on_linked
+        self._on_unlinked = on_unlinked
 
     @property
     def connected(self) -> bool:
@@ -140,6 +149,7 @@ class RouterLinks:
     def _ended(self, link: _Link) -> None:
         self.note_time()
         self._links.pop(link, None)
+        self._on_unlinked()
 
 
 class _Link:

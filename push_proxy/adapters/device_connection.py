@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import HeaderLineTooLong, PayloadTooBig, RequestLineTooLong, TooManyHeaders
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
@@ -16,7 +17,7 @@ from websockets.typing import Subprotocol
 from contract.close_codes import CloseCode, reason
 from contract.frames import MAX_CLIENT_FRAME_BYTES, SUBPROTOCOL, ErrorFrame, GoawayFrame, TokenFrame
 from push_proxy.followed import text_frame
-from push_proxy.handshake import Accept, Page, Refuse, RefuseAfterUpgrade, judge_request
+from push_proxy.handshake import Accept, Page, Refuse, RefuseAfterUpgrade, judge_request, problem
 from push_proxy.session import (
     Acked,
     Action,
@@ -40,6 +41,14 @@ _SUBPROTOCOLS: Final = [Subprotocol(SUBPROTOCOL)]
 # The library logs every connection at INFO; a node has too many of them.
 _codec_log = logging.getLogger("push_proxy.codec")
 _codec_log.setLevel(logging.ERROR)
+
+
+def _unreadable(error: Exception) -> Refuse:
+    if isinstance(error, RequestLineTooLong):
+        return Refuse(414, "request line too long", "request line")
+    if isinstance(error, HeaderLineTooLong | TooManyHeaders):
+        return Refuse(431, "header line too long, or too many of them", "headers")
+    return Refuse(400, "not an HTTP/1.1 request this server understands")
 
 
 def _discard(frames: bytes, /) -> None:
@@ -231,15 +240,11 @@ class DeviceConnection(asyncio.Protocol):
             self.close(verdict.code, listener.draw_goaway(verdict.code) if verdict.goaway else None)
 
     def _refuse(self, refusal: Refuse) -> None:
-        from push_proxy.handshake import problem
-
         self._listener.metrics.count("refused")
         body = problem(refusal.status, refusal.detail, refusal.field)
         self._respond(refusal.status, "application/problem+json", body, refusal.headers)
 
     def _respond(self, status: int, kind: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        from http import HTTPStatus
-
         transport = self._transport
         if transport is None:
             return
@@ -258,7 +263,7 @@ class DeviceConnection(asyncio.Protocol):
             elif isinstance(event, Request):
                 self._request(codec, event)
         if self.session is None and codec.handshake_exc is not None and codec.state is not OPEN:
-            self._refuse(Refuse(400, "not an HTTP/1.1 request this server understands"))
+            self._refuse(_unreadable(codec.handshake_exc))
             return
         if isinstance(codec.parser_exc, PayloadTooBig):
             # Said in the protocol's own form first: some clients show a close reason to nobody.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -55,6 +55,13 @@ def schedule(revision: int = 1, topic: str = TOPIC) -> TopicSchedule:
         starts_at=1000,
         stages=(PlannedStage(key="live", order=0, due_at=1000 + revision),),
     )
+
+
+async def eventually(condition: Callable[[], bool], timeout: float = 3) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(timeout):
+        while not condition():  # noqa: ASYNC110 - whatever is asked has no event to wait for
+            await asyncio.sleep(0.01)
 
 
 class FlakyLog(MemoryReplayLog):

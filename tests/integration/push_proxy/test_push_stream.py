@@ -1,26 +1,34 @@
-"""A device on a real socket: welcome, verdict, replay, live, schedule."""
+"""A device on a real socket: welcome, verdict, replay, live, hand-over, troubles of store and link."""
 
 from __future__ import annotations
 
-from push_world import TOPIC, World, broadcast
+import asyncio
+
+import pytest
+from push_world import TOPIC, World, broadcast, eventually, schedule
+
+from contract.reach import ReachCount
+from contract.runtime.asgi import listen_on
+
+
+def continuity(verdict: str, latest: int, state_key: str | None = "") -> dict[str, object]:
+    key = f"s{latest}" if state_key == "" else state_key
+    return {"type": "continuity", "topic": TOPIC, "verdict": verdict, "state_key": key, "latest": latest}
+
+
+def counts(heard: dict[tuple[str, int], ReachCount]) -> dict[int, tuple[int, ...]]:
+    return {at: (c.written, c.replayed, c.acked, c.gaps, c.holes) for (_, at), c in heard.items()}
 
 
 async def test_connect_subscribe_and_live(world: World) -> None:
     """A device is welcomed, told where it stands, and gets what is broadcast then."""
     device = await world.connect()
     await device.subscribe(None)
-    assert await device.next() == {
-        "type": "continuity",
-        "topic": TOPIC,
-        "verdict": "complete",
-        "state_key": None,
-        "latest": 0,
-    }
+    assert await device.next() == continuity("complete", 0, None)
     assert (await device.next())["type"] == "schedule"
     await world.publish(broadcast(1000, 0))
     assert await world.routers[0].deliver(broadcast(1000, 0)) == 1
-    frame = await device.next()
-    assert frame == {
+    assert await device.next() == {
         "type": "broadcast",
         "topic": TOPIC,
         "state_key": "s1000",
@@ -28,3 +36,278 @@ async def test_connect_subscribe_and_live(world: World) -> None:
         "prev": 0,
         "ack": {"one_in": 100, "within_ms": 30_000},
     }
+    assert await world.routers[0].deliver(broadcast(1000, 0)) == 0, "a repeat is acknowledged and written to nobody"
+    await device.quiet()
+
+
+async def test_verdicts(world: World) -> None:
+    """Complete with replay, null, gap, ahead: each said before anything replayed."""
+    await world.publish(broadcast(10, 0), broadcast(20, 10), broadcast(30, 20), broadcast(40, 30))
+    await world.log.trim(TOPIC, keep=2, before=0)  # floor 20
+    said: dict[int | None, list[dict[str, object]]] = {}
+    for cursor in (20, 30, None, 10, 41):
+        device = await world.connect()
+        await device.subscribe(cursor, held={TOPIC: {"version": 1, "revision": 1}})
+        said[cursor] = [await device.next()]
+        while said[cursor][-1].get("timestamp") != 40 and cursor in (20, 30):
+            said[cursor].append(await device.next())
+        await device.quiet(0.05)
+    assert said[20][0] == continuity("complete", 40)
+    assert [(f["timestamp"], f["prev"], f["replayed"]) for f in said[20][1:]] == [(30, 20, True), (40, 30, True)]
+    assert [f.get("timestamp") for f in said[30]] == [None, 40]
+    assert said[None] == [continuity("complete", 40)]
+    assert said[10] == [continuity("gap", 40)]
+    assert said[41] == [continuity("ahead", 40)]
+    assert world.log.reads == 2, "one read for the topic, one more to be sure that the last device is ahead"
+
+
+async def test_one_read_for_all_who_wait(world: World) -> None:
+    """Twenty devices subscribe while the first read is under way: single flight, all answered the same."""
+    await world.publish(broadcast(10, 0))
+    world.log.gate = asyncio.Event()
+    devices = [await world.connect() for _ in range(20)]
+    for device in devices:
+        await device.subscribe(0)
+    await asyncio.sleep(0.1)
+    assert world.log.reads == 1
+    world.log.gate.set()
+    for device in devices:
+        assert await device.next() == continuity("complete", 10)
+        assert (await device.next())["timestamp"] == 10
+    assert world.log.reads == 1
+
+
+async def test_replay_live_race(world: World) -> None:
+    """Live frames during the first read are held back; the answer has all, in order, once; then live goes on."""
+    await world.publish(broadcast(10, 0), broadcast(20, 10))
+    world.log.gate = asyncio.Event()
+    device = await world.connect()
+    await device.subscribe(0)
+    await asyncio.sleep(0.05)
+    assert world.routers[0].topics == {TOPIC}, "interest first, then the read"
+    await world.routers[0].send(broadcast(30, 20))
+    await world.publish(broadcast(30, 20))
+    await device.quiet(0.1)
+    world.log.gate.set()
+    assert await device.next() == continuity("complete", 30)
+    assert [(await device.next())["timestamp"] for _ in range(3)] == [10, 20, 30]
+    await world.routers[0].deliver(broadcast(40, 30))
+    frame = await device.until("broadcast")
+    assert (frame["timestamp"], frame.get("replayed")) == (40, None)
+    await device.quiet()
+
+
+async def test_pending_then_the_verdict(world: World) -> None:
+    """The store does not answer: pending at the bound, live flows, the verdict follows when it does."""
+    await world.publish(broadcast(10, 0))
+    world.log.gate = asyncio.Event()
+    device = await world.connect()
+    await device.subscribe(0)
+    assert await device.next() == continuity("pending", 0, None)
+    assert (await device.next())["type"] == "schedule"
+    await world.routers[0].send(broadcast(20, 10))
+    frame = await device.next()
+    assert (frame["timestamp"], frame["prev"]) == (20, 10), "the newest truth does not wait for the hole"
+    await world.publish(broadcast(20, 10))
+    world.log.gate.set()
+    assert await device.next() == continuity("complete", 20)
+    assert (await device.next())["timestamp"] == 10
+    await device.quiet()
+
+
+async def test_store_away_and_back(world: World) -> None:
+    """While the store is away new devices are told pending; when it is back every topic is reread and settled."""
+    await world.publish(broadcast(10, 0))
+    first = await world.connect()
+    await first.subscribe(0)
+    await first.until("broadcast")
+    world.log.down = True
+    await asyncio.sleep(0.4)
+    late = await world.connect()
+    await late.subscribe(0)
+    reads = world.log.reads
+    # Memory was compared less than 3 s ago: it still answers.
+    assert await late.next() == continuity("complete", 10)
+    await world.publish(broadcast(20, 10))
+    world.log.down = False
+    assert (await first.until("broadcast"))["timestamp"] == 20, "anti-entropy finds what was never delivered"
+    assert world.log.reads > reads
+
+
+async def test_hole_is_closed_from_the_log(world: World) -> None:
+    """A lost delivery: the next one is held, the log read, both go out in order; the acknowledgement waits."""
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    await world.publish(broadcast(10, 0), broadcast(20, 10))
+    assert await world.routers[0].deliver(broadcast(20, 10)) == 1
+    assert [(await device.next())["timestamp"] for _ in range(2)] == [10, 20]
+
+
+async def test_hole_that_stays_open_does_not_hold_the_truth(world: World) -> None:
+    """The log cannot fill it: after 500 ms the newest goes out with its own prev; the missing one follows late."""
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    began = asyncio.get_running_loop().time()
+    assert await world.routers[0].deliver(broadcast(20, 10)) == 1
+    assert 0.4 < asyncio.get_running_loop().time() - began < 1.5
+    assert (await device.next())["prev"] == 10
+    late = await world.connect()
+    await late.subscribe(0)
+    assert (await late.next())["verdict"] == "pending"
+    assert (await late.until("broadcast"))["timestamp"] == 20
+    await world.publish(broadcast(10, 0), broadcast(20, 10))
+    assert (await device.next())["timestamp"] == 10
+    assert await late.until("continuity") == continuity("complete", 20)
+    assert (await late.next())["timestamp"] == 10
+
+
+async def test_resubscribe_replaces_the_cursor(world: World) -> None:
+    """The same device asks again from further back: verdict and replay anew, live goes on once."""
+    await world.publish(broadcast(10, 0), broadcast(20, 10))
+    device = await world.connect()
+    await device.subscribe(20)
+    await device.until("schedule")
+    await device.subscribe(10)
+    assert (await device.next())["type"] == "continuity"
+    assert (await device.next())["timestamp"] == 20
+    await world.routers[0].deliver(broadcast(30, 20))
+    assert (await device.until("broadcast"))["timestamp"] == 30
+    await device.quiet()
+
+
+async def test_unsubscribe_stops_live(world: World) -> None:
+    """Nothing flows after it, and the topic is dropped after its linger time."""
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    await device.send({"type": "unsubscribe", "topics": [TOPIC]})
+    await asyncio.sleep(0.05)
+    assert await world.routers[0].deliver(broadcast(10, 0)) == 0
+    await device.quiet()
+
+
+@pytest.mark.parametrize("world", [{"linger_s": 0.1}], indirect=True)
+async def test_interest_is_withdrawn_after_the_linger_time(world: World) -> None:
+    """The last subscriber left: routers are told, and a new one opens the topic afresh."""
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    await device.connection.close()
+    await eventually(lambda: not world.routers[0].topics)
+    again = await world.connect()
+    await again.subscribe(0)
+    assert await again.next() == continuity("complete", 0, None)
+    assert world.routers[0].topics == {TOPIC}
+
+
+async def test_schedule_reaches_devices_by_revision(world: World) -> None:
+    """A change is passed on; an older one is not; a device that holds it is not told again."""
+    device = await world.connect()
+    await device.subscribe(0, held={TOPIC: {"version": 1, "revision": 1}})
+    assert (await device.next())["type"] == "continuity"
+    await world.routers[0].deliver(schedules=[schedule(3)])
+    frame = await device.next()
+    assert (frame["type"], frame["revision"], frame["version"], frame["times"]) == ("schedule", 3, 1, {"live": 1003})
+    await world.routers[0].deliver(schedules=[schedule(2)])
+    await world.view.put(schedule(4))
+    assert (await device.next())["revision"] == 4, "anti-entropy compares revisions too"
+
+
+async def test_several_routers(world: World) -> None:
+    """The same broadcast over two links is written once, acknowledged twice; a new router hears all topics."""
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    second = world.router()
+    await eventually(lambda: second.hello is not None)
+    assert second.hello.topics == (TOPIC,)
+    written = await asyncio.gather(world.routers[0].deliver(broadcast(10, 0)), second.deliver(broadcast(10, 0)))
+    assert sorted(written) == [0, 1]
+    assert (await device.until("broadcast"))["timestamp"] == 10
+    await device.quiet()
+    await second.ping()
+    await eventually(lambda: second.pongs)
+
+
+async def test_router_that_never_acknowledges_interest(world: World) -> None:
+    """The bound is 500 ms: then the log is read all the same."""
+    world.routers[0].ack_interest = False
+    await world.publish(broadcast(10, 0))
+    device = await world.connect()
+    await device.subscribe(0)
+    verdicts = [(await device.until("continuity"))["verdict"]]
+    if verdicts == ["pending"]:
+        verdicts.append((await device.until("continuity"))["verdict"])
+    assert verdicts[-1] == "complete"
+    assert (await device.until("broadcast"))["timestamp"] == 10
+
+
+async def test_reach_is_reported(world: World) -> None:
+    """Written, replayed, acked, gaps and holes arrive as absolute counts; a new router hears them again."""
+    await world.publish(broadcast(10, 0), broadcast(20, 10))
+    await world.log.trim(TOPIC, keep=1, before=0)
+    one, two = await world.connect(), await world.connect()
+    await one.subscribe(10)
+    await one.until("broadcast")
+    await two.subscribe(5)
+    assert (await two.until("continuity"))["verdict"] == "gap"
+    await world.routers[0].deliver(broadcast(30, 20))
+    await one.until("broadcast")
+    for _ in range(2):  # the second is the same acknowledgement again
+        await one.send({"type": "ack", "topic": TOPIC, "timestamp": 30})
+    await two.send({"type": "hole", "topic": TOPIC, "cursor": 5, "prev": 20, "timestamp": 30})
+    wanted = {20: (0, 1, 0, 1, 0), 30: (2, 0, 1, 0, 1)}
+    for router in (world.routers[0], world.router()):
+        await eventually(lambda heard=router.reach: counts(heard) == wanted)
+        if router is world.routers[0]:
+            await router.close()
+
+
+@pytest.mark.parametrize("world", [{"lease_s": 0.3, "ack_one_in": 0}], indirect=True)
+async def test_isolation(world: World) -> None:
+    """No router for two leases: not ready, stale said once to all; a router makes it ready again."""
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    assert world.readiness.ready
+    await world.routers[0].close()
+    assert await device.next() == {"type": "stale"}
+    assert "push.routers" in world.readiness.failing()
+    await device.quiet(0.4)
+    world.router()
+    await eventually(lambda: world.readiness.ready)
+    world.log.down = True
+    assert await device.next() == {"type": "stale"}
+    assert "push.store" in world.readiness.failing()
+    world.log.down = False
+    await eventually(lambda: world.readiness.ready)
+
+
+async def test_not_ready_until_a_router_is_linked() -> None:
+    """A node that nobody delivers to does not ask for devices."""
+    world = World()
+    await world.start()
+    assert world.readiness.failing() == {"push.routers": "no router linked yet"}
+    world.router()
+    await eventually(lambda: world.readiness.ready)
+    await world.end()
+
+
+async def test_two_nodes_in_one_process() -> None:
+    """Nothing is shared: the composition may run several workers."""
+    worlds = [World(node_id=f"n{number}") for number in range(2)]
+    for made in worlds:
+        await made.start()
+        made.router()
+    devices = [await made.connect() for made in worlds]
+    for device in devices:
+        await device.subscribe(0)
+        await device.until("schedule")
+    assert await worlds[0].routers[0].deliver(broadcast(10, 0)) == 1
+    await devices[0].until("broadcast")
+    await devices[1].quiet(0.1)
+    for made in worlds:
+        await made.end()
+    listen_on("127.0.0.1", worlds[0].port).close()  # the port is free again

@@ -155,7 +155,9 @@ def test_sent_is_the_log_above_the_cursor(size: int, steps: list[tuple[str, int 
         assert device.verdicts[-1] != "pending"
         if device.verdicts == ["complete"] and device.asked is not None:
             expected = [entry.timestamp for entry in world.chain if entry.timestamp > device.asked]
-            assert sorted(device.frames) == expected, "the log's suffix above the cursor, no more, no less"
+            # A late one the node never knew is passed on to everybody (R13); devices above it do not apply it.
+            sent = sorted(timestamp for timestamp in device.frames if timestamp > device.asked)
+            assert sent == expected, "the log's suffix above the cursor, no more, no less"
         if device.asked is None or device.asked <= newest:
             assert device.cursor == newest, "ends in the newest state"
 
