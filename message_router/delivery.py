@@ -35,8 +35,11 @@ class _Batch(msgspec.Struct):
 
 
 class DeliveryWindow:
-    """One link's deliveries. Bounded: at `max_unacked` batches or `max_pending` broadcasts it is `overflowing`, and
-    its link must be closed; the node comes back, says hello and reads the log.
+    """One link's deliveries, bounded twice.
+
+    At most `max_unacked` batches are out; what comes meanwhile waits, and goes out in larger ones. Beyond
+    `max_pending` broadcasts waiting the window is `overflowing` and its link must be closed: the node comes back, says
+    hello and reads the log.
     """
 
     __slots__ = (
@@ -74,7 +77,7 @@ class DeliveryWindow:
 
     @property
     def overflowing(self) -> bool:
-        return len(self._batches) > self._max_unacked or len(self._broadcasts) > self._max_pending
+        return len(self._broadcasts) > self._max_pending
 
     def offer_broadcast(self, broadcast: Broadcast, works: Iterable[Work], now_s: float) -> None:
         """Queue a broadcast; holds `works` until it is acknowledged, unless the node is behind."""
@@ -93,8 +96,10 @@ class DeliveryWindow:
             waiting.schedule = schedule
 
     def next_batch(self, max_items: int) -> Deliver | None:
-        """The next numbered batch, oldest first, or None when nothing waits."""
+        """The next numbered batch, oldest first; None when nothing waits or too many batches are out."""
         assert max_items >= 1
+        if len(self._batches) >= self._max_unacked:
+            return None
         taken = [self._broadcasts.popleft() for _ in range(min(max_items, len(self._broadcasts)))]
         topics = list(self._schedules)[: max_items - len(taken)]
         taken_schedules = [self._schedules.pop(topic) for topic in topics]

@@ -213,6 +213,7 @@ class NodeLinks:
                 if not link.window.acked(seq):
                     raise LinkRefused("unknown batch")
                 failpoint("router.deliver.after_ack")
+                link.sendable.set()
                 if was_behind and not link.window.behind:
                     self._metrics.behind.dec()
                     _log.info("node_caught_up", node=link.node_id)

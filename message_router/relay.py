@@ -116,6 +116,7 @@ class Relay:
         self._touched: set[str] = set()
         self._rebuild_due = asyncio.Event()
         self._rebuild_again = False
+        self._polled = False
         self._advanced = asyncio.Event()
         self._whole = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -199,7 +200,9 @@ class Relay:
             self._revoke(number)
             self._partitions[number] = _Partition(number, PartitionProgress(next_offset, self._on_advance))
             self._committed[number] = next_offset
-        if batch.assigned:
+        if batch.assigned or not self._polled:
+            # The first time even without a partition: a router in reserve must know whether the store answers.
+            self._polled = True
             self._whole.clear()
             self._rebuild_due.set()
         if not batch.entries:

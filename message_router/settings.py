@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import ipaddress
+
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from contract.runtime.settings import ServiceSettings
@@ -29,10 +31,10 @@ class RouterSettings(ServiceSettings):
         0.2, gt=0, description="An append that takes longer is made up later: the audience does not wait for the store."
     )
     max_unacked_batches: int = Field(
-        256, ge=1, description="Batches a node may leave unacknowledged before its link is closed and it starts over."
+        128, ge=1, description="Batches out to one node at once; what comes meanwhile goes out in larger ones."
     )
     max_pending_broadcasts: int = Field(
-        4_096, ge=1, description="Broadcasts waiting for one slow link before it is closed; about 1 MB."
+        4_096, ge=1, description="Broadcasts waiting for one slow node before its link is closed and it starts over."
     )
     max_batch_items: int = Field(256, ge=1, description="Broadcasts and schedules in one batch; about 64 KB.")
     max_in_flight: int = Field(
@@ -69,6 +71,13 @@ class RouterSettings(ServiceSettings):
         5.0, gt=0, description="How long start-up waits for the first rebuild before serving without it."
     )
     drain_s: float = Field(5.0, gt=0, description="How long a stop waits for acknowledgements before it commits.")
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
 
     @model_validator(mode="after")
     def _relations(self) -> RouterSettings:

@@ -42,11 +42,12 @@ class WebSocketChannel:
     Bounded both ways: `receive` reads `_MAX_UNREAD` messages ahead, `send` waits while the socket's buffer is full.
     """
 
-    __slots__ = ("_closing", "_socket")
+    __slots__ = ("_closing", "_sending", "_socket")
 
     def __init__(self, socket: ClientConnection | ServerConnection) -> None:
         self._socket = socket
         self._closing: asyncio.Task[None] | None = None
+        self._sending = 0
 
     async def send(self, message: LinkMessage) -> None:
         await self.send_bytes(encode_link_message(message))
@@ -62,10 +63,13 @@ class WebSocketChannel:
     async def send_bytes(self, message: bytes) -> None:
         if self._closing is not None:
             raise NodeUnreachable("link closed")
+        self._sending += 1
         try:
             await self._socket.send(message, text=True)
         except (ConnectionClosed, OSError) as exc:
             raise NodeUnreachable(f"link closed: {exc}") from exc
+        finally:
+            self._sending -= 1
 
     async def receive_bytes(self) -> bytes:
         try:
@@ -74,9 +78,21 @@ class WebSocketChannel:
             raise NodeUnreachable(f"link closed: {exc}") from exc
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Start closing; the other side is given a moment to answer, then cut off. Idempotent."""
+        """Start closing; the other side is given a moment to answer, then cut off. Idempotent.
+
+        A side that does not even read is cut off at once: no closing handshake fits through a full buffer.
+        """
         if self._closing is None:
-            self._closing = asyncio.create_task(self._socket.close(code, reason), name="node-link-close")
+            if self._sending:
+                self._socket.transport.abort()
+            self._closing = asyncio.create_task(self._close(code, reason), name="node-link-close")
+
+    async def _close(self, code: int, reason: str) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._socket.close(code, reason)
+        except TimeoutError:
+            self._socket.transport.abort()
 
     async def wait_closed(self) -> None:
         """Return once the connection is gone, whoever closed it."""

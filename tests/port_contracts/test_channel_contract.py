@@ -267,7 +267,7 @@ class TestHandshake:
             await socket.wait_closed()
 
         async with serve(impostor, "127.0.0.1", 0) as server:
-            address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
             error = await _refused(lambda: connect_link(address, ring=RING, router_id="r", expected=NODE), Unauthorized)
             assert "does not hold our link key" in str(error)
 
@@ -279,7 +279,7 @@ class TestHandshake:
             await socket.wait_closed()
 
         async with serve(newer, "127.0.0.1", 0) as server:
-            address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
             error = await _refused(
                 lambda: connect_link(address, ring=RING, router_id="r", expected=NODE), MalformedFrame
             )

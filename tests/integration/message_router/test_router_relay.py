@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from router_world import TOPIC, World, eventually, night, world
+import asyncio
+
+from router_world import TOPIC, World, eventually, night, schedule, world
+
+from contract.broadcast import Broadcast
+from contract.reach import ReachCount
+from contract.runtime.system_clock import SystemClock
 
 
 async def committed(here: World) -> None:
@@ -20,3 +26,338 @@ async def test_a_broadcast_is_stored_delivered_and_committed() -> None:
         assert other.broadcasts == []
         assert (await here.store.read(TOPIC)).entries == tuple(broadcasts)
         assert here.readiness.ready
+
+
+async def test_a_node_that_never_acknowledges_delays_nobody() -> None:
+    """One silent node: the other gets everything at once, offsets are committed past it, and it catches up later."""
+    async with world() as here:
+        good, silent = await here.node("good", TOPIC), await here.node("silent", TOPIC, acking=False)
+        first, *rest = night(6)
+        here.log.publish(first)
+        await committed(here)
+        assert here.metric("nodes_behind") == 1
+        loop = asyncio.get_running_loop()
+        for broadcast in rest:
+            published_s = loop.time()
+            here.log.publish(broadcast)
+            await eventually(lambda: good.broadcasts[-1] == broadcast)  # noqa: B023 - awaited at once
+            assert good.arrived_s[-1] - published_s < here.settings.node_deadline_s / 2
+        await committed(here)
+        await eventually(lambda: silent.timestamps == good.timestamps, what="it is still sent to")
+        await silent.ack_all()
+        await eventually(lambda: here.metric("nodes_behind") == 0, what="caught up")
+        assert not silent.closed
+
+
+async def test_awaited_nodes_hold_the_commit_until_they_acknowledge() -> None:
+    async with world(node_deadline_s=5.0) as here:
+        node = await here.node("n1", TOPIC, acking=False)
+        here.log.publish(*night(2))
+        await eventually(lambda: len(node.broadcasts) == 2)
+        await asyncio.sleep(0.05)
+        assert 0 not in here.log.committed
+        await node.ack_all()
+        await committed(here)
+
+
+async def test_a_closed_link_holds_nothing_and_is_told_nothing() -> None:
+    async with world(node_deadline_s=5.0) as here:
+        node = await here.node("n1", TOPIC, acking=False)
+        here.log.publish(*night(1))
+        await eventually(lambda: len(node.broadcasts) == 1)
+        await node.stop()
+        await committed(here)
+        assert here.metric("links") == 0
+
+
+async def test_delivery_does_not_wait_for_a_store_in_trouble() -> None:
+    """R11: with the store away broadcasts go out after the patience, in order; the offset waits; then it is made up."""
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        before, *during = night(5)
+        here.log.publish(before)
+        await committed(here)
+        here.store.failing = True
+        published_s = asyncio.get_running_loop().time()
+        here.log.publish(*during[:2])
+        await eventually(lambda: len(node.broadcasts) == 3)
+        assert node.arrived_s[1] - published_s >= here.settings.store_patience_s * 0.9
+        here.log.publish(*during[2:])
+        await eventually(lambda: node.broadcasts == [before, *during], what="late lanes deliver at once, in order")
+        await asyncio.sleep(0.1)
+        assert here.log.committed[0] == here.log.entries[0][0].offset + 1
+        assert "router.kv" in here.readiness.failing()
+        here.store.failing = False
+        await committed(here)
+        assert (await here.store.read(TOPIC)).entries == (before, *during)
+        await eventually(lambda: here.readiness.ready, what="recovers by itself")
+        assert len(node.broadcasts) == 5, "delivered once"
+
+
+async def test_a_slow_store_is_not_waited_for_either() -> None:
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        here.store.pause_s = 0.4
+        started_s = asyncio.get_running_loop().time()
+        here.log.publish(*night(1))
+        await eventually(lambda: len(node.broadcasts) == 1)
+        assert node.arrived_s[0] - started_s < 0.3
+        await committed(here)
+
+
+async def test_another_topics_trouble_is_not_ours() -> None:
+    """One topic's refused append waits for a reread that hangs; another topic's broadcast goes straight through."""
+    async with world(store_patience_s=0.5) as here:
+        node = await here.node("n1", TOPIC, "event:calm")
+        gate = asyncio.Event()
+        reread = here.log.reread
+
+        async def stuck(partition: int, *, since_ms: int):  # type: ignore[no-untyped-def]
+            await gate.wait()
+            async for entry in reread(partition, since_ms=since_ms):
+                yield entry
+
+        here.log.reread = stuck  # type: ignore[method-assign]
+        here.log.publish(night(2)[1])
+        await asyncio.sleep(0.02)
+        here.log.publish(*night(1, topic="event:calm"))
+        await eventually(lambda: len(node.broadcasts) == 1, within_s=0.3)
+        assert node.broadcasts[0].topic == "event:calm"
+        gate.set()
+        await committed(here)
+
+
+async def test_an_assignment_rebuilds_the_store_and_delivers_only_above_the_commit() -> None:
+    """R10: an empty store is filled from the window; what was committed is not delivered again."""
+    broadcasts = night(5)
+    async with world(assign=False) as here:
+        node = await here.node("n1", TOPIC)
+        here.log.publish(*broadcasts)
+        here.log.publish_schedule(schedule(3))
+        here.log.committed[0] = here.log.entries[0][2].offset + 1
+        here.log.assign(0)
+        await committed(here)
+        assert (await here.store.read(TOPIC)).entries == tuple(broadcasts)
+        assert node.broadcasts == broadcasts[3:]
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 3
+        assert node.schedules
+        assert {one.revision for one in node.schedules} == {3}
+
+
+async def test_a_rebuild_gives_up_only_what_is_older_than_the_window() -> None:
+    """The window begins in the middle of a chain: the floor is the last timestamp before it."""
+    now_ms = SystemClock().now_ms()
+    old = night(3, start=now_ms - 500_000, step=10)
+    fresh = night(3, start=now_ms - 50_000, step=10, prev=old[-1].timestamp)
+    async with world(assign=False, replay_window_s=100.0) as here:
+        here.log.publish(*old, *fresh)
+        here.log.assign(0)
+        await committed(here)
+        snapshot = await here.store.read(TOPIC)
+        assert (snapshot.floor, snapshot.entries) == (old[-1].timestamp, tuple(fresh))
+
+
+async def test_a_store_that_lost_everything_is_noticed_and_rebuilt() -> None:
+    """Nothing failed, yet the store is empty (a failover): the tails tell within a comparison, and all is restored."""
+    async with world() as here:
+        other = night(2, topic="event:quiet")
+        broadcasts = night(4)
+        here.log.publish(*other, *broadcasts)
+        await committed(here)
+        here.store.lose_everything()
+        await eventually(lambda: here.metric("rebuilds_total") >= 2, what="rebuilt")
+        await eventually(lambda: TOPIC in here.store._logs and "event:quiet" in here.store._logs)
+        assert (await here.store.read(TOPIC)).entries == tuple(broadcasts)
+        assert (await here.store.read("event:quiet")).entries == tuple(other)
+
+
+async def test_a_refused_append_is_filled_from_the_log() -> None:
+    """The store lost its tail between two broadcasts: the next one is refused, the hole filled, and all delivered."""
+    async with world(tail_check_interval_s=30.0) as here:
+        node = await here.node("n1", TOPIC)
+        broadcasts = night(5)
+        here.log.publish(*broadcasts[:4])
+        await committed(here)
+        here.store.lose_everything()
+        await here.store.append(broadcasts[0])
+        here.log.publish(broadcasts[4])
+        await committed(here)
+        assert (await here.store.read(TOPIC)).entries == tuple(broadcasts)
+        assert node.broadcasts == broadcasts
+        assert here.metric("floors_raised_total") == 0
+        assert here.metric("delivered_unstored_total") == 0, "filled within the patience"
+
+
+async def test_what_the_log_no_longer_has_raises_the_floor() -> None:
+    """The log was trimmed past the hole: the floor rises to where it begins, and the broadcast is stored above it."""
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        broadcasts = night(5)
+        here.log.publish(broadcasts[3], broadcasts[4])
+        await committed(here)
+        snapshot = await here.store.read(TOPIC)
+        assert (snapshot.floor, snapshot.entries) == (broadcasts[2].timestamp, tuple(broadcasts[3:]))
+        assert node.broadcasts == broadcasts[3:]
+        assert here.metric("floors_raised_total") == 1
+
+
+async def test_duplicates_are_delivered_again_and_stale_ones_dropped() -> None:
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        broadcasts = night(3)
+        here.log.publish(*broadcasts, broadcasts[1])
+        await committed(here)
+        assert node.broadcasts == [*broadcasts, broadcasts[1]]
+        await here.store.raise_floor(TOPIC, broadcasts[1].timestamp)
+        here.log.publish(broadcasts[0])
+        await committed(here)
+        assert len(node.broadcasts) == 4
+        assert here.metric("appends_total", outcome="stale") == 1
+
+
+async def test_a_contradiction_is_delivered_and_alarms() -> None:
+    """Same timestamp, another state; and a chain that is not the stored one: neither may block the partition."""
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        broadcasts = night(3)
+        here.log.publish(*broadcasts)
+        last = broadcasts[-1]
+        here.log.publish(
+            Broadcast(topic=TOPIC, state_key="other", timestamp=last.timestamp, prev=last.prev, event_id="night"),
+            Broadcast(topic=TOPIC, state_key="fork", timestamp=last.timestamp + 5, prev=last.prev, event_id="night"),
+        )
+        await committed(here)
+        assert [one.state_key for one in node.broadcasts] == ["s0", "s1", "s2", "other", "fork"]
+        assert here.metric("conflicts_total") == 2
+
+
+async def test_schedules_are_stored_then_delivered_to_the_interested() -> None:
+    async with world() as here:
+        node, other = await here.node("n1", TOPIC), await here.node("n2", "event:other")
+        here.log.publish_schedule(schedule(2))
+        await committed(here)
+        assert [one.revision for one in node.schedules] == [2]
+        assert other.schedules == []
+        here.view.failing = True
+        here.log.publish_schedule(schedule(3))
+        await eventually(lambda: [one.revision for one in node.schedules] == [2, 3], what="delivered all the same")
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 2
+        here.view.failing = False
+        await committed(here)
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 3
+
+
+async def test_interest_counts_from_its_acknowledgement() -> None:
+    """R14: whatever is published after the acknowledgement comes over this link; what is dropped no longer does."""
+    async with world() as here:
+        node = await here.node("n1")
+        here.log.publish(*night(1))
+        await committed(here)
+        await node.want(1, TOPIC)
+        fresh = night(2)[1]
+        here.log.publish(fresh)
+        await committed(here)
+        assert node.broadcasts == [fresh]
+
+
+async def test_a_revoked_partition_is_dropped_and_the_others_go_on() -> None:
+    """Work stuck in a revoked partition neither blocks nor commits; given back, it starts at the commit."""
+    async with world() as here:
+        node = await here.node("n1", TOPIC, "event:other")
+        here.log.assign(1)
+        here.store.failing = True
+        here.log.publish(*night(2), partition=1)
+        await eventually(lambda: len(node.broadcasts) == 2)
+        here.log.revoke(1)
+        await asyncio.sleep(0.05)
+        here.store.failing = False
+        here.log.publish(*night(1, topic="event:other"))
+        await committed(here)
+        assert 1 not in here.log.committed
+        here.log.assign(1)
+        await eventually(lambda: here.log.committed.get(1) == here.log.end(1))
+        assert len(node.broadcasts) == 5, "delivered again: nothing of it had been committed"
+
+
+async def test_a_log_that_is_away_makes_not_ready_and_recovers() -> None:
+    async with world(poll_timeout_s=0.05) as here:
+        node = await here.node("n1", TOPIC)
+        here.log.failing = True
+        await eventually(lambda: "router.log" in here.readiness.failing())
+        here.log.publish(*night(2))
+        here.log.failing = False
+        await committed(here)
+        assert len(node.broadcasts) == 2
+        assert here.readiness.ready
+
+
+async def test_polling_pauses_while_too_much_is_in_flight() -> None:
+    async with world(max_in_flight=4, poll_max_entries=4, node_deadline_s=5.0) as here:
+        node = await here.node("n1", TOPIC, acking=False)
+        here.log.publish(*night(20))
+        await eventually(lambda: len(node.broadcasts) == 4)
+        await asyncio.sleep(0.05)
+        assert len(node.broadcasts) == 4
+        node.acking = True
+        await node.ack_all()
+        await committed(here)
+        assert len(node.broadcasts) == 20
+
+
+async def test_a_node_that_reads_nothing_is_cut_at_the_bound_and_may_come_back() -> None:
+    """Unacknowledged batches and waiting broadcasts are bounded; over the bound the link is closed."""
+    async with world(max_unacked_batches=2, max_pending_broadcasts=5) as here:
+        node = await here.node("n1", TOPIC, acking=False)
+        for broadcast in night(12):
+            here.log.publish(broadcast)
+            await asyncio.sleep(0.005)
+        await eventually(lambda: node.closed)
+        await committed(here)
+        assert here.metric("nodes_behind") == 0
+        back = await here.node("n1", TOPIC)
+        here.log.publish(*night(1, topic="event:other"))
+        await committed(here)
+        assert back.broadcasts == []
+        assert here.metric("links") == 1
+
+
+async def test_trimming_keeps_the_logs_bounded() -> None:
+    async with world(replay_keep=3) as here:
+        broadcasts = night(10)
+        here.log.publish(*broadcasts)
+        await eventually(lambda: TOPIC in here.store._logs and here.store._logs[TOPIC].floor == broadcasts[6].timestamp)
+        assert (await here.store.read(TOPIC)).entries == tuple(broadcasts[7:])
+
+
+async def test_a_stop_drains_and_commits_what_was_taken() -> None:
+    """Stopped while the node still holds its acknowledgement back: the stop waits for it, then commits."""
+    async with world(commit_interval_s=30.0, node_deadline_s=5.0, drain_s=3.0) as here:
+        node = await here.node("n1", TOPIC, acking=False)
+        here.log.publish(*night(2))
+        await eventually(lambda: len(node.broadcasts) == 2)
+        acknowledging = asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(node.ack_all()))
+        assert 0 not in here.log.committed
+    assert here.log.committed[0] == here.log.end()
+    assert node.closed
+    acknowledging.cancel()
+
+
+async def test_reach_is_merged_and_survives_a_store_in_trouble() -> None:
+    def count(written: int) -> ReachCount:
+        return ReachCount(node_id="n1", incarnation="i1", topic=TOPIC, timestamp=5, written=written)
+
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        here.reach.failing = True
+        await node.report(count(1))
+        await asyncio.sleep(0.05)
+        await node.report(count(7))
+        assert here.reach.counts == {}
+        here.reach.failing = False
+        await eventually(lambda: bool(here.reach.counts))
+        assert list(here.reach.counts.values()) == [count(7)]
+
+
+async def test_a_router_in_reserve_is_ready_without_a_partition() -> None:
+    async with world(assign=False, poll_timeout_s=0.02) as here:
+        await eventually(lambda: here.readiness.ready)
