@@ -33,6 +33,7 @@ _RULE_PARTS: Final = frozenset(
     {"FREQ", "INTERVAL", "COUNT", "UNTIL", "BYDAY", "BYMONTH", "BYMONTHDAY", "BYSETPOS", "WKST"}
 )
 _FREQUENCIES: Final = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY")
+_COUNTED: Final = re.compile(r"[1-9][0-9]{0,3}")
 _TZID: Final = re.compile(r';TZID=(?:"([^"]*)"|([^;:"]*))', re.IGNORECASE)
 _MAX_UID: Final = 255
 _MAX_TITLE: Final = 200
@@ -259,12 +260,19 @@ class _Reader:
         line = self._component.first("RRULE")
         if line is None:
             return
-        parts = dict(part.upper().partition("=")[::2] for part in line.value.strip().split(";") if part)
+        pairs = [part.upper().partition("=")[::2] for part in line.value.strip().split(";") if part]
+        parts = dict(pairs)
+        if len(parts) < len(pairs):
+            raise self._bad("RRULE", "a part is given twice", "each part once")
         unknown = sorted(set(parts) - _RULE_PARTS)
         if unknown:
             raise self._bad("RRULE", f"{unknown[0][:20]} is not taken", f"parts: {', '.join(sorted(_RULE_PARTS))}")
         if parts.get("FREQ") not in _FREQUENCIES:
             raise self._bad("RRULE", f"FREQ={parts.get('FREQ', '')[:20]}", f"one of {', '.join(_FREQUENCIES)}")
+        for name in ("INTERVAL", "COUNT"):
+            # An interval of zero never leaves its first occurrence, and the library would follow it there.
+            if not _COUNTED.fullmatch(parts.get(name, "1")):
+                raise self._bad("RRULE", f"{name}={parts[name][:20]}", f"{name} from 1 to 9999")
         days = [abs(int(day)) for day in parts.get("BYMONTHDAY", "").split(",") if day.lstrip("+-").isdigit()]
         months = [int(month) for month in parts.get("BYMONTH", "").split(",") if month.isdigit()]
         longest = max((_days_of(month) for month in months), default=31)
