@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 from hypothesis import assume, note, settings
 from hypothesis import strategies as st
@@ -171,7 +173,7 @@ class TimelineMachine(RuleBasedStateMachine):
     @invariant()
     def timestamps_rise_and_chains_hold(self) -> None:
         stamps = [b.timestamp for b in self.sent]
-        assert all(one < two for one, two in zip(stamps, stamps[1:], strict=False)), "R1"
+        assert all(one < two for one, two in itertools.pairwise(stamps)), "R1"
         tail: dict[str, int] = {}
         for broadcast in self.sent:
             assert broadcast.prev == tail.get(broadcast.topic, 0), "R8"
