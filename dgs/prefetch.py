@@ -25,15 +25,24 @@ from dgs.audience import choose_audience, window_end_ms
 from dgs.model import DeviceContext, EventInfo, Profile, ShownTitle, StageContent, StageMap, Title
 from dgs.ports import ProfileSource, RecommendationSource
 from dgs.settings import DgsSettings
-from dgs.stage_map import build_stage_content, titles_needed
+from dgs.stage_map import build_stage_content, reasons_needed, titles_needed
 from dgs.ttl import jittered_ttl_ms
 
-__all__ = ["SUBPROTOCOL", "Channel", "ChannelTopicState", "Prefetch"]
+__all__ = [
+    "SUBPROTOCOL",
+    "Channel",
+    "ChannelTopicState",
+    "Prefetch",
+    "check_device_id",
+    "derived_device_id",
+    "resolve_device",
+]
 
 SUBPROTOCOL: Final = "stagecue.v1"
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_BECAUSE_ROWS: Final = 6
+_SPARE_REASONS: Final = 1
+"""A watched title too like the one before it may have no neighbours left to show."""
 _BECAUSE_TITLES: Final = 24
 
 
@@ -75,7 +84,7 @@ class Prefetch:
     ) -> None:
         self._settings = settings
         self._titles = {title.id: title for title in titles}
-        self._profiles = profiles
+        self._profile = lru_cache(maxsize=settings.profile_cache_entries)(profiles.profile)
         self._recommendations = recommendations
         self._schedule_view = schedule_view
         self._replay_log = replay_log
@@ -87,14 +96,14 @@ class Prefetch:
 
     async def stage_map(self, event_id: str, profile_id: str, device: DeviceContext) -> StageMap:
         """What every stage of the event shows this profile on this device."""
-        profile = self._profiles.profile(profile_id)
+        profile = self._profile(profile_id)
         device = resolve_device(device, profile)
         schedule = await self._schedule_for(event_id, profile, field="eventId")
         return self._map(schedule, profile, device)
 
     async def home(self, profile_id: str, device: DeviceContext, within_ms: int) -> tuple[StageMap, ...]:
         """Maps of the events now running or starting within `within_ms`, soonest first, bounded by the settings."""
-        profile = self._profiles.profile(profile_id)
+        profile = self._profile(profile_id)
         device = resolve_device(device, profile)
         now = self._clock.now_ms()
         topics = [topic for event_id in await self._schedule_view.events() for topic in await self._topics(event_id)]
@@ -119,7 +128,7 @@ class Prefetch:
         limit = self._settings.max_event_ids
         if not 1 <= len(event_ids) <= limit:
             raise InvalidRequest(f"{len(event_ids)} events", field="eventIds", rule=f"1 to {limit} at a time")
-        profile = self._profiles.profile(profile_id)
+        profile = self._profile(profile_id)
         device = resolve_device(device, profile)
         found: dict[str, TopicSchedule] = {}
         for index, event_id in enumerate(event_ids):
@@ -199,7 +208,10 @@ class Prefetch:
     def _build(self, schedule: TopicSchedule, profile: Profile, device: DeviceContext) -> StageContent:
         per_row = self._settings.titles_per_row
         picks = self._recommendations.recommend(
-            profile, titles_needed(schedule, per_row), because=_BECAUSE_ROWS, per_because=_BECAUSE_TITLES
+            profile,
+            titles_needed(schedule, per_row),
+            because=reasons_needed(schedule) + _SPARE_REASONS,
+            per_because=_BECAUSE_TITLES,
         )
         return build_stage_content(schedule, picks, lambda title: self._shown(title, device), per_row=per_row)
 

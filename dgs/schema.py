@@ -30,7 +30,14 @@ from dgs.model import ArtworkKind, DeviceKind, ScreenClass
 from dgs.prefetch import Prefetch
 from dgs.settings import DgsSettings
 
-__all__ = ["RequestContext", "Timestamp", "build_schema", "parse_duration_ms"]
+__all__ = [
+    "RequestContext",
+    "Timestamp",
+    "build_schema",
+    "parse_duration_ms",
+    "parse_representation",
+    "parse_timestamp",
+]
 
 Timestamp = NewType("Timestamp", int)
 Duration = NewType("Duration", str)

@@ -85,7 +85,8 @@ class DgsSettings(ServiceSettings):
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="From the first byte of a request to its answer; reading the body counts."
     )
-    map_cache_entries: int = Field(default=4_096, ge=0, description="Built stage maps kept; about 20 KB each.")
+    map_cache_entries: int = Field(default=4_096, ge=0, description="Built stage maps kept; about 4 KB each.")
+    profile_cache_entries: int = Field(default=10_000, ge=0, description="Profiles kept; about 2 KB each.")
     title_cache_entries: int = Field(default=50_000, ge=0, description="Titles dressed for devices; under 1 KB each.")
     artwork_cache_entries: int = Field(default=4_096, ge=0, description="Drawn pictures kept; about 3 KB each.")
     request_log_window_s: int = Field(default=600, ge=10, description="How far back GET /requests can count.")

@@ -17,7 +17,14 @@ from contract.names import CANCELLED, DEFAULT_STATE
 from contract.schedule import PlannedStage, TopicSchedule
 from dgs.model import Row, ShownTitle, StageContent, StageEntry, Title
 
-__all__ = ["MAX_TITLES_PER_ROW", "MIN_TITLES_PER_ROW", "Recommendations", "build_stage_content", "titles_needed"]
+__all__ = [
+    "MAX_TITLES_PER_ROW",
+    "MIN_TITLES_PER_ROW",
+    "Recommendations",
+    "build_stage_content",
+    "reasons_needed",
+    "titles_needed",
+]
 
 MIN_TITLES_PER_ROW: Final = 4
 MAX_TITLES_PER_ROW: Final = 6
@@ -58,6 +65,11 @@ def titles_needed(schedule: TopicSchedule, per_row: int) -> int:
     """How long a ranking `build_stage_content` can use for this schedule."""
     keys = [stage.key for stage in schedule.stages] + [CANCELLED, DEFAULT_STATE]
     return per_row * sum(len(_LOOKS.get(key, _OTHER).headings) for key in keys)
+
+
+def reasons_needed(schedule: TopicSchedule) -> int:
+    """How many because-you-watched rows this schedule has."""
+    return sum(_LOOKS.get(stage.key, _OTHER).headings.count(_BECAUSE) for stage in schedule.stages)
 
 
 def build_stage_content(
