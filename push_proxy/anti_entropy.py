@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from random import Random
+from typing import Final
 
 from contract.clock import Clock
 from contract.errors import Unavailable
@@ -14,6 +15,8 @@ from push_proxy.node import StreamNode
 from push_proxy.router_link import RouterLinks
 
 __all__ = ["AntiEntropy", "SourceWatch"]
+
+_PROBE: Final = "probe"
 
 
 class SourceWatch:
@@ -89,7 +92,8 @@ class AntiEntropy:
 
     async def compare_once(self) -> None:
         """One round: tails and schedules of all followed topics, one call each."""
-        topics = self._node.followed_topics
+        # A node without topics asks all the same, for one that cannot exist: a lost store must be noticed.
+        topics = self._node.followed_topics or (_PROBE,)
         asked_at_s = self._clock.monotonic_s()
         try:
             async with asyncio.timeout(self._timeout_s):

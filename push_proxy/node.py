@@ -166,7 +166,9 @@ class StreamNode:
             followed = self._topics.get(topic)
             if followed is None or followed.opening is not None:
                 continue
-            if followed.state.confirm(tail, asked_at_s=asked_at_s):
+            if not followed.registered:
+                followed.opening = self._spawn(self._open(followed), f"push.open.{topic}")
+            elif followed.state.confirm(tail, asked_at_s=asked_at_s):
                 self._request_read(followed)
             elif topic in self._unsettled:
                 self._settle(followed)
@@ -251,18 +253,27 @@ class StreamNode:
         return None
 
     async def _open(self, followed: FollowedTopic) -> None:
+        try:
+            known = await self._find_and_register(followed)
+        finally:
+            followed.opening = None
+        if known:
+            self._request_read(followed)
+        else:
+            self._refuse_unknown(followed)
+
+    async def _find_and_register(self, followed: FollowedTopic) -> bool:
+        """Whether the topic exists, as far as one can know; an existing one is made known to the routers."""
         topic = followed.topic
         schedules = await self._ask_view(topic)
         if schedules is not None:
             if topic not in schedules:
-                followed.opening = None
-                self._refuse_unknown(followed)
-                return
+                return False
             followed.put_schedule(schedules[topic])
+        # Before the first await: a router linked from now on hears of it in the hello.
         followed.registered = True
         await self._interest.register(topic)
-        followed.opening = None
-        self._request_read(followed)
+        return True
 
     async def _ask_view(self, topic: str) -> Mapping[str, TopicSchedule] | None:
         try:
