@@ -42,7 +42,7 @@ class RouterMetrics:
         self.in_flight = Gauge("stagecue_router_in_flight", "Log entries taken and not yet finished.", registry=on)
         self.commit_lag_s = Histogram(
             "stagecue_router_commit_lag_seconds",
-            "From the first uncommitted finish to its commit.",
+            "From the moment something could be committed to its commit.",
             buckets=_LATENCY_BUCKETS_S,
             registry=on,
         )

@@ -117,6 +117,7 @@ class Relay:
         self._rebuild_due = asyncio.Event()
         self._rebuild_again = False
         self._polled = False
+        self._committable_since_s: float | None = None
         self._advanced = asyncio.Event()
         self._whole = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
@@ -313,6 +314,8 @@ class Relay:
         return sum(partition.progress.in_flight for partition in self._partitions.values())
 
     def _on_advance(self) -> None:
+        if self._committable_since_s is None:
+            self._committable_since_s = self._clock.monotonic_s()
         self._advanced.set()
 
     async def _commit_forever(self) -> None:
@@ -335,12 +338,19 @@ class Relay:
         }
         if not due:
             return
+        since_s, self._committable_since_s = self._committable_since_s, None
         failpoint("router.commit.before")
-        await self._log.commit(due)
+        try:
+            await self._log.commit(due)
+        except BaseException:
+            self._committable_since_s = since_s
+            raise
         failpoint("router.commit.after")
         for number, offset in due.items():
             if number in self._committed:
                 self._committed[number] = max(self._committed[number], offset)
+        if since_s is not None:
+            self._metrics.commit_lag_s.observe(self._clock.monotonic_s() - since_s)
         self._metrics.in_flight.set(self._in_flight())
 
     # -- rebuild and anti-entropy -------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ async def test_a_broadcast_is_stored_delivered_and_committed() -> None:
         assert other.broadcasts == []
         assert (await here.store.read(TOPIC)).entries == tuple(broadcasts)
         assert here.readiness.ready
+        assert here.metric("broadcasts_routed_total") == here.metric("route_seconds_count") == 3
+        await eventually(lambda: here.metric("commit_lag_seconds_count") >= 1)
 
 
 async def test_a_node_that_never_acknowledges_delays_nobody() -> None:
