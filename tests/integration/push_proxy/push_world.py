@@ -98,6 +98,7 @@ class FakeRouter:
         self.reach: dict[tuple[str, int], Any] = {}
         self.pongs = 0
         self.ack_interest = True
+        self.mute = False
         self.seq = 0
         self.task = asyncio.create_task(self._run(), name="test.router")
 
@@ -118,6 +119,8 @@ class FakeRouter:
                     self.acks.pop(message.seq).set_result(message.written)
                 elif isinstance(message, ReachReport):
                     self.reach.update({(c.topic, c.timestamp): c for c in message.counts})
+                elif isinstance(message, LinkPing) and not self.mute:
+                    await self.channel.send(LinkPong())
                 elif isinstance(message, LinkPong):
                     self.pongs += 1
 

@@ -285,6 +285,56 @@ async def test_isolation(world: World) -> None:
     await eventually(lambda: world.readiness.ready)
 
 
+@pytest.mark.parametrize("world", [{"lease_s": 0.3}], indirect=True)
+async def test_router_that_falls_silent(world: World) -> None:
+    """A frozen router looks like a quiet one until it is asked: its link is ended, and the node knows it is alone."""
+    await eventually(lambda: world.readiness.ready)
+    await asyncio.sleep(0.8)
+    assert world.readiness.ready, "an idle router that answers stays linked"
+    world.routers[0].mute = True
+    await eventually(lambda: "push.routers" in world.readiness.failing())
+    assert world.routers[0].task.done()
+
+
+@pytest.mark.parametrize("world", [{"max_topics": 1}], indirect=True)
+async def test_topics_of_a_node_are_bounded(world: World) -> None:
+    """One more is refused for now, named; those followed go on."""
+    await world.view.put(schedule(topic="event:other"))
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("schedule")
+    await device.subscribe(0, topic="event:other")
+    error = await device.next()
+    assert (error["code"], error["topic"]) == ("node_full", "event:other")
+    await world.routers[0].deliver(broadcast(10, 0))
+    assert (await device.until("broadcast"))["timestamp"] == 10
+
+
+async def test_order_under_load(world: World) -> None:
+    """Devices subscribe and ask again while broadcasts flow: each sees every broadcast above its cursor, in order."""
+    devices = [await world.connect() for _ in range(20)]
+    received: list[list[int]] = [[] for _ in devices]
+
+    async def play() -> None:
+        for timestamp in range(1, 101):
+            await world.publish(broadcast(timestamp, timestamp - 1))
+            sending = await world.routers[0].send(broadcast(timestamp, timestamp - 1))
+            if timestamp % 10 == 0:
+                await sending
+
+    async def watch(number: int) -> None:
+        device, seen = devices[number], received[number]
+        await asyncio.sleep(number * 0.003)
+        await device.subscribe(0)
+        while not seen or seen[-1] < 100:
+            frame = await device.next()
+            if frame["type"] == "broadcast":
+                seen.append(frame["timestamp"])
+
+    await asyncio.gather(play(), *(watch(number) for number in range(20)))
+    assert all(seen == list(range(1, 101)) for seen in received)
+
+
 async def test_not_ready_until_a_router_is_linked() -> None:
     """A node that nobody delivers to does not ask for devices."""
     world = World()
