@@ -1,0 +1,424 @@
+"""Goal: rules R18-R21, each as a playbook of frames in and screen, cursor and actions out. No loop, no clock."""
+
+from __future__ import annotations
+
+import pytest
+from playbook import OFFSET, T0, TOPIC, Playbook, broadcast, continuity, schedule, stage_map, welcome
+
+from contract.errors import InvalidRequest
+from contract.frames import (
+    AckFrame,
+    AckRequest,
+    ErrorFrame,
+    GoawayFrame,
+    HoleFrame,
+    StaleFrame,
+    SubscribeFrame,
+    TokenFrame,
+    UnsubscribeFrame,
+    WindowFrame,
+)
+from device_sim.actions import CloseSocket, FetchMap, GiveUp, OpenSocket, Send
+from device_sim.device import NEVER, Device, DeviceOptions
+from device_sim.stage_map import entry_fingerprint, stage_map_from_answer
+
+STAGES = ("upcoming", "live", "ended")
+complete, gap, ahead, pending = "complete", "gap", "ahead", "pending"
+
+
+def holding(*, cursor: int | None = None, state_key: str | None = None, **options) -> Playbook:
+    """A device with a map, connected, before its continuity."""
+    book = Playbook(cursor=cursor, state_key=state_key, **options)
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES), 0.5)
+    return book.start()
+
+
+# R18: (name, cursor before, frames, screen, cursor after, told)
+R18 = [
+    ("a newcomer before the first broadcast shows the default row", None, [continuity(complete, 0)],
+     [("default", 0, "default")], 0, []),
+    ("a newcomer takes the current state", None, [continuity(complete, 50, "live")],
+     [("live", 50, "continuity")], 50, []),
+    ("newer is applied", 10, [continuity(complete, 10, "upcoming"), broadcast(20, prev=10)],
+     [("live", 20, "live")], 20, []),
+    ("a repeat is not", 10, [broadcast(20, prev=10), broadcast(20, prev=10), broadcast(15, "ended", prev=10)],
+     [("live", 20, "live")], 20, []),
+    ("a hole is applied and reported", 10, [broadcast(30, prev=20)],
+     [("live", 30, "live")], 30, [("hole", 10, 20)]),
+    ("0 is an ordinary cursor: a hole after it counts", 0, [broadcast(30, prev=20)],
+     [("live", 30, "live")], 30, [("hole", 0, 20)]),
+    ("null is not: nothing was missed", None, [broadcast(30, prev=20)],
+     [("live", 30, "live")], 30, []),
+    ("a replay is shown once, at its end", 10,
+     [continuity(complete, 40, "ended"), broadcast(20, "upcoming", prev=10, replayed=True),
+      broadcast(30, prev=20, replayed=True), broadcast(40, "ended", prev=30, replayed=True)],
+     [("ended", 40, "replayed")], 40, []),
+    ("a live frame above latest ends a replay too", 10,
+     [continuity(complete, 30, "live"), broadcast(20, "upcoming", prev=10, replayed=True),
+      broadcast(40, "ended", prev=30)],
+     [("ended", 40, "live")], 40, [("hole", 20, 30)]),
+    ("a gap jumps to latest and tells", 10, [continuity(gap, 40, "ended")],
+     [("ended", 40, "continuity")], 40, [("gap", 10, 40)]),
+    ("a gap below what came live meanwhile changes nothing", 10,
+     [continuity(pending, 0), broadcast(50, prev=40), continuity(gap, 50, "live")],
+     [("live", 50, "live")], 50, [("hole", 10, 40)]),
+    ("ahead keeps the state", 50, [continuity(ahead, 40, "upcoming")], [], 50, []),
+    ("latest at the cursor changes nothing", 50, [continuity(complete, 50, "live")], [], 50, []),
+    ("pending says nothing yet, live frames flow", 10,
+     [continuity(pending, 40, "ended"), broadcast(50, prev=10)], [("live", 50, "live")], 50, []),
+    ("a newcomer who got a live frame while pending still takes what is newer", None,
+     [continuity(pending, 0), broadcast(20, prev=10), continuity(complete, 40, "ended")],
+     [("live", 20, "live"), ("ended", 40, "continuity")], 40, []),
+    ("a rewind to no stage shows the default row", 10, [broadcast(20, "default", prev=10)],
+     [("default", 20, "live")], 20, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cursor", "frames", "screen", "after", "told"), [c[1:] for c in R18], ids=[c[0] for c in R18])
+def test_r18(cursor, frames, screen, after, told) -> None:
+    book = holding(cursor=cursor, state_key=None if cursor is None else "upcoming").frames(*frames)
+    assert (book.screen, book.cursor, book.told) == (screen, after, told)
+
+
+def test_a_hole_is_reported_on_the_connection_it_came_by() -> None:
+    book = holding(cursor=10, state_key="upcoming").frames(broadcast(30, prev=20))
+    assert book.sent(HoleFrame) == [HoleFrame(TOPIC, 10, 20, 30)]
+
+
+def test_a_replay_cut_short_shows_what_it_brought_and_resumes_from_there() -> None:
+    book = holding(cursor=10, state_key="upcoming")
+    book.frames(continuity(complete, 40, "ended"), broadcast(20, prev=10, replayed=True))
+    assert book.screen == []
+    book.lose()
+    assert book.screen == [("live", 20, "replayed")]
+    book.reconnect()
+    assert book.subscribed[0].topics == {TOPIC: 20}
+    book.frames(continuity(complete, 40, "ended"), broadcast(40, "ended", prev=20, replayed=True))
+    assert book.screen[1:] == [("ended", 40, "replayed")]
+
+
+def test_two_sockets_feed_one_cursor() -> None:
+    """R17: frames of both sockets are applied once, in whatever order, and a replay on one is ended by the other."""
+    book = holding(cursor=10, state_key="upcoming").frames(continuity(complete, 10, "upcoming"), StaleFrame())
+    first = book.conn
+    book.reconnect()
+    assert book.actions == [CloseSocket(first, 1000)]
+    book.get(continuity(complete, 30, "live"))
+    book.get(broadcast(20, "upcoming", prev=10, replayed=True))
+    book.get(broadcast(30, "live", prev=20), conn=first)
+    book.get(broadcast(30, "live", prev=20, replayed=True))
+    assert book.screen == [("live", 30, "live")]
+
+
+# R19
+def test_an_expired_map_is_still_applied_and_refetched_in_its_own_time() -> None:
+    book = holding()
+    book.get(continuity(complete, 0))
+    expiry = T0 + 3600 * 1000 * 0.75
+    assert [a for a in book.at(int(expiry) - 1) if isinstance(a, FetchMap)] == []
+    assert [a for a in book.at(int(expiry)) if isinstance(a, FetchMap)] == [FetchMap(TOPIC)]
+    book.get(broadcast(book.now, "live"))
+    assert book.screen[-1] == ("live", book.now, "live")
+    assert book.device.renders[-1].fingerprint == stage_map(*STAGES).entries["live"].fingerprint
+
+
+def test_a_missing_key_shows_the_default_row_and_asks_at_a_random_moment_never_at_once() -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.draw = 0.25
+    book.get(broadcast(20, "surprise"))
+    assert book.screen[-1] == ("surprise", 20, "default")
+    assert book.device.renders[-1].fingerprint == stage_map(*STAGES).default.fingerprint
+    assert not [a for a in book.actions if isinstance(a, FetchMap)]
+    assert book.at(T0 + 2_500) == []
+    assert book.at(T0 + 2_501) == [FetchMap(TOPIC)]
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, "surprise"), 0.5)
+    assert book.screen[-1] == ("surprise", 20, "refreshed")
+
+
+def test_a_draw_of_nothing_still_does_not_ask_at_once() -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.draw = 0.0
+    book.get(broadcast(20, "surprise"))
+    assert book.device.tick(book.now, 0.0) == ()
+
+
+def test_a_newer_version_is_refetched_over_the_window_a_moved_time_is_not() -> None:
+    book = holding().frames(continuity(complete, 0), schedule(2, version=1, live=T0 + 99))
+    assert not [a for a in book.at(T0 + 20_000) if isinstance(a, FetchMap)]
+    book.get(schedule(3, version=2, live=T0 + 99))
+    assert [a for a in book.at(T0 + 30_002) if isinstance(a, FetchMap)] == [FetchMap(TOPIC)]
+
+
+def test_failed_fetches_keep_the_map_and_back_off() -> None:
+    book = holding().frames(continuity(complete, 0), schedule(2, version=2))
+    delays = []
+    for _ in range(4):
+        book.at(book.device.topics[TOPIC].refetch_at)
+        book.device.map_failed(book.now, TOPIC, 0.5)
+        delays.append(book.device.topics[TOPIC].refetch_at - book.now)
+    assert delays == [10_000, 20_000, 40_000, 80_000]
+    assert book.device.topics[TOPIC].stage_map is not None
+
+
+def test_a_map_with_other_content_for_what_is_shown_is_shown() -> None:
+    book = holding().frames(continuity(complete, 10, "live"))
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=2, text="new"), 0.5)
+    assert book.screen == [("live", 10, "continuity"), ("live", 10, "refreshed")]
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=2, text="new"), 0.5)
+    assert len(book.screen) == 2
+
+
+# R20
+def test_offline_it_switches_by_the_servers_clock_and_continuity_ends_that() -> None:
+    book = holding().frames(continuity(complete, 100, "upcoming"))
+    due = T0 + OFFSET + 3_000
+    book.get(schedule(2, upcoming=100, live=due, ended=due + 60_000))
+    book.device.network(book.now, up=False, draw=0.5)
+    book.at(T0 + 2_999)
+    assert book.screen[-1] == ("upcoming", 100, "continuity")
+    book.at(T0 + 3_000)
+    assert book.screen[-1] == ("live", None, "provisional")
+    book.device.network(book.now, up=True, draw=0.5)
+    book.reconnect().get(continuity(complete, 100, "upcoming"))
+    assert book.screen[-1] == ("upcoming", 100, "continuity"), "the start was moved while it was away"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "frames", "last"),
+    [
+        ("ahead", [continuity("ahead", 50, "ended")], ("upcoming", 100, "continuity")),
+        ("gap", [continuity("gap", 900, "ended")], ("ended", 900, "continuity")),
+        ("complete", [continuity("complete", 900, "live"), broadcast(900, prev=100, replayed=True)],
+         ("live", 900, "replayed")),
+        ("pending", [continuity("pending", 900, "live")], ("live", None, "provisional")),
+    ],
+)  # fmt: skip
+def test_what_ends_a_provisional_state(verdict, frames, last) -> None:
+    book = holding().frames(continuity(complete, 100, "upcoming"), schedule(2, live=T0 + OFFSET + 10))
+    book.lose()
+    book.at(T0 + 10)
+    assert book.screen[-1] == ("live", None, "provisional")
+    book.reconnect().frames(*frames)
+    assert book.screen[-1] == last
+
+
+def test_online_the_clock_switches_nothing_however_late_the_broadcast() -> None:
+    book = holding().frames(continuity(complete, 100, "upcoming"), schedule(2, live=T0 + 1))
+    book.at(T0 + OFFSET + 60_000)
+    assert book.screen == [("upcoming", 100, "continuity")]
+
+
+def test_a_cancelled_event_is_not_revived_by_the_clock() -> None:
+    book = holding().frames(continuity(complete, 100, "cancelled"), schedule(2, live=T0 + OFFSET + 10))
+    book.lose()
+    book.at(T0 + 500)
+    assert [cause for _, _, cause in book.screen] == ["default"]
+
+
+def test_a_lower_revision_is_ignored() -> None:
+    book = holding().frames(schedule(5, live=500), schedule(4, live=400))
+    assert book.device.topics[TOPIC].times == {"live": 500}
+
+
+# R21
+def test_the_window_is_the_goaways_else_the_last_one_heard() -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.lose()
+    assert book.device.reconnect_at_ms == T0 + 500
+    book.reconnect().frames(WindowFrame(4_000, 9_000))
+    book.lose()
+    assert book.device.reconnect_at_ms == book.now + 2_000
+    book.reconnect()
+    book.get(GoawayFrame("drain", 10_000, 60_000))
+    planned = book.now + 10_000 + 30_000
+    assert book.device.reconnect_at_ms == planned
+    book.lose(4000)
+    assert book.device.reconnect_at_ms == planned, "the close that follows a goaway changes no plan"
+
+
+def test_windows_grow_per_failure_and_a_welcome_ends_that() -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.lose()
+    delays = []
+    for _ in range(8):
+        delays.append(book.device.reconnect_at_ms - book.now)
+        (opening,) = [a for a in book.at(book.device.reconnect_at_ms) if isinstance(a, OpenSocket)]
+        book.lose(conn=opening.conn)
+    assert delays == [500, 1_000, 2_000, 4_000, 8_000, 16_000, 16_000, 16_000]
+    book.reconnect()
+    book.lose()
+    assert book.device.reconnect_at_ms == book.now + 500
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 1011, 4000, 4001, 4499, 5000])
+def test_it_comes_back_after(code: int) -> None:
+    book = holding()
+    assert GiveUp(code) not in book.lose(code)
+    assert book.device.reconnect_at_ms is not None
+
+
+@pytest.mark.parametrize("code", [4500, 4503, 4999])
+def test_it_does_not_come_back_after(code: int) -> None:
+    book = holding()
+    assert GiveUp(code) in book.lose(code)
+    assert book.device.reconnect_at_ms is None
+    assert book.device.ended_by == code
+    assert book.at(T0 + 10_000_000) == [FetchMap(TOPIC)], "its map still refreshes"
+
+
+def test_a_refused_second_socket_leaves_the_first_alone() -> None:
+    book = holding().frames(StaleFrame())
+    (opening,) = [a for a in book.at(book.device.reconnect_at_ms) if isinstance(a, OpenSocket)]
+    book.lose(conn=opening.conn)
+    assert book.device.online
+    assert book.device.reconnect_at_ms == book.now + 1_000
+    book.get(broadcast(20))
+    assert book.cursor == 20
+
+
+def test_retry_after_is_obeyed() -> None:
+    book = holding()
+    book.device.disconnected(book.now, book.conn, 1006, 0.5, retry_after_ms=7_000)
+    assert book.device.reconnect_at_ms == T0 + 7_000 + 500
+
+
+# the rest of the session
+def test_a_subscribe_carries_cursors_and_the_maps_held() -> None:
+    book = Playbook()
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=7, revision=12), 0.5)
+    (opening,) = book.device.start(book.now)
+    (send,) = book.device.opened(book.now, opening.conn)
+    assert send.frame.topics == {TOPIC: None}
+    assert {topic: (held.version, held.revision) for topic, held in send.frame.held.items()} == {TOPIC: (7, 12)}
+
+
+@pytest.mark.parametrize(("draw", "due"), [(0.0, 0), (0.05, 500), (0.099, 990), (0.1, None), (0.9, None)])
+def test_the_ack_lottery_is_one_draw(draw: float, due: int | None) -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.draw = draw
+    book.get(broadcast(20, ack=AckRequest(10, 1_000)))
+    book.get(broadcast(20, ack=AckRequest(10, 1_000)))
+    sent = [a.frame for a in book.at(T0 + 2_000) if isinstance(a, Send)]
+    assert sent == ([] if due is None else [AckFrame(TOPIC, 20)])
+
+
+def test_an_ack_waits_for_its_moment() -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.draw = 0.05
+    book.get(broadcast(20, ack=AckRequest(10, 1_000)))
+    assert book.at(T0 + 499) == []
+    assert book.at(T0 + 500) == [Send(book.conn, AckFrame(TOPIC, 20))]
+
+
+def test_silence_breaks_a_connection_and_a_ping_keeps_it() -> None:
+    book = holding()
+    book.at(T0 + 80_000)
+    book.device.heard(book.now)
+    book.at(T0 + 169_999)
+    assert book.device.online
+    assert CloseSocket(book.conn, 1001) in book.at(T0 + 170_000)
+    assert not book.device.online
+    assert book.device.reconnect_at_ms is not None
+
+
+def test_a_socket_never_welcomed_counts_as_failed() -> None:
+    book = Playbook(welcome_within_ms=3_000)
+    (opening,) = book.device.start(book.now)
+    assert CloseSocket(opening.conn, 1001) in book.at(T0 + 3_000)
+    assert book.device.failures == 1
+
+
+def test_following_and_leaving_while_connected() -> None:
+    book = holding().frames(continuity(complete, 10, "live"))
+    (send,) = book.device.follow(book.now, "event:other")
+    assert send.frame == SubscribeFrame({"event:other": None})
+    assert book.device.unfollow(TOPIC) == [Send(book.conn, UnsubscribeFrame([TOPIC]))]
+    book.device.follow(book.now, TOPIC)
+    assert book.cursor is None, "another audience starts at null"
+    assert book.get(broadcast(1)).device.received(book.now, book.conn, broadcast(1), 0.5) == ()
+
+
+def test_topics_are_bounded() -> None:
+    device = Device("d", DeviceOptions())
+    for number in range(64):
+        device.follow(T0, f"event:{number}")
+    with pytest.raises(InvalidRequest, match="at most 64"):
+        device.follow(T0, "event:64")
+
+
+def test_logs_are_bounded_and_say_what_they_dropped() -> None:
+    book = holding(render_log_max=3, told_max=2)
+    for step in range(1, 11):
+        book.get(broadcast(step * 10, prev=step * 10 - 1))
+        book.get(ErrorFrame("unknown_topic", "no", TOPIC))
+    assert [timestamp for _, timestamp, _ in book.screen] == [80, 90, 100]
+    assert (book.device.renders_dropped, book.device.told_dropped) == (7, 7)
+    assert len(book.device.errors) == 10
+
+
+def test_the_channels_state_is_applied_before_its_cursor_is_used() -> None:
+    book = Playbook()
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES), 0.5)
+    book.device.adopt(book.now, TOPIC, "live", 500, 0.5)
+    assert (book.screen, book.cursor) == ([("live", 500, "continuity")], 500)
+    assert book.device.adopt(book.now, TOPIC, "ended", 900, 0.5) == ()
+
+
+def test_a_new_token_is_kept_and_stop_is_final() -> None:
+    book = holding().frames(TokenFrame("fresh"))
+    assert book.device.token == "fresh"
+    assert book.device.stop() == [CloseSocket(book.conn, 1000)]
+    assert book.device.wake_at_ms == NEVER
+    assert book.lose(1000) == ()
+
+
+def test_frames_of_a_topic_it_does_not_follow_are_ignored() -> None:
+    book = Playbook()
+    book.device.unfollow(TOPIC)
+    book.start()
+    book.frames(broadcast(1), continuity(complete, 1, "live"), schedule(1))
+    assert book.screen == []
+
+
+def test_a_network_lost_while_connecting() -> None:
+    book = Playbook()
+    (opening,) = book.device.start(book.now)
+    actions = book.device.network(book.now, up=False, draw=0.5)
+    assert CloseSocket(opening.conn, 1001) in actions
+    assert book.device.reconnect_at_ms is None
+    book.device.network(book.now, up=True, draw=0.5)
+    assert book.device.failures == 0
+    assert book.device.opened(book.now, opening.conn) == [CloseSocket(opening.conn, 1000)]
+
+
+def test_pictures_are_held_with_the_map() -> None:
+    picture = {"kind": "WIDE", "url": "/artwork/a.svg", "width": 1, "height": 1}
+    rows = [{"heading": "h", "titles": [{"id": "a", "artwork": [picture, picture]}]}]
+    answer = {"event": {"id": "fight"}, "version": 1, "revision": 1, "ttlSeconds": 60, "serverTime": T0}
+    by_key = {"live": {"key": "live", "startsAt": None, "rows": rows}, "default": {"key": "default"}}
+    book = Playbook()
+    book.device.map_fetched(book.now, TOPIC, stage_map_from_answer({**answer, "byKey": by_key}), 0.5)
+    assert book.device.artwork_missing(TOPIC) == 1
+    book.device.artwork_fetched(frozenset({"/artwork/a.svg"}))
+    assert book.device.artwork_missing(TOPIC) == 0
+
+
+@pytest.mark.parametrize("broken", [{}, {"byKey": {}}, {"byKey": {"default": 3}}, {"byKey": None}])
+def test_a_broken_map_names_itself(broken) -> None:
+    answer = {"event": {"id": "fight"}, "version": 1, "revision": 1, "ttlSeconds": 60, "serverTime": T0}
+    with pytest.raises(InvalidRequest, match="not a stage map"):
+        stage_map_from_answer({**answer, **broken})
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_fields() -> None:
+    one, other = stage_map("live"), stage_map("live")
+    assert one.entries["live"].fingerprint == other.entries["live"].fingerprint
+    assert one.entries["live"].fingerprint == entry_fingerprint(one.entries["live"].content)
+    assert one.entries["live"].fingerprint != one.default.fingerprint
+
+
+def test_a_welcome_for_a_connection_it_left_changes_nothing() -> None:
+    book = holding()
+    before = book.device.clock_offset_ms
+    book.get(welcome(server_time=0), conn=99)
+    assert book.device.clock_offset_ms == before
