@@ -1,4 +1,4 @@
-"""Say what the loader makes of a catalog file: `python -m dgs.check_catalog FILE [--strict] [--json]`.
+"""Say what the loader makes of a catalog file: `python -m dgs.check_catalog FILE [--strict] [--ids | --json]`.
 
 Exit code 0: usable; 1: usable, but rows were left out; 2: refused.
 """
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="refuse the file at its first bad row")
     parser.add_argument("--newest-year", type=int, help="later years are read as 100 years earlier")
     parser.add_argument("--repair", choices=("none", "mac-roman"), help="undo a wrong decoding of the file")
+    parser.add_argument("--ids", action="store_true", help="print every title's id and name instead of the report")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
     base = demo_options(given.file)
@@ -39,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidRequest as refused:
         _write({"titles": 0, "refused": refused.message} if given.json else f"refused: {refused.message}")
         return 2
-    _write(_facts(catalog) if given.json else _report(catalog))
+    if given.ids:
+        _write("\n".join(f"{title.id}\t{title.name}" for title in catalog.titles))
+    else:
+        _write(_facts(catalog) if given.json else _report(catalog))
     return 1 if catalog.rejected else 0
 
 

@@ -73,7 +73,7 @@ class DgsSettings(ServiceSettings):
     max_event_ids: int = Field(default=20, ge=1, le=200, description="Events in one broadcastChannel call.")
     max_home_events: int = Field(default=10, ge=1, le=50, description="Stage maps in one prefetchHome answer.")
     max_body_bytes: int = Field(default=64 * 1024, ge=1024, description="Longest GraphQL request body.")
-    max_query_depth: int = Field(default=12, ge=4, description="Deepest GraphQL document; the whole schema needs 7.")
+    max_query_depth: int = Field(default=12, ge=4, description="Deepest GraphQL document; the schema itself needs 5.")
     max_query_aliases: int = Field(default=15, ge=0, description="Aliases in a document: each may repeat the work.")
     max_maps_per_request: int = Field(default=20, ge=1, description="Stage maps in one answer, whatever the document.")
     retry_after_mean_ms: int = Field(

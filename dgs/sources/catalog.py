@@ -169,8 +169,9 @@ def _csv_rows(text: str, source: str) -> Iterator[_Row]:
         except StopIteration:
             return
         except csv.Error as exc:
-            lost = f" (up to line {reader.line_num})" if reader.line_num > line else ""
-            yield line, BadCell("(quotes)", f"{exc}{lost}"), columns
+            why = "a quote opens and never closes" if "end of data" in str(exc) else str(exc)
+            lost = f"; everything up to line {reader.line_num} is lost" if reader.line_num > line else ""
+            yield line, BadCell("(quotes)", why + lost), columns
             continue
         if not any(cell.strip() for cell in cells):
             continue

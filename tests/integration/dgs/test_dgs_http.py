@@ -59,11 +59,13 @@ async def test_only_queries_are_served(world: World, query: str) -> None:
 
 
 async def test_a_deep_document_is_refused(bare_world: World) -> None:
-    """The depth limit holds for documents that are otherwise valid."""
+    """The depth limit holds for documents that are otherwise valid; 5 is what the whole schema needs."""
     world = bare_world
     deep = '{ prefetchEvent(eventId: "e", profileId: "p") { stages { rows { titles { artwork { url } } } } } }'
     async with world.client(world.build(max_query_depth=4)) as world.http:
         assert "exceeds maximum operation depth of 4" in (await world.refused(deep))["message"]
+    async with world.client(world.build(max_query_depth=5)) as world.http:
+        assert (await world.refused(deep))["extensions"]["code"] == "not_found"
 
 
 async def test_one_request_buys_a_bounded_number_of_maps(bare_world: World) -> None:

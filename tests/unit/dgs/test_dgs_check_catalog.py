@@ -9,6 +9,7 @@ import pytest
 
 from dgs.check_catalog import main
 from dgs.sources.catalog import DEMO_CATALOG
+from dgs.sources.tidy import title_id
 
 
 def test_the_demo_catalog(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,5 +30,8 @@ def test_a_refusal_and_a_clean_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     clean = tmp_path / "clean.csv"
     clean.write_text("title\nSlam\n")
     assert main([str(clean)]) == 0
+    capsys.readouterr()
+    assert main([str(clean), "--ids"]) == 0
+    assert capsys.readouterr().out == f"{title_id('Slam', '')}\tSlam\n"
     assert main([str(tmp_path / "none.csv"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["titles"] == 0
