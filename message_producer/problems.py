@@ -67,16 +67,18 @@ class PreconditionRequired(InvalidRequest):
 
 def problem_of(exc: BroadcastSystemError, instance: str, **extra: object) -> dict[str, object]:
     """The body of a problem response; `extra` are extension members."""
+    field = None if exc.field is None else _api_name(exc.field)
+    named = type(exc)(exc.message, field=field, rule=exc.rule) if field != exc.field else exc
     body: dict[str, object] = {
         "type": f"urn:stagecue:problem:{exc.code}",
         "title": _TITLES.get(exc.code, _TITLES["internal"]),
         "status": exc.http_status,
-        "detail": str(exc),
+        "detail": str(named),
         "code": exc.code,
         "instance": instance,
     }
-    if exc.field is not None:
-        body["field"] = _api_name(exc.field)
+    if field is not None:
+        body["field"] = field
     if exc.rule is not None:
         body["rule"] = exc.rule
     return body | extra

@@ -180,6 +180,7 @@ class FeedPoller:
             cancelled=len(report.cancelled),
             unchanged=report.unchanged,
             missing=len(report.missing),
+            outside_horizon=report.outside,
             rejected=[str(item) for item in report.rejected[:10]],
             rejected_count=len(report.rejected) + report.rejected_unlisted,
         )

@@ -23,8 +23,6 @@ class ApiProblem(click.ClickException):
     def __init__(self, problem: Mapping[str, Any]) -> None:
         listed = problem.get("errors") or [problem]
         lines = [str(item.get("detail") or item.get("title")) for item in listed]
-        if "current_revision" in problem:
-            lines.append(f"the current revision is {problem['current_revision']}")
         super().__init__("\n       ".join(lines) + f"  [{problem.get('code', problem.get('status'))}]")
         self.problem = problem
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -170,11 +171,17 @@ def _moved(item: dict[str, Any]) -> str:
 
 
 def _difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """What changed, `old -> new`; what only one side tells is shown as it is."""
     old, new = before or {}, after or {}
-    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return ", ".join(f"{name}: {_short(old.get(name))} -> {_short(new.get(name))}" for name in changed[:8])
+    told = []
+    for name in [name for name in {**old, **new} if old.get(name) != new.get(name)][:8]:
+        values = [_short(name, side[name]) for side in (old, new) if name in side]
+        told.append(f"{name}: {' -> '.join(values)}")
+    return ", ".join(told)
 
 
-def _short(value: object) -> str:
+def _short(name: str, value: object) -> str:
+    if name.endswith("_at") and isinstance(value, int):
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(" ", "seconds")
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -131,14 +131,14 @@ async def test_an_event_comes_from_a_file_and_options_win(stagecue, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [
-        (["show", "nothing"], 1, ["no event", "not_found"]),
+        (["show", "nothing"], 1, ["id: no event", "not_found"]),
         (["add", "--id", "x", "--title", "X", "--starts", "2024-11-15T20:00:00"], 1, ["starts_at", "has no time zone"]),
         (["add", "--id", "x"], 2, ["--title", "--starts"]),
         ([*ADD, "--stage", "live@start"], 2, ["--stage", "key=anchor+offset"]),
         ([*ADD, "--stage", "live=start+15m"], 2, ["--stage"]),
         ([*ADD, "--stage", "live=start", "--stage", "soon=start-PT5M"], 1, ["stages[1].offset", "order"]),
         (["shift", "fight", "PT1Y"], 1, ["by:", "P"]),
-        (["shift", "fight", "PT1M", "--if-revision", "9"], 1, ["current revision is 1", "revision_conflict"]),
+        (["shift", "fight", "PT1M", "--if-revision", "9"], 1, ["at revision 1", "revision_conflict"]),
         (["cue", "fight", "nope"], 1, ["stage:", "unknown_stage"]),
         (["import", "no-such.ics"], 2, ["no-such.ics"]),
         (["import", __file__], 1, ["calendar:", "iCalendar"]),

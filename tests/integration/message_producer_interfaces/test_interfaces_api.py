@@ -250,6 +250,7 @@ async def test_a_bad_request_is_a_problem_that_names_its_field(api, method, path
     await created(api)
     found = problem(await api.request(method, path, json=body), status, code)
     assert found.get("field") == field
+    assert field is None or found["detail"].startswith(f"{field}: ")
     assert (await api.get("/v1/events/tyson-paul")).json()["revision"] == 1
 
 
