@@ -317,3 +317,34 @@ async def test_over_a_real_socket(bare_world: World) -> None:
     finally:
         stop.set()
         await asyncio.wait_for(serving, 5)
+
+
+EVENT = 'query($x: ID!) { prefetchEvent(eventId: $x, profileId: "p") { version } }'
+DEVICE = 'query($x: DeviceContext) { prefetchEvent(eventId: "e", profileId: "p", device: $x) { version } }'
+WITHIN = 'query($x: Duration) { prefetchHome(profileId: "p", within: $x) { version } }'
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [
+        ("{ \ud800 }", "1"),
+        (EVENT, '"\\ud800"'),
+        (EVENT, "1e999"),
+        (EVENT, "[1]"),
+        (DEVICE, '{"kind": {}}'),
+        (DEVICE, "7"),
+        (WITHIN, '{"a": 1}'),
+        (WITHIN, "9" * 30),
+        ("{ prefetchEvent(eventId: 7, profileId: 99999999999999999999999) { version } }", "1"),
+        ("query A { __typename } query A { __typename }", "1"),
+        ("{ ...f } fragment f on Query { ...f }", "1"),
+        ("{ __typename @skip(if: 7) @nope }", "1"),
+    ],
+)
+async def test_hostile_bodies_get_an_answer(world: World, query: str, value: str) -> None:
+    """Lone surrogates, huge numbers, wrong shapes, cycles: an error in GraphQL's form, and never `internal`."""
+    body = f'{{"query": {json.dumps(query)}, "variables": {{"x": {value}}}}}'.encode()
+    answer = await world.http.post("/graphql", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 400)
+    codes = {error["extensions"]["code"] for error in answer.json()["errors"]}
+    assert codes <= {"invalid_request", "not_found"}
