@@ -143,6 +143,8 @@ class DeviceConnection(asyncio.Protocol):
                     listener.metrics.count("error_frames")
                 self.write(text_frame(action.frame))
             elif isinstance(action, Follow):
+                if not listener.holds(self):
+                    return  # answering the topic before filled the buffer: we are closing
                 node.follow(self, action.topic, action.cursor, action.held)
             elif isinstance(action, Leave):
                 node.leave(self, action.topic)
@@ -233,8 +235,8 @@ class DeviceConnection(asyncio.Protocol):
         if isinstance(verdict, Accept):
             self.session = session = listener.open_session(verdict.grant)
             welcome = session.welcome(node=listener.node_id, server_time_ms=listener.clock.now_ms())
-            self.write(text_frame(welcome))
             listener.accepted(self)
+            self.write(text_frame(welcome))
         else:
             listener.metrics.count("refused")
             self.close(verdict.code, listener.draw_goaway(verdict.code) if verdict.goaway else None)
@@ -276,12 +278,13 @@ class DeviceConnection(asyncio.Protocol):
 
     def _frame(self, frame: Frame) -> None:
         session = self.session
-        if session is None:
-            return
+        if session is None or not self._listener.holds(self):
+            return  # we are closing: whatever still arrives must not subscribe again
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.CONT:
             if not frame.fin:
-                self._message.append(bytes(frame.data))
+                if frame.data:  # empty fragments would grow the list without counting against the limit
+                    self._message.append(bytes(frame.data))
                 return
             data = bytes(frame.data)
             if self._message:

@@ -167,6 +167,10 @@ class DeviceListener:
         self.metrics.count("connects")
         self.schedule(connection)
 
+    def holds(self, connection: DeviceConnection) -> bool:
+        """Whether its session is open: not yet closing."""
+        return connection in self._sessions
+
     def schedule(self, connection: DeviceConnection) -> None:
         """Give an open connection its next deadline."""
         if connection in self._sessions and connection.session is not None:

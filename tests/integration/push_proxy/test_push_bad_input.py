@@ -120,6 +120,17 @@ async def test_binary_and_broken_frames(world: World) -> None:
     assert (await device.next())["verdict"] == "complete"
 
 
+async def test_frames_after_our_close_change_nothing(world: World) -> None:
+    """A subscribe right behind a frame that closes the connection: no subscription is made, so none can leak."""
+    device = await world.connect()
+    subscribe = Frame(Opcode.TEXT, b'{"type":"subscribe","topics":{"event:fight":0}}').serialize(mask=True)
+    device.connection.transport.write(Frame(Opcode.BINARY, b"\x00").serialize(mask=True) + subscribe)
+    assert await device.closed() == 1003
+    await asyncio.sleep(0.1)
+    assert b"stagecue_push_subscriptions 0.0" in world.node.metrics.render()
+    assert b"stagecue_push_topics 0.0" in world.node.metrics.render()
+
+
 @pytest.mark.parametrize("world", [{"max_errors": 3}], indirect=True)
 async def test_too_many_errors(world: World) -> None:
     """The third error frame is followed by 4503."""
