@@ -6,12 +6,13 @@ Read-only and thin: operators' tools ask for an event's broadcasts here in the v
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any, NewType
+from typing import Annotated, Any, Final, NewType
 
 import strawberry
 from fastapi import Request
 from graphql import GraphQLError
 from graphql.language import IntValueNode, ValueNode
+from strawberry.extensions import MaxAliasesLimiter, MaxTokensLimiter
 from strawberry.fastapi import GraphQLRouter
 from strawberry.schema.config import StrawberryConfig
 
@@ -35,7 +36,9 @@ __all__ = [
     "graphql_router",
 ]
 
-_MAX_TIMESTAMP = 2**53 - 1
+_MAX_ALIASES: Final = 10
+_MAX_TOKENS: Final = 1_000
+_MAX_TIMESTAMP: Final = 2**53 - 1
 """Beyond it a JSON number is no longer exact in JavaScript."""
 
 
@@ -186,11 +189,21 @@ class Query:
     )
 
 
+def _aliases_limit() -> MaxAliasesLimiter:
+    return MaxAliasesLimiter(max_alias_count=_MAX_ALIASES)
+
+
+def _tokens_limit() -> MaxTokensLimiter:
+    return MaxTokensLimiter(max_token_count=_MAX_TOKENS)
+
+
 def build_schema() -> strawberry.Schema:
     """The schema; types no query reaches are in it too, because they are agreed on."""
     return strawberry.Schema(
         query=Query,
         types=[BroadcastChannel, ChannelTopic, Continuity, ScheduleChange, Session, TopicCursor],
+        # One request may not ask the store a thousand times.
+        extensions=[_aliases_limit, _tokens_limit],
         config=StrawberryConfig(scalar_map={Timestamp: _TIMESTAMP}),
     )
 

@@ -68,7 +68,7 @@ class PreconditionRequired(InvalidRequest):
 def problem_of(exc: BroadcastSystemError, instance: str, **extra: object) -> dict[str, object]:
     """The body of a problem response; `extra` are extension members."""
     field = None if exc.field is None else _api_name(exc.field)
-    named = type(exc)(exc.message, field=field, rule=exc.rule) if field != exc.field else exc
+    named = BroadcastSystemError(exc.message, field=field, rule=exc.rule)
     body: dict[str, object] = {
         "type": f"urn:stagecue:problem:{exc.code}",
         "title": _TITLES.get(exc.code, _TITLES["internal"]),

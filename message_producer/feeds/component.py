@@ -188,7 +188,7 @@ class _Reader:
         """Zone names the component uses. The library would silently make a time of an unknown zone zone-less."""
         needed: list[str] = []
         for line in self._component.lines:
-            found = _TZID.search(line.text.partition(":")[0]) if line.name in _TIMES else None
+            found = _TZID.search(line.head) if line.name in _TIMES else None
             if found is None:
                 continue
             tzid = found.group(1) or found.group(2) or ""

@@ -40,13 +40,21 @@ class ContentLine(msgspec.Struct, frozen=True):
     @property
     def value(self) -> str:
         """What follows the first colon outside quotes."""
+        return self.text[self._colon() + 1 :]
+
+    @property
+    def head(self) -> str:
+        """Name and parameters: what stands before that colon."""
+        return self.text[: self._colon()]
+
+    def _colon(self) -> int:
         quoted = False
         for index, char in enumerate(self.text):
             if char == '"':
                 quoted = not quoted
             elif char == ":" and not quoted:
-                return self.text[index + 1 :]
-        return ""
+                return index
+        return len(self.text)
 
 
 class Component(msgspec.Struct, frozen=True):

@@ -221,7 +221,8 @@ class FeedPoller:
         if self._client is None:
             self._client = httpx.AsyncClient(follow_redirects=True, max_redirects=_MAX_REDIRECTS)
         stale = self._clock.monotonic_s() - self._synced_at_s > 86_400
-        headers = {"Accept": "text/calendar", **({} if stale else self._validators)}
+        # Plain bytes: a compressed answer could unfold to far more than its bound before it is counted.
+        headers = {"Accept": "text/calendar", "Accept-Encoding": "identity", **({} if stale else self._validators)}
         try:
             async with (
                 asyncio.timeout(self._source.timeout_s),

@@ -140,6 +140,14 @@ async def test_a_cue_goes_out_and_is_seen_in_broadcasts_reach_and_graphql(api):
     assert unknown.json()["errors"][0]["extensions"]["code"] == "not_found"
 
 
+async def test_one_graphql_request_cannot_ask_the_store_a_thousand_times(api):
+    await created(api)
+    many = "".join(f'a{n}: broadcasts(eventId: "tyson-paul") {{ topic }} ' for n in range(50))
+    answer = await api.post("/graphql", json={"query": "{ " + many + "}"})
+    assert "aliases" in answer.json()["errors"][0]["message"]
+    assert answer.json().get("data") is None
+
+
 async def test_a_preview_says_what_would_go_out_when_and_to_whom(api):
     await created(api)
     items = (await api.get("/v1/events/tyson-paul/preview")).json()["items"]

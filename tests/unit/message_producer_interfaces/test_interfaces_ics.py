@@ -142,6 +142,14 @@ def test_a_zone_defined_in_one_file_says_nothing_of_the_next():
     assert "is unknown" in parsed(calendar(event)).rejected[0].message
 
 
+def test_a_zone_name_may_hold_a_colon_in_quotes():
+    """Some calendars name their zones `(UTC+03:00) Moscow`; the first colon is not the value's."""
+    name = "(UTC+03:00) Moscow"
+    zone = ZONE.format(offset="+0300").replace("Custom", name).split("\n")
+    event = f'UID:a\nSUMMARY:x\nDTSTART;TZID="{name}":20250101T200000'
+    assert starts(parsed(calendar(event, zones=zone))) == ["2025-01-01T17:00:00+00:00"]
+
+
 def test_a_broken_zone_definition_costs_only_entries_that_need_it():
     zones = ["BEGIN:VTIMEZONE", "TZID:Custom", "END:VTIMEZONE"]
     contents = parsed(
