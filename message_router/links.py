@@ -52,7 +52,7 @@ class LinkRefused(Exception):
 class _NodeLink:
     """One link after its hello. The receiving and the sending task share it; both end with its channel."""
 
-    __slots__ = ("channel", "control", "heard_s", "node_id", "sendable", "timer", "window")
+    __slots__ = ("channel", "control", "heard_s", "node_id", "sendable", "timer", "why", "window")
 
     def __init__(self, channel: MessageChannel, node_id: str, window: DeliveryWindow) -> None:
         self.channel = channel
@@ -62,6 +62,7 @@ class _NodeLink:
         self.sendable = asyncio.Event()
         self.timer: asyncio.TimerHandle | None = None
         self.heard_s = 0.0
+        self.why = "closed by the node"
 
     def answer(self, message: LinkMessage) -> None:
         if len(self.control) >= _MAX_CONTROL:
@@ -142,7 +143,7 @@ class NodeLinks:
             link = await self._welcome(channel)
             await self._converse(link)
         except NodeUnreachable:
-            pass
+            why = link.why if link is not None else why
         except LinkRefused as exc:
             why = exc.why
         except asyncio.CancelledError:
@@ -178,6 +179,7 @@ class NodeLinks:
         older = self._by_node.get(link.node_id)
         if older is not None:
             # A node speaks over one link: it came back before we noticed that it was gone.
+            older.why = "replaced"
             older.channel.close()
             self._drop(older)
         self._by_node[link.node_id] = link
@@ -261,8 +263,7 @@ class NodeLinks:
 
     def _offered(self, link: _NodeLink) -> None:
         if link.window.overflowing:
-            self._metrics.links_closed.labels("too far behind").inc()
-            _log.warning("node_link_overflow", node=link.node_id, unacked=link.window.unacked)
+            link.why = "too far behind"
             link.channel.close()
             self._drop(link)
             return

@@ -89,20 +89,13 @@ class Rebuilder:
         topics = iter(by_topic)
         while chunk := list(islice(topics, _TOPICS_AT_ONCE)):
             tails = await self._replay_log.tails(chunk)
-            # A log is contiguous from its floor to its tail, so only what lies above the tail can be missing.
-            await asyncio.gather(
-                *(
-                    self._topic(
-                        partition, topic, (entry for entry in by_topic[topic] if entry.timestamp > tails[topic])
-                    )
-                    for topic in chunk
-                )
-            )
-            for topic in chunk:
-                self._tails.note(topic, partition, by_topic[topic][-1].timestamp)
+            await asyncio.gather(*(self._topic(partition, topic, by_topic[topic], tails[topic]) for topic in chunk))
 
-    async def _topic(self, partition: int, topic: str, missing: Iterable[Broadcast]) -> None:
-        for broadcast in missing:
+    async def _topic(self, partition: int, topic: str, broadcasts: Iterable[Broadcast], tail: int) -> None:
+        """Append what is missing; a log is contiguous from its floor to its tail, so that lies above the tail."""
+        for broadcast in broadcasts:
+            if broadcast.timestamp <= tail:
+                continue
             result = await self._replay_log.append(broadcast)
             if result.outcome is AppendOutcome.REFUSED and result.tail < broadcast.prev:
                 # Read in order from the window's start: what lies below is older than the window, and given up.
@@ -112,3 +105,5 @@ class Rebuilder:
             if result.outcome in (AppendOutcome.REFUSED, AppendOutcome.CONFLICT):
                 self._metrics.conflicts.inc()
                 _log.error("replay_log_conflict", topic=topic, timestamp=broadcast.timestamp, partition=partition)
+            tail = result.tail
+        self._tails.note(topic, partition, tail)

@@ -89,7 +89,7 @@ class StoreWriter:
         Waits for `open_gate`: while a partition is rebuilt, its appends would all be refused.
         """
 
-        async def attempt() -> AppendOutcome | None:
+        async def attempt() -> AppendResult | None:
             await open_gate.wait()
             async with self._slots:
                 failpoint("router.append.before")
@@ -97,9 +97,10 @@ class StoreWriter:
                 failpoint("router.append.after")
             if result.outcome is AppendOutcome.REFUSED:
                 result = await self._repair(broadcast, partition, result.tail)
-            return None if result.outcome is AppendOutcome.REFUSED else result.outcome
+            return None if result.outcome is AppendOutcome.REFUSED else result
 
-        outcome = await self._until_done(attempt)
+        result = await self._until_done(attempt)
+        outcome = result.outcome
         self._metrics.appends.labels(outcome.value).inc()
         if outcome is AppendOutcome.CONFLICT:
             self._metrics.conflicts.inc()
@@ -110,8 +111,7 @@ class StoreWriter:
                 prev=broadcast.prev,
                 state_key=broadcast.state_key,
             )
-        if outcome is not AppendOutcome.STALE:
-            self._tails.note(broadcast.topic, partition, broadcast.timestamp)
+        self._tails.note(broadcast.topic, partition, result.tail)
         return outcome
 
     async def put_schedule(self, schedule: TopicSchedule) -> bool:

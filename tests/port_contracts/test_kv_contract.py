@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -48,35 +49,52 @@ class Store:
             self._clock.advance_ms(round(seconds * 1000))
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A redis-server of our own, on a port picked free, without persistence."""
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[int]:
+    """A redis-server of our own without persistence; yields its port, picked free."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.fail("redis-server is not on PATH")
-    folder: Path = tmp_path_factory.mktemp("redis")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        binary,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--dir",
-        str(folder),
-        "--save",
-        "",
-        "--daemonize",
-        "no",
-    ]
+        port: int = probe.getsockname()[1]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", *options]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
-            yield f"redis://127.0.0.1:{port}/0"
+            yield port
         finally:
             server.terminate()
             server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of one: all slots on one server, yet keys of two slots in one command are refused as in a large one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        bus = str(probe.getsockname()[1])
+    options = ("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-ip", "127.0.0.1")
+    with redis_server(tmp_path_factory.mktemp("cluster"), *options) as port:
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+async def _form_cluster(url: str) -> None:
+    """Give the one server every slot, once."""
+    single = connect_redis(url)
+    await _answering(single)
+    if (await single.execute_command("CLUSTER INFO"))["cluster_slots_assigned"] != "16384":
+        await single.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+    for _ in range(200):
+        if (await single.execute_command("CLUSTER INFO"))["cluster_state"] == "ok":
+            break
+        await asyncio.sleep(0.02)
+    await single.aclose()
 
 
 async def _answering(client: Redis) -> None:
@@ -90,7 +108,12 @@ async def _answering(client: Redis) -> None:
     pytest.fail("redis-server did not start")
 
 
-@pytest.fixture(params=["memory", "fakeredis", pytest.param("redis", marks=pytest.mark.external_service)])
+EXTERNAL = pytest.mark.external_service
+
+
+@pytest.fixture(
+    params=["memory", "fakeredis", pytest.param("redis", marks=EXTERNAL), pytest.param("cluster", marks=EXTERNAL)]
+)
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         clock = ManualClock()
@@ -98,6 +121,11 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         return
     if request.param == "fakeredis":
         client = FakeAsyncRedis()
+    elif request.param == "cluster":
+        url = request.getfixturevalue("cluster_url")
+        await _form_cluster(url)
+        client = connect_redis(url, cluster=True)
+        await client.flushall()
     else:
         client = connect_redis(request.getfixturevalue("redis_url"))
         await _answering(client)

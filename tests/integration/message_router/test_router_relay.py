@@ -159,6 +159,23 @@ async def test_a_rebuild_gives_up_only_what_is_older_than_the_window() -> None:
         assert (snapshot.floor, snapshot.entries) == (old[-1].timestamp, tuple(fresh))
 
 
+async def test_a_rebuild_alone_restores_what_was_committed_long_ago() -> None:
+    """Nothing is left to deliver: the store is whole again all the same, from the window's start upwards."""
+    now_ms = SystemClock().now_ms()
+    old = night(2, start=now_ms - 500_000, step=10)
+    fresh = night(3, start=now_ms - 50_000, step=10, prev=old[-1].timestamp)
+    async with world(assign=False, replay_window_s=100.0) as here:
+        node = await here.node("n1", TOPIC)
+        here.log.publish(*old, *fresh)
+        here.log.committed[0] = here.log.end()
+        here.log.assign(0)
+        await eventually(lambda: here.metric("rebuilds_total") == 1)
+        snapshot = await here.store.read(TOPIC)
+        assert (snapshot.floor, snapshot.entries) == (old[-1].timestamp, tuple(fresh))
+        assert node.broadcasts == []
+        assert here.metric("conflicts_total") == 0
+
+
 async def test_a_store_that_lost_everything_is_noticed_and_rebuilt() -> None:
     """Nothing failed, yet the store is empty (a failover): the tails tell within a comparison, and all is restored."""
     async with world() as here:
@@ -231,6 +248,8 @@ async def test_a_contradiction_is_delivered_and_alarms() -> None:
         await committed(here)
         assert [one.state_key for one in node.broadcasts] == ["s0", "s1", "s2", "other", "fork"]
         assert here.metric("conflicts_total") == 2
+        await asyncio.sleep(4 * here.settings.tail_check_interval_s)
+        assert here.metric("rebuilds_total") == 1, "what cannot be stored is not missed by the store"
 
 
 async def test_schedules_are_stored_then_delivered_to_the_interested() -> None:
@@ -316,11 +335,29 @@ async def test_a_node_that_reads_nothing_is_cut_at_the_bound_and_may_come_back()
         await eventually(lambda: node.closed)
         await committed(here)
         assert here.metric("nodes_behind") == 0
+        assert here.metric("links_closed_total", why="too far behind") == 1
         back = await here.node("n1", TOPIC)
         here.log.publish(*night(1, topic="event:other"))
         await committed(here)
         assert back.broadcasts == []
         assert here.metric("links") == 1
+
+
+async def test_what_waits_behind_a_full_window_goes_out_with_the_next_acknowledgement() -> None:
+    """One batch may be out: three broadcasts wait, and leave together once it is acknowledged."""
+    async with world(max_unacked_batches=1, node_deadline_s=5.0, ping_interval_s=60.0, silence_s=200.0) as here:
+        node = await here.node("n1", TOPIC, acking=False)
+        broadcasts = night(4)
+        here.log.publish(broadcasts[0])
+        await eventually(lambda: len(node.broadcasts) == 1)
+        here.log.publish(*broadcasts[1:])
+        await asyncio.sleep(0.05)
+        assert len(node.broadcasts) == 1
+        await node.ack_all()
+        await eventually(lambda: node.broadcasts == broadcasts)
+        assert len(node.unacked) == 1
+        await node.ack_all()
+        await committed(here)
 
 
 async def test_trimming_keeps_the_logs_bounded() -> None:
