@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,24 @@ NOW = 1_731_000_000_000
 ADD = ["add", "--id", "fight", "--title", "Fight", "--starts", "2024-11-15T20:00", "--tz", "America/New_York"]
 
 
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory):
+    """A data directory with an empty, migrated store: copied for each test, because migrating costs more than most."""
+    path = tmp_path_factory.mktemp("migrated")
+
+    async def migrate():
+        async with open_producer(ProducerSettings(data_dir=path), clock=ManualClock(NOW), readiness=Readiness()):
+            pass
+
+    asyncio.run(migrate())
+    return path
+
+
 @pytest.fixture
-async def stagecue(tmp_path):
+async def stagecue(tmp_path, migrated):
     """`await stagecue("list", "--json")` runs the command in a thread against a running producer."""
     clock, readiness, ring = ManualClock(NOW), Readiness(), new_key_ring("stagecue.operator")
+    shutil.copytree(migrated, tmp_path, dirs_exist_ok=True)
     (tmp_path / "operator.token").write_text(
         ring.sign(OperatorClaims(sub="ann", exp=NOW // 1000 + 60, role="operator")) + "\n"
     )
