@@ -13,22 +13,19 @@ from fastapi.security import HTTPBearer
 
 from contract.errors import InvalidRequest, RevisionConflict
 from message_producer.api_examples import ANSWERS
-from message_producer.api_models import (
+from message_producer.api_requests import CueIn, EventIn, EventPatchIn, ShiftIn
+from message_producer.api_views import (
     AuditPage,
     AuditView,
     BroadcastList,
     BroadcastView,
-    CueIn,
     CueResult,
-    EventIn,
     EventPage,
-    EventPatchIn,
     EventView,
     PreviewList,
     PreviewView,
     ReachList,
     ReachView,
-    ShiftIn,
 )
 from message_producer.feeds.template import StageTemplate
 from message_producer.model import LiveEvent, WriteContext

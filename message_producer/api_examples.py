@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from contract.broadcast import Broadcast, Cause
 from contract.names import topic_of
-from message_producer.api_models import (
+from message_producer.api_views import (
     AuditPage,
     AuditView,
     BroadcastList,
