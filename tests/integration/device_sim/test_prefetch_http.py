@@ -1,0 +1,163 @@
+"""Goal: prefetch is bounded, retried with care, recorded raw, and refetched only when the device's moment has come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from scripted_node import eventually, scripted_node
+
+from contract.errors import InvalidRequest, Unavailable
+from device_sim.device import DeviceOptions
+from device_sim.fleet import Fleet, FleetOptions
+from device_sim.prefetch import Prefetcher
+
+TOPIC = "event:fight"
+TV = {"kind": "TV"}
+
+
+class ScriptedDgs:
+    """A DGS of a few lines, with failures on demand. `version` is what its maps carry."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.push_url = "ws://127.0.0.1:1/v1/stream"
+        self.version = 1
+        self.fail_next: list[int] = []
+        self.errors: list[dict[str, Any]] | None = None
+        self.asked: list[dict[str, Any]] = []
+        self.device_ids: list[str] = []
+        self.pictures: list[str] = []
+        self.at_once = self.at_once_max = 0
+
+    async def graphql(self, request: web.Request) -> web.Response:
+        self.at_once += 1
+        self.at_once_max = max(self.at_once_max, self.at_once)
+        try:
+            await asyncio.sleep(0.005)
+            if self.fail_next:
+                return web.Response(status=self.fail_next.pop(0), headers={"Retry-After": "0"})
+            operation = await request.json()
+            self.asked.append(operation)
+            self.device_ids.append(request.headers["X-Device-Id"])
+            if self.errors is not None:
+                return web.json_response({"errors": self.errors, "data": None})
+            return web.json_response({"data": self.data(operation["variables"])})
+        finally:
+            self.at_once -= 1
+
+    def data(self, variables: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if "eventId" in variables:
+            event = variables["eventId"]
+            scalars = {"version": self.version, "revision": self.version, "ttlSeconds": 3600, "serverTime": 0}
+            pictures = [{"url": f"/artwork/{name}.svg"} for name in ("shared", variables["profileId"])]
+            rows = [{"titles": [{"id": "x", "artwork": pictures}]}]
+            by_key = {
+                key: {"key": key, "startsAt": None, "rows": rows, "profile": variables["profileId"], "v": self.version}
+                for key in ("live", "default")
+            }
+            found["prefetchEvent"] = {"event": {"id": event, "topic": f"event:{event}"}, **scalars, "byKey": by_key}
+        if "eventIds" in variables:
+            topics = [
+                {"eventId": event, "topic": f"event:{event}", "stateKey": None, "lastBroadcastAt": 0}
+                for event in variables["eventIds"]
+            ]
+            channel = {"url": self.push_url, "subprotocol": "stagecue.v1", "token": "t", "connectWindowMs": 0}
+            found["broadcastChannel"] = {**channel, "topics": topics}
+        return found
+
+    async def picture(self, request: web.Request) -> web.Response:
+        self.pictures.append(request.path)
+        return web.Response(body=b"<svg/>", content_type="image/svg+xml")
+
+
+@pytest.fixture
+async def dgs() -> AsyncIterator[ScriptedDgs]:
+    scripted = ScriptedDgs()
+    app = web.Application()
+    app.router.add_post("/graphql", scripted.graphql)
+    app.router.add_get("/artwork/{name}", scripted.picture)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    scripted.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield scripted
+    await runner.cleanup()
+
+
+async def test_maps_channel_and_pictures_arrive_and_answers_are_recorded_raw(dgs: ScriptedDgs) -> None:
+    async with Prefetcher(dgs.url) as prefetcher:
+        found = await prefetcher.prefetch("p-1", "d-1", ("fight", "race"), device=TV)
+    assert (found.url, found.token) == (dgs.push_url, "t")
+    assert set(found.maps) == {"event:fight", "event:race"}
+    assert sorted(dgs.pictures) == ["/artwork/p-1.svg", "/artwork/shared.svg"], "each once per device"
+    assert found.artwork == frozenset(dgs.pictures)
+    assert [json.loads(each.body)["data"]["prefetchEvent"]["event"]["id"] for each in prefetcher.recorded["p-1"]] == [
+        "fight",
+        "race",
+    ]
+    assert dgs.device_ids == ["d-1", "d-1"]
+
+
+async def test_an_edge_asks_the_origin_once_for_each_picture(dgs: ScriptedDgs) -> None:
+    async with Fleet(FleetOptions(devices=20, dgs_url=dgs.url, event_ids=("fight",), artwork="edge")) as fleet:
+        await fleet.prefetch_all()
+        assert len(dgs.pictures) == len(set(dgs.pictures)) == 21
+        assert all(len(client.device.artwork) == 2 for client in fleet.clients)
+
+
+async def test_concurrency_is_bounded(dgs: ScriptedDgs) -> None:
+    options = FleetOptions(devices=40, dgs_url=dgs.url, event_ids=("fight",), artwork="none", prefetch_concurrency=4)
+    async with Fleet(options) as fleet:
+        seen: list[int] = []
+        await fleet.prefetch_all(lambda done, total: seen.append(done))
+    assert dgs.at_once_max == 4
+    assert seen == list(range(1, 41))
+
+
+async def test_overload_is_retried_a_few_times_refusals_are_not(dgs: ScriptedDgs) -> None:
+    async with Prefetcher(dgs.url, artwork="none", seed=1) as prefetcher:
+        dgs.fail_next = [503, 429]
+        await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
+        assert prefetcher.counts.retries == 2
+        dgs.fail_next = [400]
+        with pytest.raises(InvalidRequest, match="answered 400"):
+            await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
+        dgs.errors = [{"message": "no such event", "extensions": {"code": "not_found"}}]
+        with pytest.raises(InvalidRequest, match="no such event"):
+            await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
+        assert len(dgs.asked) == 2
+
+
+async def test_a_dgs_that_is_away_is_unavailable(unused_tcp_port: int) -> None:
+    async with Prefetcher(f"http://127.0.0.1:{unused_tcp_port}", artwork="none", seed=1) as prefetcher:
+        with pytest.raises(Unavailable, match="after 4 tries"):
+            await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
+
+
+async def test_changed_content_is_refetched_in_the_window_and_rendered(dgs: ScriptedDgs) -> None:
+    async with scripted_node() as node:
+        dgs.push_url = node.url
+        options = FleetOptions(devices=5, dgs_url=dgs.url, event_ids=("fight",), device=DeviceOptions(ttl_spread=0.0))
+        async with Fleet(options) as fleet:
+            await fleet.prefetch_all()
+            await fleet.connect_all()
+            await fleet.wait_subscribed(timeout_s=5)
+            await node.broadcast(TOPIC, "live", 1000)
+            await eventually(lambda: all(client.device.topics[TOPIC].cursor == 1000 for client in fleet.clients))
+            assert len(dgs.asked) == 5, "a broadcast asks for nothing"
+            dgs.version = 2
+            dgs.fail_next = [400]  # one of them fails, and tries again in a later window
+            change = {"type": "schedule", "topic": TOPIC, "revision": 2, "version": 2, "times": {}}
+            for connection in list(node.connections):
+                await node.say(connection, change)
+            await eventually(lambda: all(each.device.topics[TOPIC].stage_map.version == 2 for each in fleet.clients))
+            assert len(dgs.asked) == 10
+            assert [r.cause for r in fleet.clients[0].device.renders or ()][-2:] == ["live", "refreshed"]
+            assert all(len(answers) == 2 for answers in fleet.recorded.values())
