@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -62,8 +63,7 @@ async def open_producer(
     async with AsyncExitStack() as stack:
         if database is not None:
             database.parent.mkdir(parents=True, exist_ok=True)
-            # Blocks while another producer holds it, before anything here runs that could be held up.
-            stack.enter_context(DatabaseLock(database).held(wait_s=settings.lock_wait_s))
+            await stack.enter_async_context(_held(DatabaseLock(database), settings.lock_wait_s))
         store = await stack.enter_async_context(
             open_store(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s)
         )
@@ -97,3 +97,17 @@ async def open_log(
         sa.make_url(settings.url()), clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s
     ) as store:
         yield OutboxLog(store, consumer=consumer, embedded=False)
+
+
+@asynccontextmanager
+async def _held(lock: DatabaseLock, wait_s: float) -> AsyncIterator[None]:
+    """Hold `lock`, waiting up to `wait_s` for a producer that is about to end. Raises StoreUnavailable."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while not lock.try_acquire():
+        if asyncio.get_running_loop().time() >= deadline:
+            raise lock.refusal()
+        await asyncio.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -35,27 +35,30 @@ class OutboxLog:
         self._poll_s = _EMBEDDED_POLL_S if embedded else _FOREIGN_POLL_S
         self._position: int | None = None
         """Newest position delivered; None before the assignment."""
-        self._tail: deque[LogEntry] = deque(maxlen=_TAIL_MAX)
+        self._tail: deque[LogEntry] = deque()
         self._tail_after: int | None = None
-        """The tail holds everything above this position; None while nothing is known."""
+        """The tail holds everything in (`_tail_after`, `_tail_to`]; None while nothing was announced."""
+        self._tail_to: int | None = None
         self._news = Wakeup()
         self._committing: asyncio.Lock = asyncio.Lock()
         self._to_commit = 0
         self._committed = 0
 
     def announce(self, entries: Sequence[LogEntry]) -> None:
-        """These were just published, in order and without a gap to the last ones announced. Event loop only."""
-        if not entries:
-            return
-        if self._tail_after is None:
-            self._tail_after = entries[0].offset - 1
-        dropped = len(self._tail) + len(entries) - _TAIL_MAX
+        """These were just published, in order. Event loop only.
+
+        Should one be missing since the last call, what lies before it is left to the database.
+        """
         for entry in entries:
-            if dropped > 0 and self._tail:
-                self._tail_after = self._tail[0].offset
-                dropped -= 1
+            if self._tail_to is None or entry.offset != self._tail_to + 1:
+                self._tail.clear()
+                self._tail_after = entry.offset - 1
+            elif len(self._tail) == _TAIL_MAX:
+                self._tail_after = self._tail.popleft().offset
             self._tail.append(entry)
-        self._news.set()
+            self._tail_to = entry.offset
+        if entries:
+            self._news.set()
 
     async def poll(self, *, max_entries: int, timeout_s: float) -> LogBatch:
         if self._position is None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -90,28 +87,32 @@ class DatabaseLock:
     """
 
     def __init__(self, database: Path) -> None:
-        self.path = database.with_name(database.name + ".lock")
+        self.database = database
+        self._path = database.with_name(database.name + ".lock")
+        self._file: TextIO | None = None
 
-    @contextlib.contextmanager
-    def held(self, *, wait_s: float, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-        """Hold the lock; raises StoreUnavailable naming the holder when it is not free within `wait_s`. Blocks."""
-        with self.path.open("a+") as file:
-            deadline = time.monotonic() + wait_s
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as exc:
-                    if time.monotonic() >= deadline:
-                        file.seek(0)
-                        holder = file.read(20).strip() or "unknown"
-                        raise StoreUnavailable(
-                            f"process {holder} already produces from {self.path.with_suffix('')}",
-                            rule="one producer per SQLite file",
-                        ) from exc
-                    sleep(0.02)
-            file.seek(0)
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; never waits."""
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def refusal(self) -> StoreUnavailable:
+        """The error that names who holds the lock."""
+        holder = self._path.read_text()[:20].strip() or "unknown"
+        return StoreUnavailable(
+            f"process {holder} already produces from {self.database}", rule="one producer per SQLite file"
+        )

@@ -26,10 +26,21 @@ _decode_versions = msgspec.json.Decoder(dict[str, int]).decode
 _ARMED = OccurrenceState.ARMED.value
 _event = sa.select(events).where(events.c.event_id == sa.bindparam("event_id"))
 _topics = sa.select(topics).where(topics.c.event_id == sa.bindparam("event_id")).order_by(topics.c.topic)
-_occurrences = (
-    sa.select(occurrences)
-    .where(occurrences.c.event_id == sa.bindparam("event_id"))
-    .order_by(occurrences.c.topic, occurrences.c.stage_order)
+_STATES = {state.value: state for state in OccurrenceState}
+_occurrence_columns = sa.select(
+    occurrences.c.topic,
+    occurrences.c.stage_key,
+    occurrences.c.arming,
+    occurrences.c.state,
+    occurrences.c.stage_order,
+    occurrences.c.due_at,
+    occurrences.c.timestamp,
+    occurrences.c.cued_at,
+    occurrences.c.passed_over_at,
+    occurrences.c.event_id,
+)
+_occurrences = _occurrence_columns.where(occurrences.c.event_id == sa.bindparam("event_id")).order_by(
+    occurrences.c.topic, occurrences.c.stage_order
 )
 _next_due = sa.select(sa.func.min(occurrences.c.due_at)).where(occurrences.c.state == _ARMED)
 _due = (
@@ -83,7 +94,7 @@ class SqlEventRows:
             select = select.where(events.c.event_id > after)
         rows = self._connection.execute(select).all()
         by_event: dict[str, list[Occurrence]] = {row.event_id: [] for row in rows}
-        wanted = sa.select(occurrences).where(occurrences.c.event_id.in_(by_event))
+        wanted = _occurrence_columns.where(occurrences.c.event_id.in_(by_event))
         for found in self._connection.execute(wanted):
             by_event[found.event_id].append(_occurrence(found))
         return tuple(_live_event(row, by_event[row.event_id]) for row in rows)
@@ -213,14 +224,16 @@ def _topic(row: Any) -> TopicState:
 
 
 def _occurrence(row: Any) -> Occurrence:
+    # Unpacked by position: a dispatch reads an event's every stage, and looking names up takes half of that time.
+    topic, stage_key, arming, state, order, due_at, timestamp, cued_at, passed_over_at, _ = row
     return Occurrence(
-        topic=row.topic,
-        stage_key=row.stage_key,
-        arming=row.arming,
-        state=OccurrenceState(row.state),
-        order=row.stage_order,
-        due_at=row.due_at,
-        timestamp=row.timestamp,
-        cued_at=row.cued_at,
-        passed_over_at=row.passed_over_at,
+        topic=topic,
+        stage_key=stage_key,
+        arming=arming,
+        state=_STATES[state],
+        order=order,
+        due_at=due_at,
+        timestamp=timestamp,
+        cued_at=cued_at,
+        passed_over_at=passed_over_at,
     )

@@ -30,6 +30,7 @@ _unpublished_broadcasts = (
     .limit(sa.bindparam("limit"))
 )
 _head = sa.select(log_head.c.position).where(log_head.c.id == 1)
+_move_head = sa.update(log_head).where(log_head.c.id == 1).values(position=sa.bindparam("to"))
 _mark_broadcast = (
     sa.update(outbox)
     .where(outbox.c.topic == sa.bindparam("t"), outbox.c.timestamp == sa.bindparam("ts"))
@@ -139,32 +140,27 @@ class SqlOutboxRows:
         return Unpublished(schedules, tuple(broadcast_of(row) for row in rows))
 
     def mark_published(self, batch: Unpublished, now: int) -> list[LogEntry]:
-        count = len(batch.schedules) + len(batch.broadcasts)
-        if not count:
+        if not batch.schedules and not batch.broadcasts:
             return []
-        # The head's row is held until commit, so positions become visible in their order.
-        position = self._take_positions(count)
+        # The head's row is held until commit, so positions become visible in their order, without gaps.
+        head: int | None = self._connection.execute(self._dialect.lock_row(_head)).scalar()
+        position = head or 0
         entries: list[LogEntry] = []
         for schedule in batch.schedules:
-            given = {"t": schedule.topic, "r": schedule.revision, "now": now, "at": position}
+            given = {"t": schedule.topic, "r": schedule.revision, "now": now, "at": position + 1}
             if self._connection.execute(_mark_schedule, given).rowcount:
+                position += 1
                 entries.append(LogEntry(_PARTITION, position, schedule=schedule))
-            position += 1
         for broadcast in batch.broadcasts:
-            given = {"t": broadcast.topic, "ts": broadcast.timestamp, "now": now, "at": position}
+            given = {"t": broadcast.topic, "ts": broadcast.timestamp, "now": now, "at": position + 1}
             if self._connection.execute(_mark_broadcast, given).rowcount:
+                position += 1
                 entries.append(LogEntry(_PARTITION, position, broadcast=broadcast))
-            position += 1
-        return entries
-
-    def _take_positions(self, count: int) -> int:
-        """The first of `count` fresh positions."""
-        head: int | None = self._connection.execute(self._dialect.lock_row(_head)).scalar()
         if head is None:
-            self._connection.execute(sa.insert(log_head).values(id=1, position=count))
-            return 1
-        self._connection.execute(sa.update(log_head).where(log_head.c.id == 1).values(position=head + count))
-        return head + 1
+            self._connection.execute(sa.insert(log_head).values(id=1, position=position))
+        else:
+            self._connection.execute(_move_head, {"to": position})
+        return entries
 
     def entries_after(self, position: int, limit: int) -> list[LogEntry]:
         given = {"after": position, "limit": limit}

@@ -30,7 +30,7 @@ FAILPOINTS = [
     "producer.publish.after_send",
     "producer.publish.after_mark",
 ]
-KILLS = int(os.environ.get("STAGECUE_KILLS", "3"))
+KILLS = int(os.environ.get("STAGECUE_KILLS", "2"))
 """Random instants; the nightly run asks for 50."""
 
 pytestmark = pytest.mark.fault
