@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -18,13 +18,14 @@ from contract.replay_log import AppendOutcome
 from contract.schedule import TopicSchedule
 from message_router.backoff import Backoff
 from message_router.metrics import RouterMetrics
-from message_router.store import StoreHealth, StoreWriter
+from message_router.store import StoreHealth, StoreWriter, append_repaired
 from message_router.tails import RecentTails
 
 __all__ = ["Rebuilder"]
 
 _SCHEDULES_AT_ONCE: Final = 64
 _TOPICS_AT_ONCE: Final = 64
+_REPAIRS: Final = 3
 _log = structlog.get_logger(__name__)
 
 
@@ -91,18 +92,24 @@ class Rebuilder:
             tails = await self._replay_log.tails(chunk)
             await asyncio.gather(*(self._topic(partition, topic, by_topic[topic], tails[topic]) for topic in chunk))
 
-    async def _topic(self, partition: int, topic: str, broadcasts: Iterable[Broadcast], tail: int) -> None:
-        """Append what is missing; a log is contiguous from its floor to its tail, so that lies above the tail."""
+    async def _topic(self, partition: int, topic: str, broadcasts: Sequence[Broadcast], tail: int) -> None:
+        """Append what is missing; a log is contiguous from its floor to its tail, so that lies above the tail.
+
+        Raises StoreUnavailable if the store keeps losing what is written.
+        """
+        known = {broadcast.timestamp: broadcast for broadcast in broadcasts}
         for broadcast in broadcasts:
             if broadcast.timestamp <= tail:
                 continue
             result = await self._replay_log.append(broadcast)
-            if result.outcome is AppendOutcome.REFUSED and result.tail < broadcast.prev:
-                # Read in order from the window's start: what lies below is older than the window, and given up.
-                self._metrics.floors_raised.inc()
-                await self._replay_log.raise_floor(topic, broadcast.prev)
-                result = await self._replay_log.append(broadcast)
-            if result.outcome in (AppendOutcome.REFUSED, AppendOutcome.CONFLICT):
+            for _ in range(_REPAIRS):
+                if result.outcome is not AppendOutcome.REFUSED:
+                    break
+                # Below the window, or lost since its tail was read: only what the log no longer has is given up.
+                result = await append_repaired(self._replay_log, broadcast, result.tail, known, self._metrics)
+            if result.outcome is AppendOutcome.REFUSED:
+                raise StoreUnavailable("the replay log loses what is written to it")
+            if result.outcome is AppendOutcome.CONFLICT:
                 self._metrics.conflicts.inc()
                 _log.error("replay_log_conflict", topic=topic, timestamp=broadcast.timestamp, partition=partition)
             tail = result.tail

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 import structlog
@@ -22,7 +22,7 @@ from message_router.chain import repair_chain
 from message_router.metrics import RouterMetrics
 from message_router.tails import RecentTails
 
-__all__ = ["StoreHealth", "StoreWriter"]
+__all__ = ["StoreHealth", "StoreWriter", "append_repaired"]
 
 _T = TypeVar("_T")
 KV_CONDITION: Final = "router.kv"
@@ -144,17 +144,7 @@ class StoreWriter:
         """The store misses what lies between its tail and `broadcast`: fill from the log, or give it up (R9)."""
         async with self._rereading:
             known = await self._still_known(broadcast, partition, tail)
-            repair = repair_chain(broadcast, tail, known)
-            if repair is None:
-                # What is stored belongs to another chain: no append will ever fit, and waiting would block commits.
-                return AppendResult(AppendOutcome.CONFLICT, tail)
-            if repair.floor is not None:
-                self._metrics.floors_raised.inc()
-                _log.warning("replay_floor_raised", topic=broadcast.topic, floor=repair.floor, tail=tail)
-                await self._replay_log.raise_floor(broadcast.topic, repair.floor)
-            for missing in repair.fill:
-                await self._replay_log.append(missing)
-            return await self._replay_log.append(broadcast)
+            return await append_repaired(self._replay_log, broadcast, tail, known, self._metrics)
 
     async def _still_known(self, broadcast: Broadcast, partition: int, tail: int) -> dict[int, Broadcast]:
         since_ms = max(tail + 1, self._clock.now_ms() - self._replay_window_ms)
@@ -166,3 +156,23 @@ class StoreWriter:
             if found is not None and found.topic == broadcast.topic and found.timestamp < broadcast.timestamp:
                 known[found.timestamp] = found
         return known
+
+
+async def append_repaired(
+    replay_log: ReplayLog, broadcast: Broadcast, tail: int, known: Mapping[int, Broadcast], metrics: RouterMetrics
+) -> AppendResult:
+    """Append a refused `broadcast` after filling what is missing above `tail` from `known`, or giving it up.
+
+    CONFLICT if no append can ever fit: what is stored belongs to another chain, and waiting would block commits. Still
+    REFUSED if the store lost something meanwhile: start over with the tail it names.
+    """
+    repair = repair_chain(broadcast, tail, known)
+    if repair is None:
+        return AppendResult(AppendOutcome.CONFLICT, tail)
+    if repair.floor is not None:
+        metrics.floors_raised.inc()
+        _log.warning("replay_floor_raised", topic=broadcast.topic, floor=repair.floor, tail=tail)
+        await replay_log.raise_floor(broadcast.topic, repair.floor)
+    for missing in repair.fill:
+        await replay_log.append(missing)
+    return await replay_log.append(broadcast)
