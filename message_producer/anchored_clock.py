@@ -27,23 +27,23 @@ class AnchoredClock:
         self._base = (float(clock.now_ms()), clock.monotonic_s())
 
     def now_ms(self) -> int:
-        return int(self._now())
+        return int(self._at(self._clock.monotonic_s()))
 
     def monotonic_s(self) -> float:
         return self._clock.monotonic_s()
 
-    def anchor(self, database_now_ms: int) -> None:
-        """Take the database's time as just read. The reading is a little old by now, so this clock runs late by the
-        round trip, never early: nothing is dispatched before its time (R4)."""
-        self._base = (float(database_now_ms), self._clock.monotonic_s())
+    def anchor(self, database_now_ms: int, read_at_s: float) -> None:
+        """Take the database's time as read at `read_at_s` of the monotonic clock, looked at right after the answer:
+        so this clock runs late by the round trip, never early, and nothing is dispatched before its time (R4)."""
+        self._base = (float(database_now_ms), read_at_s)
 
-    def offset_ms(self, database_now_ms: int) -> float:
-        """How far this clock runs ahead of the database's, as just read."""
-        return self._now() - database_now_ms
+    def offset_ms(self, database_now_ms: int, read_at_s: float) -> float:
+        """How far this clock runs ahead of the database's, as read at `read_at_s`."""
+        return self._at(read_at_s) - database_now_ms
 
-    def correct(self, database_now_ms: int) -> bool:
+    def correct(self, database_now_ms: int, read_at_s: float) -> bool:
         """Slew towards the database's clock; False when the offset is beyond `OFFSET_MAX_MS`: give the lease up."""
-        offset = self.offset_ms(database_now_ms)
+        offset = self.offset_ms(database_now_ms, read_at_s)
         if abs(offset) > OFFSET_MAX_MS:
             return False
         # A reading has whole milliseconds: within one there is nothing to correct.
@@ -52,6 +52,6 @@ class AnchoredClock:
             self._base = (base_ms - max(-SLEW_MS, min(SLEW_MS, offset)), base_s)
         return True
 
-    def _now(self) -> float:
+    def _at(self, monotonic_s: float) -> float:
         base_ms, base_s = self._base
-        return base_ms + (self._clock.monotonic_s() - base_s) * 1000
+        return base_ms + (monotonic_s - base_s) * 1000

@@ -61,12 +61,12 @@ class LeaseKeeper:
 
     async def compete(self) -> bool:
         """Acquire or renew once; returns whether the lease is ours. Raises StoreUnavailable."""
-        row_epoch, held, database_now = await self._store.write(self._claim)
+        row_epoch, held, database_now, read_at_s = await self._store.write(self._claim)
         if self.epoch is None:
             # Not dispatching: the moment to take the database's time whole.
-            self._clock.anchor(database_now)
-        elif not self._clock.correct(database_now):
-            _log.error("clock_off", offset_ms=round(self._clock.offset_ms(database_now)))
+            self._clock.anchor(database_now, read_at_s)
+        elif not self._clock.correct(database_now, read_at_s):
+            _log.error("clock_off", offset_ms=round(self._clock.offset_ms(database_now, read_at_s)))
             await self._release()
             return False
         if held and self.epoch != row_epoch:
@@ -89,13 +89,14 @@ class LeaseKeeper:
             _log.warning("lease_lost", epoch=self.epoch)
         self.epoch = None
 
-    def _claim(self, transaction: Transaction) -> tuple[int, bool, int]:
+    def _claim(self, transaction: Transaction) -> tuple[int, bool, int, float]:
         row = transaction.leases.read(lock=True)
         now = transaction.leases.database_now_ms()
         new, held = claim(row, self._holder, self.epoch, now, length_ms=self._length_ms, alone=self._alone)
         if new is not None:
             transaction.leases.write(new)
-        return (new or row).epoch, held, transaction.leases.database_now_ms()
+        # Both clocks are read here, side by side: the commit that follows may take long.
+        return (new or row).epoch, held, transaction.leases.database_now_ms(), self._clock.monotonic_s()
 
     async def _round(self) -> None:
         try:

@@ -51,7 +51,9 @@ def sqlite_path(url: sa.URL) -> Path | None:
 def make_engine(url: sa.URL, *, writes: bool, busy_timeout_s: float, pool_size: int) -> sa.Engine:
     """An engine whose transactions begin as they should: on SQLite `BEGIN IMMEDIATE` for writers, durable commits."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+        # Readers see one snapshot; writers lock the rows they decide upon and must see what others committed before.
+        isolation = "READ COMMITTED" if writes else "REPEATABLE READ"
+        return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, isolation_level=isolation)
     engine = sa.create_engine(
         url,
         pool_size=pool_size,

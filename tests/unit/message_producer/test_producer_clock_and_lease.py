@@ -14,10 +14,21 @@ NOW = 1_700_000_000_000
 def test_it_follows_the_monotonic_clock_not_a_stepped_wall_clock() -> None:
     clock = ManualClock(NOW)
     anchored = AnchoredClock(clock)
-    anchored.anchor(NOW + 40)
+    anchored.anchor(NOW + 40, clock.monotonic_s())
     clock.advance_ms(1000)
     clock.step_ms(3_600_000)
     assert anchored.now_ms() == NOW + 1040
+
+
+def test_a_reading_may_be_old_by_the_time_it_is_used() -> None:
+    """The commit between reading the database's clock and anchoring takes 200 ms; the clock is not late by them."""
+    clock = ManualClock(NOW)
+    anchored = AnchoredClock(clock)
+    reading, read_at_s = clock.now_ms(), clock.monotonic_s()
+    clock.advance_ms(200)
+    anchored.anchor(reading, read_at_s)
+    assert anchored.now_ms() == NOW + 200
+    assert anchored.offset_ms(reading, read_at_s) == 0
 
 
 def test_small_offsets_are_slewed_away() -> None:
@@ -25,8 +36,9 @@ def test_small_offsets_are_slewed_away() -> None:
     anchored = AnchoredClock(clock)
     for step in range(40):
         clock.advance_ms(400)
-        assert anchored.correct(clock.now_ms() + 30)
-        assert abs(anchored.offset_ms(clock.now_ms() + 30)) <= max(0, 30 - 2 * (step + 1)) + 1
+        truth, read_at_s = clock.now_ms() + 30, clock.monotonic_s()
+        assert anchored.correct(truth, read_at_s)
+        assert abs(anchored.offset_ms(truth, read_at_s)) <= max(0, 30 - 2 * (step + 1)) + 1
     assert clock.now_ms() + 29 <= anchored.now_ms() <= clock.now_ms() + 30
 
 
@@ -36,7 +48,7 @@ def test_it_never_runs_backwards_while_slewing() -> None:
     seen = [anchored.now_ms()]
     for _ in range(20):
         clock.advance_ms(400)
-        anchored.correct(clock.now_ms() - 400)
+        anchored.correct(clock.now_ms() - 400, clock.monotonic_s())
         seen.append(anchored.now_ms())
     assert seen == sorted(set(seen))
 
@@ -44,11 +56,11 @@ def test_it_never_runs_backwards_while_slewing() -> None:
 def test_an_offset_beyond_the_bound_is_reported_either_way() -> None:
     clock = ManualClock(NOW)
     anchored = AnchoredClock(clock)
-    assert anchored.correct(NOW + OFFSET_MAX_MS)
-    anchored.anchor(NOW)
-    assert not anchored.correct(NOW + OFFSET_MAX_MS + 1)
-    assert not anchored.correct(NOW - OFFSET_MAX_MS - 1)
-    assert anchored.offset_ms(NOW - 700) == 700
+    assert anchored.correct(NOW + OFFSET_MAX_MS, 0.0)
+    anchored.anchor(NOW, 0.0)
+    assert not anchored.correct(NOW + OFFSET_MAX_MS + 1, 0.0)
+    assert not anchored.correct(NOW - OFFSET_MAX_MS - 1, 0.0)
+    assert anchored.offset_ms(NOW - 700, 0.0) == 700
 
 
 def take(
