@@ -12,6 +12,7 @@ from contract.clock import Clock
 from contract.errors import LeaseLost, StoreUnavailable
 from message_producer.lease_keeper import LeaseKeeper
 from message_producer.ports import AlarmClock
+from message_producer.published_schedule import topic_schedules
 from message_producer.store import Store, Transaction
 from message_producer.timeline import due_now
 from message_producer.wakeups import Wakeups
@@ -126,6 +127,8 @@ class Dispatcher:
         outcome = due_now(state, self._clock.now_ms(), late_after_ms=self._late_after_ms)
         if outcome.touched:
             transaction.events.save(state, outcome)
+        if outcome.state.event.revision != state.event.revision:
+            transaction.outbox.put_schedules(topic_schedules(outcome.state))
         return bool(outcome.touched)
 
     async def _dispatch_singly(self) -> int:

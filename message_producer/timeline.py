@@ -115,12 +115,18 @@ def plan(draft: EventDraft, now: int) -> Outcome:
 
 
 def due_now(state: EventState, now: int, *, late_after_ms: int) -> Outcome:
-    """Dispatch what is due: per topic the one stage true now; overdue ones before it are superseded (R4)."""
-    work = _Work(state, now)
-    if not state.event.cancelled:
+    """Dispatch what is due: per topic the one stage true now; overdue ones before it are superseded (R4).
+
+    A stage that an opted-out event misses changes the plan, so the revision rises: devices that follow the plan
+    offline must not show what was never announced.
+    """
+    work, event = _Work(state, now), state.event
+    if not event.cancelled:
         for topic in work.present_topics():
             _dispatch_due(work, topic, late_after_ms)
-    return work.outcome(state.event)
+    if work.passed_over():
+        event = _next_revision(event, draft_of(event), now, version=event.version)
+    return work.outcome(event)
 
 
 def after_change(state: EventState, draft: EventDraft, now: int, *, late_after_ms: int) -> Outcome:
@@ -329,6 +335,9 @@ class _Work:
         for occurrence in self.stages(topic):
             if self.is_overdue(occurrence):
                 self.put(msgspec.structs.replace(occurrence, state=_SUPERSEDED))
+
+    def passed_over(self) -> bool:
+        return any(occurrence.passed_over_at is not None for occurrence in self._touched.values())
 
     def next_timestamp(self) -> int:
         return max(self.now, self._last + 1)

@@ -133,7 +133,7 @@ def canonical(state: EventState) -> EventState:
     )
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 4, 7])
 async def test_the_store_and_the_timeline_agree(tmp_path: Path, seed: int) -> None:
     mirror = Mirror(tmp_path, seed)
     await mirror.life(STEPS // 2)

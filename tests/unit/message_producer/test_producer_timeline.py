@@ -151,6 +151,7 @@ def test_an_opted_out_event_misses_what_is_too_late_and_keeps_what_is_not() -> N
     night.at(0, seconds=5.1)
     assert keys(night) == ["upcoming"]
     assert night.states()["live"] == night.states()["starting_soon"] == "superseded"
+    assert night.state.event.revision == 2, "devices offline must learn that it never went out"
     night.change(msgspec.structs.replace(draft_of(night.state.event), title="New"), at=1)
     assert keys(night) == ["upcoming"], "a missed stage stays missed"
 
