@@ -28,9 +28,10 @@ from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.cpu import CpuMeter, Usage
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.histogram import LatencyHistogram
+from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter, shown
-from loadtest.bench.system import EmbeddedSystem, OperatorApi
+from loadtest.bench.system import EmbeddedSystem
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
 
 __all__ = [

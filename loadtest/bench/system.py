@@ -1,26 +1,25 @@
-"""The system under test, embedded: `stagecue up` in a process of its own, and its REST and GraphQL from outside."""
+"""The system under test, embedded: `stagecue up` in a process of its own, started, killed and stopped from outside."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import socket
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import aiohttp
 import msgspec
 
 from loadtest.bench.outcome import CouldNotRun
 
-__all__ = ["Addresses", "EmbeddedSystem", "OperatorApi", "free_port_base"]
+__all__ = ["Addresses", "EmbeddedSystem", "free_port_base"]
 
 _READY_WITHIN_S: Final = 20.0
 _STOP_WITHIN_S: Final = 15.0
@@ -33,21 +32,35 @@ class Addresses(msgspec.Struct, frozen=True):
     producer: str
     dgs: str
     push: str
+    docs: str
+    data_dir: str
     operator_token: str
 
 
 class EmbeddedSystem:
     """`async with EmbeddedSystem(directory) as system`: started and ready inside, gone afterwards.
 
-    Raises CouldNotRun, with the end of its log, when it does not become ready.
+    It can be killed and started again on the same ports and data. Raises CouldNotRun, with the end of its log, when it
+    does not become ready.
     """
 
     def __init__(
-        self, directory: Path, *, port_base: int | None = None, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        port_base: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        log_level: str = "WARNING",
     ) -> None:
-        self._directory = directory
+        self.directory = directory
+        self.environment = dict(environment or {})
+        """Settings of the next start, on top of this process's environment."""
+        self.kills = 0
+        self.started_at_s = 0.0
+        """Wall clock of the last start, seconds since the epoch."""
         self._port_base = port_base
-        self._environment = dict(environment or {})
+        self._options = ("--log-level", log_level, *options)
         self._process: Process | None = None
         self._addresses: Addresses | None = None
 
@@ -57,35 +70,76 @@ class EmbeddedSystem:
         return self._addresses
 
     @property
+    def data_dir(self) -> Path:
+        return self.directory / "data"
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, "not started"
         return self._process.pid
 
     @property
     def log_path(self) -> Path:
-        return self._directory / "server.log"
+        return self.directory / "server.log"
 
     async def __aenter__(self) -> Self:
-        base = self._port_base or free_port_base()
-        command = [
-            sys.executable, "-m", "stagecue", "up", "--ready-json", "--data-dir", str(self._directory / "data"),
-            "--port-base", str(base), "--log-level", "WARNING", "--log-format", "json",
-        ]  # fmt: skip
-        with self.log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=DEVNULL, stdout=PIPE, stderr=log, env={**os.environ, **self._environment}
-            )
-        try:
-            self._addresses = await self._ready()
-        except BaseException:
-            await self._stop()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stop()
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start it and wait until it serves. Raises CouldNotRun."""
+        assert self._process is None, "already running"
+        if self._port_base is None:
+            self._port_base = free_port_base()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable, "-m", "stagecue", "up", "--ready-json", "--data-dir", str(self.data_dir),
+            "--port-base", str(self._port_base), "--log-format", "json", *self._options,
+        ]  # fmt: skip
+        self.started_at_s = time.time()
+        with self.log_path.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdin=DEVNULL, stdout=PIPE, stderr=log, env={**os.environ, **self.environment}
+            )
+        try:
+            self._addresses = await self._ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def kill(self) -> None:
+        """`kill -9`: no chance to tidy up. `wait` afterwards."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            self.kills += 1
+
+    async def wait(self) -> int | None:
+        """Wait for its end, however it comes; returns the exit code, negative for a signal. It may be started again."""
+        process = self._process
+        if process is None:
+            return None
+        code = await process.wait()
+        self._process = None
+        return code
+
+    async def stop(self) -> int | None:
+        """SIGTERM, and SIGKILL if it does not end in time. Idempotent."""
+        process = self._process
+        if process is None:
+            return None
+        if process.returncode is None:
+            process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_WITHIN_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+        return await self.wait()
 
     async def _ready(self) -> Addresses:
         assert self._process is not None
@@ -99,57 +153,12 @@ class EmbeddedSystem:
         except msgspec.MsgspecError as exc:
             raise CouldNotRun(f"the system ended before it was ready ({exc}){self.log_end()}") from exc
 
-    async def _stop(self) -> None:
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_WITHIN_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
     def log_end(self, lines: int = 12) -> str:
         """The end of its log, for an error message."""
         if not self.log_path.exists():
             return ""
         found = self.log_path.read_text(errors="replace").splitlines()[-lines:]
         return "; its log ends:\n" + "\n".join(found) if found else "; it logged nothing"
-
-
-class OperatorApi:
-    """The producer's REST API for a benchmark: raises CouldNotRun for any answer that is not a success."""
-
-    def __init__(self, session: aiohttp.ClientSession, addresses: Addresses) -> None:
-        self._session = session
-        self._base = addresses.producer
-        self._headers = {"Authorization": f"Bearer {addresses.operator_token}"}
-
-    async def create_event(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._call("POST", "/v1/events", event)
-
-    async def broadcasts(self, event_id: str) -> list[dict[str, Any]]:
-        """Items of `GET /v1/events/{id}/broadcasts`."""
-        found = await self._call("GET", f"/v1/events/{event_id}/broadcasts")
-        items = found["items"]
-        assert isinstance(items, list)
-        return items
-
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        content = None if body is None else json.dumps(body).encode()
-        headers = {**self._headers, "Content-Type": "application/json"}
-        try:
-            async with self._session.request(method, self._base + path, data=content, headers=headers) as answer:
-                received = await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as exc:
-            raise CouldNotRun(f"{method} {path}: {exc!r}") from exc
-        if answer.status >= 300:
-            raise CouldNotRun(f"{method} {path} answered {answer.status}: {received[:400]!r}")
-        found = json.loads(received)
-        assert isinstance(found, dict)
-        return found
 
 
 def free_port_base(*, host: str = "127.0.0.1") -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loadtest.bench.envelope import Envelope
+    from loadtest.bench.system import Addresses
     from stagecue.demo.night import NightReport
     from stagecue.demo.screen import TerminalScreen
 
@@ -68,16 +69,15 @@ async def _play(
 
     from contract.errors import BroadcastSystemError
     from loadtest.bench.envelope import Envelope
+    from loadtest.bench.outcome import CouldNotRun
     from stagecue.demo.night import Night
-    from stagecue.demo.operator import OperatorRefused
-    from stagecue.demo.server import ServerFailed
 
     envelope = Envelope(seed=seed)
     async with AsyncExitStack() as stack:
-        data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-demo-")))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-demo-")))
         night = Night(
             devices=devices,
-            data_dir=data_dir,
+            directory=directory,
             calendar=_SCHEDULE.read_text("utf-8"),
             screen=screen,
             catalog=catalog,
@@ -86,7 +86,7 @@ async def _play(
         with screen:
             try:
                 report = await night.run(stack)
-            except (ServerFailed, OperatorRefused, BroadcastSystemError, OSError) as exc:
+            except (CouldNotRun, BroadcastSystemError, OSError) as exc:
                 console.print(f"[bold red]The night could not be played:[/] {exc}", highlight=False)
                 raise SystemExit(2) from exc
         _show(report, envelope, as_json)
@@ -110,13 +110,12 @@ def _show(report: NightReport, envelope: Envelope, as_json: bool) -> None:
         Console().print(reach_table(report))
 
 
-def _show_addresses(console: Console, addresses: dict[str, Any]) -> None:
-    url, data_dir = addresses["producer"], addresses["data_dir"]
+def _show_addresses(console: Console, addresses: Addresses) -> None:
     console.print(
         f"\nStill running; Ctrl-C ends it and removes its data.\n\n"
-        f"  operator API   {url}   (documentation: {addresses['docs']})\n"
-        f"  prefetch       {addresses['dgs']}/graphql\n"
-        f"  devices        {addresses['push']}/v1/stream\n\n"
-        f"  stagecue event list --url {url} --data-dir {data_dir}\n",
+        f"  operator API   {addresses.producer}   (documentation: {addresses.docs})\n"
+        f"  prefetch       {addresses.dgs}/graphql\n"
+        f"  devices        {addresses.push}/v1/stream\n\n"
+        f"  stagecue event list --url {addresses.producer} --data-dir {addresses.data_dir}\n",
         highlight=False,
     )

@@ -11,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import aiohttp
+
 from device_sim.audit import BroadcastAudit, FleetAudit, audit_fleet, distinct_map_share, outbox_from_json
 from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
+from loadtest.bench.operator_api import OperatorApi
+from loadtest.bench.system import EmbeddedSystem
 from stagecue.demo.calendar import move_calendar
-from stagecue.demo.operator import DemoOperator
 from stagecue.demo.plan import NIGHT, STAGES, NightPlan, stage_template_toml
-from stagecue.demo.server import ServerProcess, free_port_base
 
 __all__ = ["FIGHT_UID", "Night", "NightReport", "NightScreen", "StageReport"]
 
@@ -25,6 +27,7 @@ FIGHT_UID: Final = "paul-tyson-2024@live.stagecue.example"
 _LEAD_S: Final = 3600
 """At first the calendar has the event an hour away: time to prefetch. Then the feed moves it to now."""
 _WATCH_EVERY_S: Final = 0.1
+_REST_TIMEOUT_S: Final = 10.0
 
 
 class NightScreen(Protocol):
@@ -101,7 +104,7 @@ class Night:
         self,
         *,
         devices: int,
-        data_dir: Path,
+        directory: Path,
         calendar: str,
         screen: NightScreen,
         catalog: Path | None = None,
@@ -109,25 +112,24 @@ class Night:
         plan: NightPlan = NIGHT,
     ) -> None:
         self._devices = devices
-        self._data_dir = data_dir
+        self._directory = directory
         self._calendar = calendar
         self._screen = screen
         self._catalog = catalog
         self._seed = seed
         self._plan = plan
-        self.server: ServerProcess | None = None
+        self.server: EmbeddedSystem | None = None
 
     async def run(self, stack: AsyncExitStack) -> NightReport:
-        """Play and judge it. Raises ServerFailed, OperatorRefused, Unavailable: it could not be played."""
+        """Play and judge it. Raises CouldNotRun, Unavailable: it could not be played."""
         server = await self._start_server(stack)
-        addresses = server.addresses
-        operator = await stack.enter_async_context(
-            DemoOperator(addresses["producer"], addresses["dgs"], addresses["operator_token"])
-        )
+        timeout = aiohttp.ClientTimeout(total=_REST_TIMEOUT_S)
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout, trust_env=False))
+        operator = OperatorApi(session, server.addresses)
         event = await self._plan_the_evening(operator)
         fleet_options = FleetOptions(
             devices=self._devices,
-            dgs_url=addresses["dgs"],
+            dgs_url=server.addresses.dgs,
             event_ids=(event["id"],),
             seed=self._seed,
             device=DeviceOptions(reconnect_window_ms=self._plan.reconnect_window_ms),
@@ -144,19 +146,17 @@ class Night:
             return await self._judge(operator, fleet, event, origin, server.kills)
 
     # before
-    async def _start_server(self, stack: AsyncExitStack) -> ServerProcess:
+    async def _start_server(self, stack: AsyncExitStack) -> EmbeddedSystem:
         self._screen.step("Starting the whole system in one process: SQLite and memory, no server needed")
-        template = self._data_dir / "stages.toml"
-        self._data_dir.mkdir(parents=True, exist_ok=True)
+        template = self._directory / "stages.toml"
         template.write_text(stage_template_toml())
         options = ["--stage-template", str(template)]
         if self._catalog is not None:
             options += ["--catalog", str(self._catalog)]
-        server = ServerProcess(
-            self._data_dir,
-            free_port_base(),
-            *options,
-            env={
+        server = EmbeddedSystem(
+            self._directory,
+            options=options,
+            environment={
                 "PUSH_RECONNECT_WINDOW_MS": str(self._plan.reconnect_window_ms),
                 "DGS_CONNECT_WINDOW_MS": "0",
             },
@@ -166,7 +166,7 @@ class Night:
         await server.start()
         return server
 
-    async def _plan_the_evening(self, operator: DemoOperator) -> dict[str, Any]:
+    async def _plan_the_evening(self, operator: OperatorApi) -> dict[str, Any]:
         self._screen.step("Importing the calendar: real events, each in its own time zone")
         start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=_LEAD_S)
         report = await operator.import_calendar(self._moved(start))
@@ -183,7 +183,7 @@ class Night:
 
     # the night
     async def _play(
-        self, server: ServerProcess, operator: DemoOperator, fleet: Fleet, event: dict[str, Any]
+        self, server: EmbeddedSystem, operator: OperatorApi, fleet: Fleet, event: dict[str, Any]
     ) -> dict[str, int]:
         plan, screen = self._plan, self._screen
         # Calendars know whole seconds: the night's zero is the next one.
@@ -218,13 +218,13 @@ class Night:
             origin.setdefault(timestamp, count)
         return origin
 
-    async def _origin_requests(self, operator: DemoOperator, fleet: Fleet, event_id: str) -> dict[str, int]:
+    async def _origin_requests(self, operator: OperatorApi, fleet: Fleet, event_id: str) -> dict[str, int]:
         """Per broadcast so far: requests from 1 s before it was due to the last render it caused.
 
         Asked in the life of the server that broadcast it, since the count is kept in its memory.
         """
         counts: dict[str, int] = {}
-        started_ms = int(self.server.started_at * 1000) if self.server else 0
+        started_ms = int(self.server.started_at_s * 1000) if self.server else 0
         for entry in await operator.broadcasts(event_id):
             if entry["published_at_ms"] is None or entry["published_at_ms"] < started_ms:
                 continue
@@ -250,7 +250,7 @@ class Night:
 
     # after
     async def _judge(
-        self, operator: DemoOperator, fleet: Fleet, event: dict[str, Any], origin: dict[str, int], kills: int
+        self, operator: OperatorApi, fleet: Fleet, event: dict[str, Any], origin: dict[str, int], kills: int
     ) -> NightReport:
         outbox = outbox_from_json(await operator.broadcasts(event["id"]))
         audit = audit_fleet(outbox, fleet.logs(), fleet.recorded)

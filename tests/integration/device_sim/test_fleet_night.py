@@ -16,7 +16,8 @@ from device_sim.audit import audit_fleet, distinct_map_share, outbox_from_json
 from device_sim.client import now_ms
 from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
-from loadtest.bench.system import EmbeddedSystem, OperatorApi
+from loadtest.bench.operator_api import OperatorApi
+from loadtest.bench.system import EmbeddedSystem
 
 
 def moment(at_ms: int) -> str:
