@@ -19,6 +19,7 @@ __all__ = [
     "MAX_CLIENT_FRAME_BYTES",
     "MAX_TOPICS_PER_CONNECTION",
     "SUBPROTOCOL",
+    "UNKNOWN_TOPIC",
     "AckFrame",
     "AckRequest",
     "AuthFrame",
@@ -52,6 +53,9 @@ BEARER_SUBPROTOCOL_PREFIX: Final = "stagecue.bearer."
 MAX_CLIENT_FRAME_BYTES: Final = 16 * 1024
 """A subscribe to MAX_TOPICS_PER_CONNECTION topics of the longest legal name fits with room to spare."""
 MAX_TOPICS_PER_CONNECTION: Final = 64
+
+UNKNOWN_TOPIC: Final = "unknown_topic"
+"""Code of the error frame for a topic a node does not know; it may learn of it, so devices ask again, paced (R21)."""
 
 Verdict = Literal["complete", "gap", "ahead", "pending"]
 

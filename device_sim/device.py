@@ -21,6 +21,7 @@ from contract.close_codes import CloseCode, may_reconnect
 from contract.errors import InvalidRequest
 from contract.frames import (
     MAX_TOPICS_PER_CONNECTION,
+    UNKNOWN_TOPIC,
     AckFrame,
     AckRequest,
     BroadcastFrame,
@@ -38,7 +39,7 @@ from contract.frames import (
     WindowFrame,
 )
 from device_sim.actions import Action, CloseSocket, FetchMap, GiveUp, OpenSocket, Send, Show
-from device_sim.backoff import return_delay_ms
+from device_sim.backoff import MIN_WINDOW_MS, return_delay_ms
 from device_sim.stage_map import StageMap
 from device_sim.topic import Render, RenderCause, Told, TopicState
 
@@ -288,6 +289,7 @@ class Device:
                 self._plan_open(now_ms, draw)
         elif type(frame) is ErrorFrame:
             self._note_error(frame)
+            self._plan_ask_again(now_ms, conn, frame, draw)
         return _NOTHING
 
     def disconnected(
@@ -352,6 +354,10 @@ class Device:
                 if self.options.fetches_maps and not state.fetching:
                     state.fetching = True
                     actions.append(FetchMap(state.topic))
+            if state.ask_again_at is not None and state.ask_again_at <= now_ms:
+                state.ask_again_at = None
+                if self._live is not None:
+                    actions.append(self._subscribe(self._live, [state]))
             self._switch_offline(now_ms, state, draw, actions)
         for conn in self._dead(now_ms):
             actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
@@ -497,6 +503,20 @@ class Device:
             state.refetch_at = at
             self._want(at)
 
+    def _plan_ask_again(self, now_ms: int, conn: int, frame: ErrorFrame, draw: float) -> None:
+        """A topic unknown now may be known in a moment: the store a node reads may lag or be under rebuild.
+
+        Paced like a return (R21): uniform over the reconnect window, which grows per refusal.
+        """
+        state = self.topics.get(frame.topic or "")
+        if frame.code != UNKNOWN_TOPIC or state is None or not self.awaits(conn):
+            return
+        state.refusals += 1
+        window = max(self.reconnect_window_ms, MIN_WINDOW_MS)
+        delay = return_delay_ms(window, state.refusals, draw, cap_ms=self.options.window_cap_ms)
+        state.ask_again_at = now_ms + 1 + delay
+        self._want(state.ask_again_at)
+
     def _draw_ack(self, now_ms: int, topic: str, timestamp: int, ask: AckRequest, draw: float) -> None:
         """One draw decides both whether to ack and when: the winners' share of [0, 1) is stretched over the time."""
         if draw * ask.one_in >= 1.0:
@@ -528,6 +548,8 @@ class Device:
         for state in self.topics.values():
             if state.refetch_at is not None:
                 wake = min(wake, state.refetch_at)
+            if state.ask_again_at is not None:
+                wake = min(wake, state.ask_again_at)
             if self._live is None:
                 due = state.next_due(now_ms + self.clock_offset_ms)
                 if due is not None:

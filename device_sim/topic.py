@@ -47,11 +47,13 @@ class TopicState:
 
     __slots__ = (
         "_null_conns",
+        "ask_again_at",
         "cursor",
         "fetching",
         "map_failures",
         "provisional_key",
         "refetch_at",
+        "refusals",
         "replay_conn",
         "replay_until",
         "revision",
@@ -80,6 +82,9 @@ class TopicState:
         """`latest` of the continuity whose replay is under way, 0 when none is."""
         self.replay_conn = 0
         self.refetch_at: int | None = None
+        self.ask_again_at: int | None = None
+        """When to subscribe again after a refusal: a node may learn of a topic later than its devices do."""
+        self.refusals = 0
         self.fetching = False
         self.map_failures = 0
         self.shown_key: str | None = None
@@ -89,6 +94,7 @@ class TopicState:
     # subscribing
     def asked(self, conn: int) -> int | None:
         """Note a subscribe on `conn` and return the cursor to send."""
+        self.ask_again_at = None
         if self.cursor is None:
             self._null_conns = (*self._null_conns[-3:], conn)
         return self.cursor
@@ -112,6 +118,7 @@ class TopicState:
 
     def continuity(self, conn: int, frame: ContinuityFrame) -> tuple[Told | None, RenderCause | None]:
         """(gap told, cause to render under now)."""
+        self.refusals = 0
         if frame.verdict == "pending":
             return None, None
         asked_null = conn in self._null_conns

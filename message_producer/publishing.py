@@ -98,9 +98,11 @@ class PublishingService:
         return published >= _ROWS_MAX
 
     def _position(self, transaction: Transaction) -> list[LogEntry]:
-        failpoint("producer.publish.before_send")
         self._lease.check(transaction)
         waiting = transaction.outbox.unpublished(_ROWS_MAX)
+        if not waiting.schedules and not waiting.broadcasts:
+            return []
+        failpoint("producer.publish.before_send")
         return transaction.outbox.mark_published(waiting, self._clock.now_ms())
 
     async def _send(self, publisher: Publisher) -> list[LogEntry]:

@@ -180,7 +180,7 @@ class Store(Protocol):
         ...
 
     async def write(self, work: Callable[[Transaction], T], *, failpoints: tuple[str | None, str | None] = ...) -> T:
-        """Run `work` in one transaction; `failpoints` are passed before and after its commit.
+        """Run `work` in one transaction; `failpoints` are passed before and after its commit, if its result is true.
 
         A cancelled caller does not know whether it happened; it happened wholly or not at all.
         """

@@ -15,7 +15,7 @@ from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.cursor import Cursor
 from contract.errors import Unavailable
-from contract.frames import AckRequest, Held, StaleFrame, Verdict
+from contract.frames import UNKNOWN_TOPIC, AckRequest, Held, StaleFrame, Verdict
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.failpoints import failpoint
 from contract.schedule import TopicSchedule
@@ -246,7 +246,7 @@ class StreamNode:
         unknown_until_s = self._unknown.get(topic)
         if unknown_until_s is not None:
             if now_s < unknown_until_s:
-                return "unknown_topic", _no_such_topic(topic)
+                return UNKNOWN_TOPIC, _no_such_topic(topic)
             del self._unknown[topic]
         if len(self._topics) >= self._settings.max_topics:
             return "node_full", f"topics[{topic}]: this node follows {len(self._topics)} topics already; try later"
@@ -291,7 +291,7 @@ class StreamNode:
         devices = self._hub.drop_topic(topic)
         self._close_topic(followed)
         for device in devices:
-            device.unfollow(topic, "unknown_topic", _no_such_topic(topic))
+            device.unfollow(topic, UNKNOWN_TOPIC, _no_such_topic(topic))
 
     def _close_topic(self, followed: FollowedTopic) -> None:
         topic = followed.topic

@@ -108,9 +108,9 @@ class SqlStore:
         before, after = failpoints
         with engine.connect() as connection, connection.begin():
             result = work(SqlTransaction(connection, self._dialect))
-            if before is not None:
+            if before is not None and result:
                 failpoint(before)
-        if after is not None:
+        if after is not None and result:
             failpoint(after)
         return result
 

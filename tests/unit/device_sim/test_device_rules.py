@@ -356,6 +356,39 @@ def test_logs_are_bounded_and_say_what_they_dropped() -> None:
     assert len(book.device.errors) == 10
 
 
+def test_a_topic_unknown_today_is_asked_for_again() -> None:
+    """A node whose store is being rebuilt refuses for a moment; silence for ever would be a missed broadcast."""
+    book = Playbook().start()
+    asked = []
+    for _ in range(3):
+        book.get(ErrorFrame("unknown_topic", "no", TOPIC))
+        refused_at = book.now
+        while not book.sent(SubscribeFrame):
+            assert book.device.wake_at_ms < NEVER
+            book.at(book.device.wake_at_ms)
+        asked.append(book.now - refused_at)
+        assert book.sent(SubscribeFrame)[0].topics == {TOPIC: None}
+    assert asked == sorted(asked), "each refusal widens the window"
+    book.get(continuity("complete", 0))
+    book.get(broadcast(10))
+    assert book.cursor == 10
+    book.get(ErrorFrame("malformed_frame", "no", TOPIC))
+    book.get(ErrorFrame("unknown_topic", "no", "event:other"))
+    book.at(book.now + 20_000)
+    assert not book.sent(SubscribeFrame), "only a refusal of a topic that is followed counts"
+
+
+def test_a_lost_connection_ends_the_wait_for_another_try() -> None:
+    """The next connection subscribes to everything anyway."""
+    book = Playbook().start()
+    book.get(ErrorFrame("unknown_topic", "no", TOPIC))
+    book.lose()
+    book.reconnect()
+    book.get(continuity("complete", 0))
+    book.at(book.now + 20_000)
+    assert not book.sent(SubscribeFrame)
+
+
 def test_the_channels_state_is_applied_before_its_cursor_is_used() -> None:
     book = Playbook()
     book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES), 0.5)
