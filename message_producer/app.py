@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from contract.clock import Clock
-from contract.log import BroadcastLog
+from contract.log import BroadcastLog, ReachSink
 from contract.runtime.runner import Readiness, Service
 from message_producer.adapters.apscheduler_alarm import ApschedulerAlarm
 from message_producer.adapters.outbox_log import OutboxLog
@@ -28,7 +28,7 @@ from message_producer.publishing import PublishingService
 from message_producer.settings import ProducerSettings
 from message_producer.wakeups import Wakeups
 
-__all__ = ["Producer", "open_log", "open_producer", "unknown_coverage"]
+__all__ = ["Producer", "SharedLog", "open_log", "open_producer", "unknown_coverage"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ class Producer:
     operations: Operations
     log: BroadcastLog
     services: list[Service]
+
+
+@dataclass(frozen=True)
+class SharedLog:
+    """What a router in another process needs of the producer's store: the log, and where reach is kept."""
+
+    log: BroadcastLog
+    reach: ReachSink
 
 
 def unknown_coverage(topic: str, version: int) -> float | None:
@@ -91,12 +99,21 @@ async def open_producer(
 @asynccontextmanager
 async def open_log(
     settings: ProducerSettings, *, clock: Clock, readiness: Readiness, consumer: str = "router"
-) -> AsyncIterator[BroadcastLog]:
-    """The embedded log, from a process other than the producer's, on the same SQLite file."""
-    async with open_store(
-        sa.make_url(settings.url()), clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s
-    ) as store:
-        yield OutboxLog(store, consumer=consumer, embedded=False)
+) -> AsyncIterator[SharedLog]:
+    """The embedded log from a process other than the producer's, on the same database; reach is written into it.
+
+    Whoever comes first migrates it. Raises StoreUnavailable: locked for longer than `busy_timeout_s` (`retry_after_s`
+    is set, waiting helps), or the database is newer than this code.
+    """
+    url = sa.make_url(settings.url())
+    if (database := sqlite_path(url)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    async with open_store(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s) as store:
+        # Only its reach is handed out: dispatch is the producer's, so nobody here waits for these wake-ups.
+        operations = StoreOperations(
+            store, AnchoredClock(clock), Wakeups(), coverage=unknown_coverage, late_after_ms=settings.late_after_ms
+        )
+        yield SharedLog(log=OutboxLog(store, consumer=consumer, embedded=False), reach=operations)
 
 
 @asynccontextmanager

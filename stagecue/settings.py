@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from contract.runtime.settings import ServiceSettings
@@ -22,10 +23,17 @@ class InstallationSettings(ServiceSettings):
     data_dir: Path = Field(Path("stagecue-data"), description="Database, keys and operator token live here.")
     host: str = Field("127.0.0.1", description="Address to listen on; loopback until somebody decides otherwise.")
     port_base: int = Field(
-        8400, ge=1, le=65000, description="Producer API here, DGS on the next port, the push node on the one after."
+        8400,
+        ge=1,
+        le=65000,
+        description="Producer API; then DGS, push node; apart also its listener for routers, the router's health.",
     )
     public_host: str | None = Field(
         None, description="Host name devices are told in broadcastChannel; default: the listening address."
+    )
+    link_host: str = Field(
+        "127.0.0.1",
+        description="Address of the push node's listener for routers when services run apart; told in its lease.",
     )
     kv_url: str | None = Field(
         None, description="redis:// address of the KV store; needed when services run apart. Default: in memory."
@@ -44,6 +52,17 @@ class InstallationSettings(ServiceSettings):
             raise ValueError("log_format is json or console")
         return self
 
+    @field_validator("link_host")
+    @classmethod
+    def _link_host_can_be_told(cls, host: str) -> str:
+        try:
+            useless = ipaddress.ip_address(host).is_unspecified
+        except ValueError:
+            raise ValueError("an IP address: routers ask no resolver") from None
+        if useless:
+            raise ValueError("an address routers can connect to, not the one that means all of them")
+        return host
+
     @property
     def producer_port(self) -> int:
         return self.port_base
@@ -60,6 +79,11 @@ class InstallationSettings(ServiceSettings):
     def link_port(self) -> int:
         """The push node's internal listener for routers, when services run apart."""
         return self.port_base + 3
+
+    @property
+    def router_port(self) -> int:
+        """The router's listener for health, readiness and metrics, when services run apart."""
+        return self.port_base + 4
 
     def url(self, scheme: str, port: int) -> str:
         host = self.public_host or self.host

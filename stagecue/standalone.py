@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
-from contract.clock import Clock
 from contract.errors import NodeUnreachable
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
 from contract.node_link import LinkMessage, MessageChannel
@@ -20,29 +17,21 @@ from contract.runtime.channel import channel_pair
 from contract.runtime.runner import Readiness, Service, run_services
 from contract.runtime.system_clock import SystemClock
 from dgs.app import build_dgs
-from dgs.settings import DgsSettings
-from message_producer.api import create_app
 from message_producer.app import open_producer
-from message_producer.feeds.poller import FeedPoller, FeedSource
-from message_producer.feeds.template import DEFAULT_TEMPLATE, StageTemplate, load_template
-from message_producer.ports import Operations
-from message_producer.settings import ProducerSettings
 from message_router.app import Router, build_router
 from message_router.settings import RouterSettings
 from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
 from stagecue.keys import load_or_create_keys, operator_token
+from stagecue.operator_part import operator_services, producer_settings
+from stagecue.prefetch_part import dgs_settings
 from stagecue.settings import InstallationSettings
 
 __all__ = [
     "Addresses",
     "EmbeddedLink",
     "StandaloneOptions",
-    "dgs_settings",
-    "feed_pollers",
-    "producer_settings",
     "run_standalone",
-    "stage_template",
 ]
 
 _RELINK_AFTER_S: Final = 0.1
@@ -162,20 +151,12 @@ async def run_standalone(
             sock=sockets[settings.push_port],
         )
         dgs = build_dgs(
-            dgs_settings(settings, options),
+            dgs_settings(settings, catalog=options.catalog, profiles=options.profiles),
             schedule_view=schedule_view,
             replay_log=replay_log,
             device_ring=keys.device,
             clock=clock,
             readiness=readiness,
-        )
-        template = stage_template(options.stage_template)
-        api = create_app(
-            producer.operations,
-            operator_ring=keys.operator,
-            readiness=readiness,
-            clock=clock,
-            stage_template=template,
         )
         services: list[Service] = [
             *producer.services,
@@ -183,8 +164,15 @@ async def run_standalone(
             node.service,
             EmbeddedLink(router, node),
             AsgiService("dgs", dgs, sockets[settings.dgs_port]),
-            AsgiService("producer-api", api, sockets[settings.producer_port]),
-            *feed_pollers(options.feeds, producer.operations, clock, template),
+            *operator_services(
+                producer.operations,
+                operator_ring=keys.operator,
+                clock=clock,
+                readiness=readiness,
+                sock=sockets[settings.producer_port],
+                feeds=options.feeds,
+                template_file=options.stage_template,
+            ),
         ]
         token = operator_token(settings.data_dir, keys.operator, clock)
         addresses = Addresses(
@@ -206,42 +194,3 @@ async def run_standalone(
             on_ready=on_ready,
             on_stopping=readiness.stopping,
         )
-
-
-def producer_settings(settings: InstallationSettings) -> ProducerSettings:
-    """The producer's settings, its data in this installation's directory unless PRODUCER_DATA_DIR says otherwise."""
-    given = ProducerSettings()
-    if "data_dir" in given.model_fields_set or given.database_url:
-        return given
-    return given.model_copy(update={"data_dir": settings.data_dir})
-
-
-def dgs_settings(settings: InstallationSettings, options: StandaloneOptions) -> DgsSettings:
-    """The DGS's settings, sending devices to this installation's push node unless DGS_PUSH_URL says otherwise."""
-    given = DgsSettings()
-    update: dict[str, Any] = {}
-    if "push_url" not in given.model_fields_set:
-        update["push_url"] = settings.url("ws", settings.push_port) + "/v1/stream"
-    if options.catalog is not None:
-        update["catalog_path"] = options.catalog
-    if options.profiles is not None:
-        update["profiles_path"] = options.profiles
-    return given.model_copy(update=update)
-
-
-def stage_template(path: Path | None) -> StageTemplate:
-    """The stages of events that name none. Raises InvalidRequest naming the field, OSError."""
-    return DEFAULT_TEMPLATE if path is None else load_template(path.read_text("utf-8"))
-
-
-def feed_pollers(
-    locations: tuple[str, ...], operations: Operations, clock: Clock, template: StageTemplate
-) -> list[FeedPoller]:
-    """One poller per feed; a feed's name is its file's or its address's, so that a restart recognises its events."""
-    pollers = []
-    for location in locations:
-        parts = urlsplit(location)
-        name = f"{parts.netloc}{parts.path}" if parts.scheme in ("http", "https") else Path(location).name
-        source = FeedSource(name=name, location=location)
-        pollers.append(FeedPoller(source, operations, clock=clock, draw=random.random, template=template))
-    return pollers

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from stagecue.settings import InstallationSettings
     from stagecue.standalone import Addresses
 
-__all__ = ["installation_options", "installation_settings", "run_or_explain", "up"]
+__all__ = [
+    "installation_options",
+    "installation_settings",
+    "operator_options",
+    "prefetch_options",
+    "ready_option",
+    "run_or_explain",
+    "up",
+]
+
+
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def installation_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +42,25 @@ def installation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def prefetch_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the DGS reads: `catalog` and `profiles`."""
+    for name, what in (("profiles", "CSV of histories."), ("catalog", "CSV or JSON of titles.")):
+        command = click.option(f"--{name}", type=_FILE, help=what)(command)
+    return command
+
+
+def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the producer follows: `feeds` and `stage_template`."""
+    what = "TOML with the stages every event of a feed gets."
+    command = click.option("--stage-template", type=_FILE, help=what)(command)
+    return click.option("--feed", "feeds", multiple=True, help="An .ics file or URL to follow; repeat for more.")(
+        command
+    )
+
+
+ready_option = click.option("--ready-json", is_flag=True, help="Print one JSON line with the addresses once ready.")
 
 
 def installation_settings(**given: object) -> InstallationSettings:
@@ -82,15 +112,9 @@ def _explained(lines: list[str]) -> int:
     "  stagecue up --feed examples/schedules/live-events.ics --catalog films.csv\n"
 )
 @installation_options
-@click.option("--catalog", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV or JSON of titles.")
-@click.option("--profiles", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="CSV of histories.")
-@click.option("--feed", "feeds", multiple=True, help="An .ics file or URL to follow; repeat for more.")
-@click.option(
-    "--stage-template",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML with the stages every event of a feed gets.",
-)
-@click.option("--ready-json", is_flag=True, help="Print one JSON line with the addresses once ready.")
+@prefetch_options
+@operator_options
+@ready_option
 def up(
     catalog: Path | None,
     profiles: Path | None,

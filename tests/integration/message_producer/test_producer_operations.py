@@ -444,7 +444,8 @@ async def test_another_process_reads_the_same_log(desk: Desk) -> None:
     """A log opened apart from the producer: assigned from the committed offset, then follows by looking."""
     await desk.ops.create(desk.draft(), ME)
     await desk.step(45)
-    async with open_log(desk.settings, clock=desk.clock, readiness=Readiness(), consumer="other") as log:
+    async with open_log(desk.settings, clock=desk.clock, readiness=Readiness(), consumer="other") as shared:
+        log = shared.log
         first = await log.poll(max_entries=1, timeout_s=0)
         assert first.assigned == {0: 0}
         assert first.entries[0].schedule is not None
@@ -454,7 +455,8 @@ async def test_another_process_reads_the_same_log(desk: Desk) -> None:
         await desk.step(15)
         third = await log.poll(max_entries=10, timeout_s=1)
         assert [e.broadcast.state_key for e in third.entries if e.broadcast] == ["live"]
-    async with open_log(desk.settings, clock=desk.clock, readiness=Readiness(), consumer="other") as log:
+    async with open_log(desk.settings, clock=desk.clock, readiness=Readiness(), consumer="other") as shared:
+        log = shared.log
         again = await log.poll(max_entries=10, timeout_s=0)
         assert again.assigned == {0: 2}
         assert [e.broadcast.state_key for e in again.entries if e.broadcast] == ["soon", "live"]

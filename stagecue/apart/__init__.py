@@ -1,0 +1,7 @@
+"""One service each in a process of its own, on one host: the log is the producer's SQLite file, the KV store Redis.
+
+kv.py            the Redis all but the producer use, and the watch over it
+lifecycle.py     what every service process shares: patience at start, the health listener, the ready line
+producer.py  router.py  push.py  dgs.py      one composition each; none imports another's service
+lease.py         the push node's lease, by which routers find it
+"""

@@ -1,0 +1,143 @@
+"""The Redis that router, push nodes and DGS share: opened from one URL, judged at first contact, watched afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    InvalidResponse,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from contract.errors import InvalidRequest, StoreUnavailable
+from contract.kv.redis import RedisNodeLeases, RedisReplayLog, RedisScheduleView, connect_redis
+from contract.runtime.runner import Readiness
+
+__all__ = ["Kv", "KvWatch", "contact", "open_kv", "shown_address"]
+
+CONDITION: Final = "kv"
+_WATCH_EVERY_S: Final = 1.0
+_RETRY_FIRST_S: Final = 0.1
+_RETRY_CAP_S: Final = 2.0
+_RULE: Final = "set --kv or STAGECUE_KV_URL to redis://host:port"
+_LASTING = (InvalidResponse, AuthenticationError, AuthorizationError, ResponseError)
+_PASSING = (ReadOnlyError, OutOfMemoryError)
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Kv:
+    """The store's ports over one client."""
+
+    address: str
+    """Without credentials, for logs and messages."""
+    client: Redis | RedisCluster
+    replay_log: RedisReplayLog
+    schedule_view: RedisScheduleView
+    leases: RedisNodeLeases
+    answered: bool = False
+    """Whether it did when it was opened."""
+
+
+@asynccontextmanager
+async def open_kv(url: str) -> AsyncIterator[Kv]:
+    """The store at `url`, asked once. Raises InvalidRequest naming the setting where waiting cannot help.
+
+    One that does not answer is no error: services start in any order, and KvWatch tells when it is there.
+    """
+    try:
+        client = connect_redis(url)
+    except ValueError as exc:
+        raise InvalidRequest(f"not the address of a Redis: {exc}", field="kv_url", rule=_RULE) from exc
+    kv = Kv(shown_address(url), client, RedisReplayLog(client), RedisScheduleView(client), RedisNodeLeases(client))
+    try:
+        try:
+            await contact(kv)
+            kv = replace(kv, answered=True)
+        except StoreUnavailable as exc:
+            _log.warning("kv_unreachable", address=kv.address, why=str(exc), then="retrying")
+        yield kv
+    finally:
+        await client.aclose()
+
+
+async def contact(kv: Kv) -> None:
+    """Ask whether a Redis we may use answers there; bounded by the client's timeouts.
+
+    Raises StoreUnavailable where waiting may help, InvalidRequest where it cannot: something else listens there, or
+    it wants other credentials.
+    """
+    try:
+        await kv.client.ping()
+    except _LASTING as exc:
+        if isinstance(exc, _PASSING):
+            raise StoreUnavailable(f"Redis at {kv.address}: {exc}") from exc
+        refused = isinstance(exc, AuthenticationError | AuthorizationError | ResponseError)
+        what = "refuses us" if refused else "is not a Redis"
+        raise InvalidRequest(f"{kv.address} {what}: {exc}", field="kv_url", rule=_RULE) from exc
+    except (RedisError, OSError, TimeoutError) as exc:
+        raise StoreUnavailable(f"no Redis answers at {kv.address} (--kv, STAGECUE_KV_URL): {exc}") from exc
+
+
+class KvWatch:
+    """Service: readiness follows the store; it fails `patience_s` after the last answer and recovers by itself.
+
+    Until the first answer a store that can never serve us ends the process (InvalidRequest); later, nothing does.
+    """
+
+    name = "kv-watch"
+
+    def __init__(self, kv: Kv, readiness: Readiness, *, patience_s: float = 2.0) -> None:
+        self._kv = kv
+        self._readiness = readiness
+        self._patience_s = patience_s
+        if kv.answered:
+            readiness.hold(CONDITION)
+        else:
+            readiness.fail(CONDITION, f"no answer from {kv.address} yet")
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        """Ready at once: the others start without the store, too."""
+        ready.set()
+        loop = asyncio.get_running_loop()
+        answered_s = loop.time() if self._kv.answered else None
+        pause_s = _RETRY_FIRST_S
+        while not stop.is_set():
+            try:
+                await contact(self._kv)
+            except (StoreUnavailable, InvalidRequest) as exc:
+                if isinstance(exc, InvalidRequest) and answered_s is None:
+                    raise
+                if answered_s is None or loop.time() - answered_s >= self._patience_s:
+                    self._readiness.fail(CONDITION, str(exc))
+                wait_s, pause_s = pause_s * (0.5 + random.random() / 2), min(_RETRY_CAP_S, pause_s * 2)  # noqa: S311
+            else:
+                if answered_s is None:
+                    _log.info("kv_connected", address=self._kv.address)
+                answered_s = loop.time()
+                self._readiness.hold(CONDITION)
+                wait_s, pause_s = _WATCH_EVERY_S, _RETRY_FIRST_S
+            try:
+                async with asyncio.timeout(wait_s):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+
+def shown_address(url: str) -> str:
+    """`url` without user name, password and query."""
+    parts = urlsplit(url)
+    return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"

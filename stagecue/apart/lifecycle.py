@@ -1,0 +1,99 @@
+"""What every service process shares: patience with the schedule store, a health listener, the ready line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from contract.errors import StoreUnavailable
+from contract.runtime.runner import Readiness
+
+__all__ = ["Announce", "ReadyLine", "ServiceAddress", "StoppedEarly", "opened_patiently"]
+
+T = TypeVar("T")
+_STORE_PATIENCE_S: Final = 10.0
+_RETRY_FIRST_S: Final = 0.05
+_RETRY_CAP_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.02
+_SAY_AFTER_S: Final = 2.0
+_SAY_EVERY_S: Final = 30.0
+_log = structlog.get_logger(__name__)
+
+
+class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ready line of a service process; `--ready-json` prints these fields as they are."""
+
+    service: str
+    address: str
+    """Where it answers; GET /healthz and /readyz work there too."""
+    data_dir: str
+    docs: str | None = None
+    operator_token: str | None = None
+    link: str | None = None
+    """A push node's internal listener, as its lease tells routers."""
+
+
+Announce = Callable[[ServiceAddress], Awaitable[None]]
+
+
+class StoppedEarly(Exception):
+    """Asked to stop before anything was open: a clean end."""
+
+
+@asynccontextmanager
+async def opened_patiently(
+    open_once: Callable[[], AbstractAsyncContextManager[T]], stop: asyncio.Event
+) -> AsyncIterator[T]:
+    """Enter `open_once()`, trying again while another process holds the store's lock.
+
+    Raises StoreUnavailable after ten seconds, or at once where waiting cannot help (another producer, a newer schema),
+    and StoppedEarly.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s, pause_s = loop.time() + _STORE_PATIENCE_S, _RETRY_FIRST_S
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                opened = await stack.enter_async_context(open_once())
+                break
+            except StoreUnavailable as exc:
+                if exc.retry_after_s is None or loop.time() >= deadline_s:
+                    raise
+                _log.warning("store_not_open_yet", why=str(exc))
+            try:
+                async with asyncio.timeout(pause_s):
+                    await stop.wait()
+            except TimeoutError:
+                pause_s = min(_RETRY_CAP_S, pause_s * 2)
+            else:
+                raise StoppedEarly
+        yield opened
+
+
+class ReadyLine:
+    """Service, last in line: announces once, when `/readyz` would say yes; meanwhile logs what it waits for."""
+
+    name = "ready-line"
+
+    def __init__(self, readiness: Readiness, address: ServiceAddress, announce: Announce) -> None:
+        self._readiness = readiness
+        self._address = address
+        self._announce = announce
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        ready.set()
+        loop = asyncio.get_running_loop()
+        say_at_s = loop.time() + _SAY_AFTER_S
+        while not self._readiness.ready and not stop.is_set():
+            if loop.time() >= say_at_s:
+                say_at_s = loop.time() + _SAY_EVERY_S
+                _log.warning("waiting", address=self._address.address, failing=self._readiness.failing())
+            await asyncio.sleep(_LOOK_EVERY_S)
+        if not stop.is_set():
+            await self._announce(self._address)
+        await stop.wait()

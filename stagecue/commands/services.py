@@ -1,0 +1,161 @@
+"""`stagecue producer|router|push|dgs`: one service each, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stagecue.commands.up import (
+    installation_options,
+    installation_settings,
+    operator_options,
+    prefetch_options,
+    ready_option,
+    run_or_explain,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from stagecue.apart.lifecycle import Announce
+    from stagecue.settings import InstallationSettings
+
+__all__ = ["dgs", "producer", "push", "router"]
+
+_kv_option = click.option("--kv", "kv_url", help="redis://host:port of the KV store, or STAGECUE_KV_URL. Required.")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue producer\n"
+    "  stagecue producer --data-dir ./night --port-base 9000\n"
+    "  stagecue producer --feed examples/schedules/live-events.ics\n"
+)
+@installation_options
+@operator_options
+@ready_option
+def producer(feeds: tuple[str, ...], stage_template: Path | None, ready_json: bool, **installation: object) -> None:
+    """Run the message producer alone: schedule, dispatch, operator API, feeds.
+
+    Its log is the SQLite file in --data-dir, which a router on this host reads. It needs no other service.
+    """
+    settings = installation_settings(**installation)
+    from stagecue.apart.producer import run_producer
+
+    async def main(stop: asyncio.Event, announce: Announce) -> None:
+        await run_producer(settings, stop, announce, feeds=feeds, stage_template=stage_template)
+
+    _run(settings, "producer", main, ready_json)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue router --kv redis://127.0.0.1:6379\n"
+    "  stagecue router --data-dir ./night --port-base 9000 --kv redis://127.0.0.1:6379/3\n"
+    "  STAGECUE_KV_URL=redis://127.0.0.1:6379 stagecue router --ready-json\n"
+)
+@installation_options
+@_kv_option
+@ready_option
+def router(ready_json: bool, **installation: object) -> None:
+    """Run the message router alone: from the producer's log to Redis and to every push node.
+
+    Reads the SQLite file in --data-dir, so it runs on the producer's host. Answers /healthz, /readyz and /metrics.
+    """
+    settings = installation_settings(**installation)
+    kv_url = _kv_url(settings, "router")
+    from stagecue.apart.router import run_router
+
+    async def main(stop: asyncio.Event, announce: Announce) -> None:
+        await run_router(settings, kv_url, stop, announce)
+
+    _run(settings, "router", main, ready_json)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue push --kv redis://127.0.0.1:6379\n"
+    "  stagecue push --data-dir ./night --port-base 9000 --kv redis://127.0.0.1:6379/3\n"
+    "  PUSH_DRAIN_S=10 stagecue push --kv redis://127.0.0.1:6379 --ready-json\n"
+)
+@installation_options
+@_kv_option
+@ready_option
+def push(ready_json: bool, **installation: object) -> None:
+    """Run one push node alone: devices on one port, routers on the next.
+
+    Ready once Redis answers and a router is linked. Its keys are those of --data-dir.
+    """
+    settings = installation_settings(**installation)
+    kv_url = _kv_url(settings, "push")
+    from stagecue.apart.push import run_push
+
+    async def main(stop: asyncio.Event, announce: Announce) -> None:
+        await run_push(settings, kv_url, stop, announce)
+
+    _run(settings, "push", main, ready_json)
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue dgs --kv redis://127.0.0.1:6379\n"
+    "  stagecue dgs --data-dir ./night --port-base 9000 --kv redis://127.0.0.1:6379/3 --catalog films.csv\n"
+    "  DGS_PUSH_URL=wss://push.example.net/v1/stream stagecue dgs --kv redis://127.0.0.1:6379\n"
+)
+@installation_options
+@_kv_option
+@prefetch_options
+@ready_option
+def dgs(catalog: Path | None, profiles: Path | None, ready_json: bool, **installation: object) -> None:
+    """Run the GraphQL prefetch service alone: stage maps, artwork, where devices connect.
+
+    Reads schedules from Redis. Its keys are those of --data-dir.
+    """
+    settings = installation_settings(**installation)
+    kv_url = _kv_url(settings, "dgs")
+    from stagecue.apart.dgs import run_dgs
+
+    async def main(stop: asyncio.Event, announce: Announce) -> None:
+        await run_dgs(settings, kv_url, stop, announce, catalog=catalog, profiles=profiles)
+
+    _run(settings, "dgs", main, ready_json)
+
+
+def _kv_url(settings: InstallationSettings, service: str) -> str:
+    if not settings.kv_url:
+        raise click.UsageError(
+            f"kv_url: `stagecue {service}` needs a Redis: give --kv redis://host:port or set STAGECUE_KV_URL"
+        )
+    return settings.kv_url
+
+
+def _run(
+    settings: InstallationSettings,
+    service: str,
+    main: Callable[[asyncio.Event, Announce], Awaitable[None]],
+    ready_json: bool,
+) -> None:
+    from stagecue.apart.lifecycle import ServiceAddress, StoppedEarly
+
+    async def announce(address: ServiceAddress) -> None:
+        import msgspec
+
+        fields: dict[str, Any] = msgspec.to_builtins(address)
+        if ready_json:
+            click.echo(json.dumps({"ready": True, **fields}))
+        else:
+            click.echo(f"stagecue {service} is ready at {address.address}. Ctrl-C stops it.")
+        sys.stdout.flush()
+
+    async def until_stopped(stop: asyncio.Event) -> None:
+        try:
+            await main(stop, announce)
+        except StoppedEarly:
+            return
+
+    run_or_explain(settings, service, until_stopped)
