@@ -92,7 +92,15 @@ async def open_producer(
         stack.callback(alarm.close)
         operations = StoreOperations(store, anchored, wakeups, coverage=coverage, late_after_ms=settings.late_after_ms)
         publishing = PublishingService(store, anchored, lease, wakeups, publisher=publisher, on_published=log.announce)
-        dispatcher = Dispatcher(store, anchored, lease, alarm, wakeups, late_after_ms=settings.late_after_ms)
+        dispatcher = Dispatcher(
+            store,
+            anchored,
+            lease,
+            alarm,
+            wakeups,
+            late_after_ms=settings.late_after_ms,
+            log=publishing if publisher is None else None,
+        )
         yield Producer(operations=operations, log=log, services=[lease, publishing, dispatcher])
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import structlog
 
 from contract.clock import Clock
 from contract.errors import LeaseLost, StoreUnavailable
+from contract.log import LogEntry
 from message_producer.lease_keeper import LeaseKeeper
 from message_producer.ports import AlarmClock
 from message_producer.published_schedule import topic_schedules
@@ -17,7 +19,7 @@ from message_producer.store import Store, Transaction
 from message_producer.timeline import due_now
 from message_producer.wakeups import Wakeups
 
-__all__ = ["DISPATCH_FAILPOINTS", "Dispatcher"]
+__all__ = ["DISPATCH_FAILPOINTS", "CommitLog", "Dispatcher"]
 
 DISPATCH_FAILPOINTS = ("producer.dispatch.before_commit", "producer.dispatch.after_commit")
 _EARLY_MS = 15
@@ -31,6 +33,18 @@ _SET_ASIDE_S = 30.0
 _SET_ASIDE_MAX = 1000
 
 _log = structlog.get_logger(__name__)
+
+
+class CommitLog(Protocol):
+    """A log that lives in the store itself, so that dispatching and publishing can be one commit."""
+
+    def position(self, transaction: Transaction) -> list[LogEntry]:
+        """Put everything that waits into the log, in order, as part of `transaction`."""
+        ...
+
+    def positioned(self, entries: Sequence[LogEntry]) -> None:
+        """That transaction is committed."""
+        ...
 
 
 class Dispatcher:
@@ -47,13 +61,16 @@ class Dispatcher:
         wakeups: Wakeups,
         *,
         late_after_ms: int,
+        log: CommitLog | None = None,
     ) -> None:
+        """`log`: the embedded log takes a broadcast in the very transaction that dispatches it; None: publish later."""
         self._store = store
         self._clock = clock
         self._lease = lease
         self._alarm = alarm
         self._wakeups = wakeups
         self._late_after_ms = late_after_ms
+        self._log = log
         self._set_aside: dict[str, float] = {}
         self._failures = 0
 
@@ -109,9 +126,23 @@ class Dispatcher:
         await self._wakeups.dispatch.wait(_LOOK_EVERY_S)
 
     async def _claim(self, work: Callable[[Transaction], int]) -> int:
-        count = await self._store.write(work, failpoints=DISPATCH_FAILPOINTS)
-        if count:
-            self._wakeups.publish.set()
+        log = self._log
+        if log is None:
+            count = await self._store.write(work, failpoints=DISPATCH_FAILPOINTS)
+            if count:
+                self._wakeups.publish.set()
+            return count
+
+        def dispatch_into(transaction: Transaction) -> tuple[int, list[LogEntry]] | None:
+            count = work(transaction)
+            return (count, log.position(transaction)) if count else None
+
+        done = await self._store.write(dispatch_into, failpoints=DISPATCH_FAILPOINTS)
+        if done is None:
+            return 0
+        count, entries = done
+        log.positioned(entries)
+        self._wakeups.publish.set()  # in case more waited than one commit takes
         return count
 
     def _dispatch_batch(self, transaction: Transaction) -> int:

@@ -66,14 +66,28 @@ class PublishingService:
     async def publish_waiting(self) -> int:
         """Publish one batch; returns how many rows. Raises LeaseLost, StoreUnavailable, LogUnavailable."""
         if self._publisher is None:
-            entries = await self._store.write(
-                self._position, failpoints=("producer.publish.after_send", "producer.publish.after_mark")
-            )
+            entries = await self._store.write(self.position)
         else:
             entries = await self._send(self._publisher)
-        if entries:
-            self._on_published(entries)
+        self.positioned(entries)
         return len(entries)
+
+    def position(self, transaction: Transaction) -> list[LogEntry]:
+        """Embedded: put what waits into the log, in order, as part of `transaction`. Raises LeaseLost."""
+        self._lease.check(transaction)
+        waiting = transaction.outbox.unpublished(_ROWS_MAX)
+        if not waiting.schedules and not waiting.broadcasts:
+            return []
+        failpoint("producer.publish.before_send")
+        entries = transaction.outbox.mark_published(waiting, self._clock.now_ms())
+        failpoint("producer.publish.after_send")
+        return entries
+
+    def positioned(self, entries: Sequence[LogEntry]) -> None:
+        """The transaction that put `entries` into the log is committed: whoever waits for them may have them."""
+        if entries:
+            failpoint("producer.publish.after_mark")
+            self._on_published(entries)
 
     async def _round(self) -> None:
         if not await self._round_once():
@@ -97,14 +111,6 @@ class PublishingService:
         self._failures = 0
         return published >= _ROWS_MAX
 
-    def _position(self, transaction: Transaction) -> list[LogEntry]:
-        self._lease.check(transaction)
-        waiting = transaction.outbox.unpublished(_ROWS_MAX)
-        if not waiting.schedules and not waiting.broadcasts:
-            return []
-        failpoint("producer.publish.before_send")
-        return transaction.outbox.mark_published(waiting, self._clock.now_ms())
-
     async def _send(self, publisher: Publisher) -> list[LogEntry]:
         def look(transaction: Transaction) -> Unpublished:
             self._lease.check(transaction)
@@ -120,7 +126,6 @@ class PublishingService:
         failpoint("producer.publish.after_send")
         done = Unpublished(waiting.schedules, sent)
         entries = await self._store.write(lambda tx: tx.outbox.mark_published(done, self._clock.now_ms()))
-        failpoint("producer.publish.after_mark")
         if failure is not None:
             raise failure
         return entries

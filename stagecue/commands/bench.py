@@ -26,7 +26,7 @@ def bench() -> None:
 @click.option("--devices", type=click.IntRange(1), default=1_000, show_default=True, help="Connected devices.")
 @click.option("--stages", type=click.IntRange(1), default=200, show_default=True, help="Stages, at random instants.")
 @click.option("--events", type=click.IntRange(1, 20), default=10, show_default=True, help="Events they belong to.")
-@click.option("--span", "span_s", type=float, default=60.0, show_default=True, help="Seconds they are spread over.")
+@click.option("--span", "span_s", type=float, default=120.0, show_default=True, help="Seconds they are spread over.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Chooses the instants.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def dispatch(devices: int, stages: int, events: int, span_s: float, seed: int, as_json: bool) -> None:
