@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import SecretBytes, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,9 +25,19 @@ def settings_table(model: type[BaseSettings]) -> list[tuple[str, str, str, str]]
     prefix = model.model_config.get("env_prefix", "")
     rows: list[tuple[str, str, str, str]] = []
     for name, field in model.model_fields.items():
-        kind = getattr(field.annotation, "__name__", str(field.annotation))
         default: Any = "required" if field.is_required() else field.get_default(call_default_factory=True)
         if isinstance(default, SecretStr | SecretBytes):
             default = "(secret)"
-        rows.append((f"{prefix}{name}".upper(), kind, str(default), field.description or ""))
+        rows.append((f"{prefix}{name}".upper(), _kind(field.annotation), str(default), field.description or ""))
     return rows
+
+
+def _kind(annotation: Any) -> str:
+    """A type as people write it, the same under every Python."""
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(_kind(part) for part in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(value) for value in get_args(annotation))
+    if annotation is NoneType:
+        return "None"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
