@@ -44,6 +44,8 @@ class Kv:
 
     address: str
     """Without credentials, for logs and messages."""
+    listener: tuple[str, int] | None
+    """Host and port, where it is reached over plain TCP."""
     client: Redis | RedisCluster
     replay_log: RedisReplayLog
     schedule_view: RedisScheduleView
@@ -62,7 +64,14 @@ async def open_kv(url: str) -> AsyncIterator[Kv]:
         client = connect_redis(url)
     except ValueError as exc:
         raise InvalidRequest(f"not the address of a Redis: {exc}", field="kv_url", rule=_RULE) from exc
-    kv = Kv(shown_address(url), client, RedisReplayLog(client), RedisScheduleView(client), RedisNodeLeases(client))
+    kv = Kv(
+        shown_address(url),
+        _listener(url),
+        client,
+        RedisReplayLog(client),
+        RedisScheduleView(client),
+        RedisNodeLeases(client),
+    )
     try:
         try:
             await contact(kv)
@@ -89,6 +98,10 @@ async def contact(kv: Kv) -> None:
         what = "refuses us" if refused else "is not a Redis"
         raise InvalidRequest(f"{kv.address} {what}: {exc}", field="kv_url", rule=_RULE) from exc
     except (RedisError, OSError, TimeoutError) as exc:
+        if kv.listener is not None and (words := await _first_words(*kv.listener)) and words[:1] not in b"+-":
+            raise InvalidRequest(
+                f"{kv.address} is not a Redis: it answers {words!r}", field="kv_url", rule=_RULE
+            ) from exc
         raise StoreUnavailable(f"no Redis answers at {kv.address} (--kv, STAGECUE_KV_URL): {exc}") from exc
 
 
@@ -141,3 +154,25 @@ def shown_address(url: str) -> str:
     """`url` without user name, password and query."""
     parts = urlsplit(url)
     return parts.path if parts.scheme == "unix" else f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _listener(url: str) -> tuple[str, int] | None:
+    parts = urlsplit(url)
+    return (parts.hostname or "localhost", parts.port or 6379) if parts.scheme == "redis" else None
+
+
+async def _first_words(host: str, port: int) -> bytes:
+    """What answers an inline PING there; b"" for nothing.
+
+    Many servers hang up on the client's first command, which then looks like a Redis about to end.
+    """
+    try:
+        async with asyncio.timeout(1.0):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"PING\r\n")
+                return await reader.read(40)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return b""

@@ -72,7 +72,8 @@ def installation_settings(**given: object) -> InstallationSettings:
     try:
         return InstallationSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as exc:
-        lines = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'settings'}: {error['msg']}" for error in exc.errors())
+        found = [(".".join(map(str, error["loc"])) or "settings", error["msg"]) for error in exc.errors()]
+        lines = "; ".join(f"{field}: {why.removeprefix('Value error, ')}" for field, why in found)
         raise click.UsageError(lines) from exc
 
 

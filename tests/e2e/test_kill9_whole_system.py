@@ -23,7 +23,7 @@ from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.system import EmbeddedSystem
 from stagecue.keys import load_or_create_keys
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
 STAGES = 6
 SPACING_MS = 250
