@@ -1,4 +1,4 @@
-"""The producer's side of every composition: its settings, the operator API, the feeds."""
+"""The producer's side of every composition: the operator API and the feeds."""
 
 from __future__ import annotations
 
@@ -15,18 +15,8 @@ from message_producer.api import create_app
 from message_producer.feeds.poller import FeedPoller, FeedSource
 from message_producer.feeds.template import DEFAULT_TEMPLATE, StageTemplate, load_template
 from message_producer.ports import Operations
-from message_producer.settings import ProducerSettings
-from stagecue.settings import InstallationSettings
 
-__all__ = ["feed_pollers", "operator_services", "producer_settings", "stage_template"]
-
-
-def producer_settings(settings: InstallationSettings) -> ProducerSettings:
-    """The producer's settings, its data in this installation's directory unless PRODUCER_DATA_DIR says otherwise."""
-    given = ProducerSettings()
-    if "data_dir" in given.model_fields_set or given.database_url:
-        return given
-    return given.model_copy(update={"data_dir": settings.data_dir})
+__all__ = ["feed_pollers", "operator_services", "stage_template"]
 
 
 def operator_services(

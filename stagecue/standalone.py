@@ -23,9 +23,10 @@ from message_router.settings import RouterSettings
 from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
 from stagecue.keys import load_or_create_keys, operator_token
-from stagecue.operator_part import operator_services, producer_settings
+from stagecue.operator_part import operator_services
 from stagecue.prefetch_part import dgs_settings
 from stagecue.settings import InstallationSettings
+from stagecue.store_part import producer_settings
 
 __all__ = [
     "Addresses",

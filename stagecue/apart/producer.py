@@ -12,8 +12,9 @@ from contract.runtime.system_clock import SystemClock
 from message_producer.app import open_producer
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress, opened_patiently
 from stagecue.keys import load_or_create_keys, operator_token
-from stagecue.operator_part import operator_services, producer_settings
+from stagecue.operator_part import operator_services
 from stagecue.settings import InstallationSettings
+from stagecue.store_part import producer_settings
 
 __all__ = ["run_producer"]
 

@@ -15,8 +15,8 @@ from stagecue.apart.health import health_app
 from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress, opened_patiently
 from stagecue.keys import load_or_create_keys
-from stagecue.operator_part import producer_settings
 from stagecue.settings import InstallationSettings
+from stagecue.store_part import producer_settings
 
 __all__ = ["run_router"]
 
