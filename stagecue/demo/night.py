@@ -71,6 +71,8 @@ class NightReport:
     out_of_order: int = 0
     not_newest: int = 0
     unsubscribed: int = 0
+    unknown_frames: int = 0
+    """Frames devices received that the outbox does not have, or has differently."""
     provisional_renders: int = 0
     origin_requests_during_broadcast: int = 0
     server_kills: int = 0
@@ -83,6 +85,7 @@ class NightReport:
         found += [f"{self.wrong_renders} renders of something else than the prefetched row"] * bool(self.wrong_renders)
         found += [f"{self.out_of_order} renders out of order"] * bool(self.out_of_order)
         found += [f"{self.not_newest} devices not in the newest state"] * bool(self.not_newest)
+        found += [f"{self.unknown_frames} frames the outbox does not know"] * bool(self.unknown_frames)
         found += [f"{self.unsubscribed} devices never subscribed"] * bool(self.unsubscribed)
         found += [f"{self.origin_requests_during_broadcast} requests to the origin"] * bool(
             self.origin_requests_during_broadcast
@@ -297,6 +300,7 @@ def report_of(
         out_of_order=audit.out_of_order,
         not_newest=audit.not_newest,
         unsubscribed=audit.unsubscribed,
+        unknown_frames=audit.unknown_frames,
         provisional_renders=audit.provisional_renders,
         origin_requests_during_broadcast=sum(origin.values()),
         server_kills=kills,
