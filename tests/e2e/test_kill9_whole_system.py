@@ -29,7 +29,7 @@ STAGES = 6
 SPACING_MS = 250
 LEAD_MS = 1200
 DEVICES = 5
-RANDOM_KILLS = 50 if os.environ.get("CI") else 4
+RANDOM_KILLS = int(os.environ.get("STAGECUE_KILLS", "4"))
 AT_ONCE = 3
 """Nights played side by side: each mostly sleeps."""
 
