@@ -1,4 +1,4 @@
-"""Reach: who got a broadcast, how. Absolute counts per (node, incarnation, broadcast), so repeats cost nothing."""
+"""Reach: who got a broadcast, how, when. Absolute per (node, incarnation, broadcast), so repeats cost nothing."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ class ReachCount(msgspec.Struct, frozen=True, kw_only=True):
     gaps: int = 0
     """`gap` verdicts told with this timestamp as `latest`."""
     holes: int = 0
+    routed_at: int | None = None
+    """When this incarnation first received it from a router over the link: ms since the epoch, the node's clock.
+
+    None: it only came from the log. Of several reports the earliest stands.
+    """

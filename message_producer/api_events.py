@@ -267,7 +267,8 @@ def _add_reports(router: APIRouter, operations: Operations) -> None:
         responses=problem_docs(404, answer="reach"),
     )
     async def reach(event_id: EventId) -> ReachList:
-        return ReachList(items=[ReachView.of(item) for item in await operations.reach(event_id)])
+        zone = (await operations.get(event_id)).time_zone
+        return ReachList(items=[ReachView.of(item, zone) for item in await operations.reach(event_id)])
 
     @router.get(
         "/{id}/audit", tags=["events"], summary="Who changed what", responses=problem_docs(400, 404, answer="audit")

@@ -72,6 +72,7 @@ _REACH: Final = BroadcastReach(
     due_at=_START,
     dispatched_at=_START + 4,
     published_at=_START + 9,
+    routed_at=_START + 11,
     nodes=2,
     subscribers=100_000,
     written=99_970,
@@ -103,7 +104,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "broadcasts": _answer(BroadcastList(items=[BroadcastView.of(_BROADCAST, _ZONE, _SENT)])),
     "cue": _answer(CueResult(broadcasts=[BroadcastView.of(_BROADCAST, _ZONE)])),
     "preview": _answer(PreviewList(items=[PreviewView.of(_PREVIEW, _ZONE)])),
-    "reach": _answer(ReachList(items=[ReachView.of(_REACH)])),
+    "reach": _answer(ReachList(items=[ReachView.of(_REACH, _ZONE)])),
     "audit": _answer(AuditPage(items=[AuditView.of(_AUDIT)], next=None)),
     "import": {
         "source": "import",

@@ -223,6 +223,10 @@ class ReachView(_Out):
     due_at_ms: int | None
     dispatched_at_ms: int | None
     published_at_ms: int | None
+    routed_at: str | None = Field(
+        description="When the first push node had it from a router, by that node's clock; null: none reported it yet."
+    )
+    routed_at_ms: int | None
     dispatch_lag_ms: int | None
     nodes: int
     subscribers: int
@@ -233,7 +237,7 @@ class ReachView(_Out):
     told: int
 
     @classmethod
-    def of(cls, item: BroadcastReach) -> ReachView:
+    def of(cls, item: BroadcastReach, zone: str) -> ReachView:
         late = None if item.due_at is None or item.dispatched_at is None else item.dispatched_at - item.due_at
         return cls(
             topic=item.topic,
@@ -243,6 +247,8 @@ class ReachView(_Out):
             due_at_ms=item.due_at,
             dispatched_at_ms=item.dispatched_at,
             published_at_ms=item.published_at,
+            routed_at=_moment(item.routed_at, zone),
+            routed_at_ms=item.routed_at,
             dispatch_lag_ms=late,
             nodes=item.nodes,
             subscribers=item.subscribers,

@@ -204,6 +204,8 @@ class BroadcastReach(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     due_at: int | None = None
     dispatched_at: int | None = None
     published_at: int | None = None
+    routed_at: int | None = None
+    """When the first node received it from a router, by that node's clock; None: no node reported it yet."""
     nodes: int = 0
     subscribers: int = 0
     written: int = 0

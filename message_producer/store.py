@@ -151,7 +151,7 @@ class JournalRows(Protocol):
 
 class ReachRows(Protocol):
     def record(self, counts: Sequence[ReachCount]) -> None:
-        """Keep the greatest of each count."""
+        """Keep the greatest of each count, and the earliest `routed_at`."""
         ...
 
     def of_event(self, event_id: str, limit: int) -> tuple[BroadcastReach, ...]: ...

@@ -145,6 +145,7 @@ class StreamNode:
     def deliver(self, broadcasts: Iterable[Broadcast], schedules: Iterable[TopicSchedule]) -> asyncio.Future[int]:
         """A router's batch; the future ends once all of it is in memory and written, with the number of writes."""
         delivery = Delivery(asyncio.get_running_loop().create_future())
+        received_at_ms = self._clock.now_ms()
         failpoint("node.deliver.before_write")
         for schedule in schedules:
             followed = self._topics.get(schedule.topic)
@@ -153,7 +154,7 @@ class StreamNode:
         for broadcast in broadcasts:
             followed = self._topics.get(broadcast.topic)
             if followed is not None:
-                self._accept(followed, broadcast, delivery)
+                self._accept(followed, broadcast, delivery, received_at_ms)
         delivery.finish()
         return delivery.done
 
@@ -363,11 +364,15 @@ class StreamNode:
 
     # Accepting and writing.
 
-    def _accept(self, followed: FollowedTopic, broadcast: Broadcast, delivery: Delivery) -> None:
-        accepted = followed.state.accept(broadcast, self._clock.monotonic_s())
+    def _accept(self, followed: FollowedTopic, broadcast: Broadcast, delivery: Delivery, received_at_ms: int) -> None:
+        now_s = self._clock.monotonic_s()
+        accepted = followed.state.accept(broadcast, now_s)
         if accepted.conflict:
             self._metrics.count("conflicts")
             _log.error("broadcast_conflict", topic=broadcast.topic, timestamp=broadcast.timestamp)
+        else:
+            # Repeats too: what anti-entropy found in the log first was routed all the same.
+            self._tally.routed(broadcast.topic, broadcast.timestamp, at_ms=received_at_ms, now_s=now_s)
         if accepted.read_log:
             self._unsettled[followed.topic] = None
             if broadcast not in accepted.send:

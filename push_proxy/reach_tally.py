@@ -8,7 +8,7 @@ __all__ = ["ReachTally"]
 
 
 class _Counts:
-    __slots__ = ("acked", "begun_at_s", "coalesced", "gaps", "holes", "replayed", "subscribers", "written")
+    __slots__ = ("acked", "begun_at_s", "coalesced", "gaps", "holes", "replayed", "routed_at", "subscribers", "written")
 
     def __init__(self, begun_at_s: float) -> None:
         self.begun_at_s = begun_at_s
@@ -19,6 +19,7 @@ class _Counts:
         self.acked = 0
         self.gaps = 0
         self.holes = 0
+        self.routed_at: int | None = None
 
 
 class ReachTally:
@@ -40,6 +41,15 @@ class ReachTally:
 
     def __len__(self) -> int:
         return len(self._counts)
+
+    def routed(self, topic: str, timestamp: int, *, at_ms: int, now_s: float) -> None:
+        """A router delivered it at `at_ms` (wall clock). The first time counts: routers deliver at least once."""
+        known = self._counts.get((topic, timestamp))
+        if known is not None and known.routed_at is not None:
+            return
+        counts = self._get(topic, timestamp, now_s)
+        if counts is not None:
+            counts.routed_at = at_ms
 
     def begin(self, topic: str, timestamp: int, *, subscribers: int, now_s: float) -> None:
         """A broadcast is about to be written for the first time."""
@@ -117,4 +127,5 @@ class ReachTally:
             acked=counts.acked,
             gaps=counts.gaps,
             holes=counts.holes,
+            routed_at=counts.routed_at,
         )

@@ -1,9 +1,9 @@
 """`stagecue bench dispatch`: how long from due time to the devices, hop by hop, on the embedded system.
 
 Stages of several events fall due at random instants while devices that follow all of them are connected. Hops are
-counted from the due time: dispatched and published by the producer's own record, routed by the router's, first and
-last device at the devices' sockets. Recorded times are whole milliseconds, so those hops read up to 1 ms low; devices'
-have microseconds. One clock: everything runs on one machine.
+counted from the due time: dispatched and published by the producer's own record, routed when the push node had it from
+the router (by the node's report), first and last device at the devices' sockets. Recorded times are whole milliseconds,
+so those hops read up to 1 ms low; devices' have microseconds. One clock: everything runs on one machine.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ LAST_P99_MS_MAX: Final = 60.0
 _SPACING_MS: Final = 500
 """Between stages of one event: closer ones may rightly supersede each other, and would then not be dispatched."""
 _SETTLE_S: Final = 5.0
+_REPORTED_WITHIN_S: Final = 3.0
+"""Nodes report reach once a second, and routers pass it on a little later."""
 
 
 class DispatchOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,8 +204,9 @@ async def _measure(
             generator = watch.report()
         used = server.usage()
         items = [item for event_id in event_ids for item in await api.broadcasts(event_id)]
+        routed = await _routed(api, event_ids, options.stages)
         logs = fleet.logs()
-    rows, early = _rows(items, fleet)
+    rows, early = _rows(items, routed, fleet)
     audit = audit_fleet(outbox_from_json(items), logs)
     return DispatchResult(rows, options.stages, options.devices, early, audit, used, generator)
 
@@ -218,7 +221,24 @@ async def _wait_for_stages(fleet: Fleet, options: DispatchOptions, first_due_ms:
     progress(fleet.context.stats.broadcasts // options.devices, options.stages)
 
 
-def _rows(items: Sequence[Mapping[str, Any]], fleet: Fleet) -> tuple[list[DispatchRow], int]:
+async def _routed(api: OperatorApi, event_ids: Sequence[str], expected: int) -> dict[tuple[str, int], int]:
+    """(topic, timestamp) -> when the first node had it, of every broadcast whose report came within the bound."""
+    until_ms = now_ms() + int(_REPORTED_WITHIN_S * 1000)
+    while True:
+        reached = [item for event_id in event_ids for item in await api.reach(event_id)]
+        found = {
+            (item["topic"], item["timestamp"]): int(item["routed_at_ms"])
+            for item in reached
+            if item["routed_at_ms"] is not None and item["due_at_ms"] is not None
+        }
+        if len(found) >= expected or now_ms() >= until_ms:
+            return found
+        await asyncio.sleep(0.25)
+
+
+def _rows(
+    items: Sequence[Mapping[str, Any]], routed: Mapping[tuple[str, int], int], fleet: Fleet
+) -> tuple[list[DispatchRow], int]:
     first: dict[tuple[str, int], float] = {}
     last: dict[tuple[str, int], float] = {}
     for client in fleet.clients:
@@ -236,7 +256,7 @@ def _rows(items: Sequence[Mapping[str, Any]], fleet: Fleet) -> tuple[list[Dispat
         at = {
             "dispatched": item.get("dispatched_at_ms"),
             "published": item.get("published_at_ms"),
-            "routed": item.get("routed_at_ms"),
+            "routed": routed.get(key),
             "first_device": first.get(key),
             "last_device": last.get(key),
         }

@@ -139,9 +139,12 @@ class SqlReachRows:
             return
         insert = self._dialect.insert(reach)
         new = insert.excluded
-        greatest = {name: sa.case((new[name] > reach.c[name], new[name]), else_=reach.c[name]) for name in _COUNTS}
+        kept = {name: sa.case((new[name] > reach.c[name], new[name]), else_=reach.c[name]) for name in _COUNTS}
+        # A new null is not below anything, so a time that is known stays.
+        earlier = sa.or_(reach.c.routed_at.is_(None), new.routed_at < reach.c.routed_at)
+        kept["routed_at"] = sa.case((earlier, new.routed_at), else_=reach.c.routed_at)
         self._connection.execute(
-            insert.on_conflict_do_update(index_elements=list(reach.primary_key.columns), set_=greatest),
+            insert.on_conflict_do_update(index_elements=list(reach.primary_key.columns), set_=kept),
             [msgspec.structs.asdict(count) for count in counts],
         )
 
@@ -152,11 +155,13 @@ class SqlReachRows:
         sums = [sa.func.coalesce(sa.func.sum(reach.c[name]), 0).label(name) for name in _COUNTS]
         facts = [newest.c[name] for name in ("topic", "state_key", "timestamp", "cause")]
         times = [newest.c[name] for name in ("due_at", "dispatched_at", "published_at")]
+        nodes = sa.func.count(sa.distinct(reach.c.node_id)).label("nodes")
+        routed_at = sa.func.min(reach.c.routed_at).label("routed_at")
         joined = newest.outerjoin(
             reach, sa.and_(reach.c.topic == newest.c.topic, reach.c.timestamp == newest.c.timestamp)
         )
         select = (
-            sa.select(*facts, *times, sa.func.count(sa.distinct(reach.c.node_id)).label("nodes"), *sums)
+            sa.select(*facts, *times, nodes, routed_at, *sums)
             .select_from(joined)
             .group_by(*facts, *times)
             .order_by(newest.c.timestamp)
@@ -170,6 +175,7 @@ class SqlReachRows:
                 due_at=row.due_at,
                 dispatched_at=row.dispatched_at,
                 published_at=row.published_at,
+                routed_at=row.routed_at,
                 nodes=row.nodes,
                 subscribers=int(row.subscribers),
                 written=int(row.written),

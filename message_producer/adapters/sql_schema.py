@@ -22,7 +22,7 @@ __all__ = [
     "topics",
 ]
 
-SCHEMA_HEAD: Final = "0001"
+SCHEMA_HEAD: Final = "0002"
 """The newest revision in migrations/versions."""
 
 metadata = sa.MetaData(
@@ -183,4 +183,5 @@ reach = sa.Table(
         sa.Column(name, sa.BigInteger, nullable=False)
         for name in ("subscribers", "written", "replayed", "coalesced", "acked", "gaps", "holes")
     ),
+    sa.Column("routed_at", _Ms),
 )

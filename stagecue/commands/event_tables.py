@@ -73,11 +73,19 @@ def show_reach(answer: dict[str, Any]) -> None:
             item["state_key"],
             item["cause"],
             "" if item["dispatch_lag_ms"] is None else f"{item['dispatch_lag_ms']} ms",
+            _to_nodes(item),
             *(item[name] for name in names),
         )
         for item in answer["items"]
     ]
-    _table("Reach", ("topic", "stage", "cause", "dispatch lag", *names), rows, none="Nothing went out yet.")
+    _table("Reach", ("topic", "stage", "cause", "dispatch lag", "to nodes", *names), rows, none="Nothing went out yet.")
+
+
+def _to_nodes(item: dict[str, Any]) -> str:
+    """From the due time, or a cue's dispatch, to the first push node; empty until one reported it."""
+    routed, due = item["routed_at_ms"], item["due_at_ms"]
+    since = item["dispatched_at_ms"] if due is None else due
+    return "" if routed is None or since is None else f"{routed - since} ms"
 
 
 def show_audit(answer: dict[str, Any]) -> None:

@@ -21,14 +21,14 @@ from message_producer.adapters.sql_engine import make_engine
 from message_producer.adapters.sql_migrate import MIGRATIONS, migrate, schema_revision
 from message_producer.adapters.sql_schema import SCHEMA_HEAD, metadata
 
-SECOND = '''
+SECOND = f'''
 """A later schema: a batch alteration copies the table."""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "9999"
-down_revision = "0001"
+down_revision = "{SCHEMA_HEAD}"
 
 
 def upgrade() -> None:
@@ -136,6 +136,18 @@ def test_killed_in_a_later_migration_leaves_the_old_schema_with_its_rows(tmp_pat
         assert connection.execute(sa.text("SELECT actor, reason FROM audit")).one() == ("me", None)
     engine.dispose()
     assert tables(database) == before | {"extra"}
+
+
+def test_reach_of_the_first_schema_is_kept_with_no_time_at_the_nodes(tmp_path: Path) -> None:
+    """Goal: 0002 adds `routed_at` to rows that are there, and knows it of none of them."""
+    engine = engine_for(tmp_path / "x.db")
+    migrate(engine, head="0001")
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO reach VALUES ('event:night', 10, 'n1', 'a', 5, 4, 3, 2, 1, 0, 0)"))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT node_id, subscribers, routed_at FROM reach")).one() == ("n1", 5, None)
+    engine.dispose()
 
 
 def test_a_database_newer_than_the_code_is_refused(tmp_path: Path, later: Path) -> None:

@@ -361,6 +361,30 @@ async def test_reach_sums_nodes_and_keeps_the_greatest_report(desk: Desk) -> Non
     assert (reach.subscribers, reach.written, reach.acked, reach.told) == (20, 13, 1, 4)
 
 
+async def test_routed_at_is_the_earliest_of_all_reports_and_nodes(desk: Desk) -> None:
+    """Whatever the order of reports: a later time or none at all never replaces an earlier one."""
+    await desk.ops.create(desk.draft(), ME)
+    (said,) = await desk.ops.cue("night", "live", ME)
+
+    async def routed(node_id: str, at: int | None) -> int | None:
+        await desk.ops.record_reach(
+            [ReachCount(node_id=node_id, incarnation="a", topic=said.topic, timestamp=said.timestamp, routed_at=at)]
+        )
+        (reach,) = await desk.ops.reach("night")
+        return reach.routed_at
+
+    t = said.timestamp
+    assert (await desk.ops.reach("night"))[0].routed_at is None
+    assert await routed("n1", None) is None
+    assert await routed("n1", t + 9) == t + 9
+    assert await routed("n1", t + 20) == t + 9
+    assert await routed("n1", None) == t + 9
+    assert await routed("n1", t + 7) == t + 7
+    assert await routed("n2", None) == t + 7
+    assert await routed("n2", t + 8) == t + 7
+    assert await routed("n2", t + 5) == t + 5
+
+
 async def test_unknown_events_are_not_found(desk: Desk) -> None:
     for attempt in (
         desk.ops.get("nothing"),

@@ -108,7 +108,7 @@ async def test_people_get_tables(stagecue):
     for command, words in {
         "list": ["fight", "America/New_York"],
         "show fight": ["event:fight", "starting_soon", "start -PT15M"],
-        "reach fight": ["subscribers", "live"],
+        "reach fight": ["subscribers", "live", "to nodes"],
         "audit fight": ["ann", "create"],
     }.items():
         result = await stagecue(*command.split())

@@ -10,9 +10,11 @@ from pathlib import Path
 import httpx
 import jwt
 import pytest
+from msgspec import structs
 
 from contract.clock import ManualClock
 from contract.errors import StoreUnavailable
+from contract.reach import ReachCount
 from contract.runtime.runner import Readiness
 from contract.tokens import KeyRing, OperatorClaims, new_key_ring
 from message_producer.api import create_app
@@ -131,6 +133,23 @@ async def test_an_event_is_created_read_changed_shifted_and_cancelled(api):
     assert {entry["actor"] for entry in trail} == {"ann"}
     first = (await api.get("/v1/events/tyson-paul/audit?limit=2")).json()
     assert [e["action"] for e in (await api.get(first["next"])).json()["items"]] == ["shift", "shift"]
+
+
+async def test_reach_says_when_the_first_node_had_it(producer, api):
+    """Goal: null until a node reported, then ms and the same moment in the event's zone."""
+    opened, _ = producer
+    await created(api)
+    (sent,) = (await api.post("/v1/events/tyson-paul/cue", json={"stage": "live"})).json()["broadcasts"]
+    (before,) = (await api.get("/v1/events/tyson-paul/reach")).json()["items"]
+    assert (before["routed_at"], before["routed_at_ms"], before["nodes"]) == (None, None, 0)
+    at = 1_731_000_000_250
+    count = ReachCount(node_id="n1", incarnation="a", topic=sent["topic"], timestamp=sent["timestamp"], routed_at=at)
+    await opened.operations.record_reach([count, structs.replace(count, node_id="n2", routed_at=at + 3)])
+    (after,) = (await api.get("/v1/events/tyson-paul/reach")).json()["items"]
+    assert (after["routed_at_ms"], after["nodes"]) == (at, 2)
+    assert after["routed_at"] == "2024-11-07T12:20:00.250-05:00"
+    (listed,) = (await api.get("/v1/events/tyson-paul/broadcasts")).json()["items"]
+    assert "routed_at_ms" not in listed
 
 
 async def test_a_cue_goes_out_and_is_seen_in_broadcasts_reach_and_graphql(api):

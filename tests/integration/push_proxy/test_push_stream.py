@@ -244,6 +244,23 @@ async def test_router_that_never_acknowledges_interest(world: World) -> None:
     assert (await device.until("broadcast"))["timestamp"] == 10
 
 
+async def test_a_broadcast_found_in_the_log_first_is_routed_when_its_router_delivers_it(world: World) -> None:
+    """Anti-entropy is sometimes faster than the link: the repeat that follows is still the routed hop."""
+    device = await world.connect()
+    await device.subscribe(None)
+    await device.until("continuity")
+    await world.publish(broadcast(10, 0))
+    assert (await device.until("broadcast"))["timestamp"] == 10
+    heard = world.routers[0].reach
+    await eventually(lambda: (TOPIC, 10) in heard and heard[TOPIC, 10].written == 1)
+    assert heard[TOPIC, 10].routed_at is None
+    before_ms = world.clock.now_ms()
+    await world.routers[0].deliver(broadcast(10, 0))
+    await eventually(lambda: heard[TOPIC, 10].routed_at is not None)
+    assert before_ms <= heard[TOPIC, 10].routed_at <= world.clock.now_ms()
+    assert heard[TOPIC, 10].written == 1
+
+
 async def test_reach_is_reported(world: World) -> None:
     """Written, replayed, acked, gaps and holes arrive as absolute counts; a new router hears them again."""
     await world.publish(broadcast(10, 0), broadcast(20, 10))
@@ -253,14 +270,19 @@ async def test_reach_is_reported(world: World) -> None:
     await one.until("broadcast")
     await two.subscribe(5)
     assert (await two.until("continuity"))["verdict"] == "gap"
+    before_ms = world.clock.now_ms()
     await world.routers[0].deliver(broadcast(30, 20))
     await one.until("broadcast")
+    after_ms = world.clock.now_ms()
+    await world.routers[0].deliver(broadcast(30, 20), broadcast(20, 10, "another"))  # a repeat, and a conflict
     for _ in range(2):  # the second is the same acknowledgement again
         await one.send({"type": "ack", "topic": TOPIC, "timestamp": 30})
     await two.send({"type": "hole", "topic": TOPIC, "cursor": 5, "prev": 20, "timestamp": 30})
     wanted = {20: (0, 1, 0, 1, 0), 30: (2, 0, 1, 0, 1)}
     for router in (world.routers[0], world.router()):
         await eventually(lambda heard=router.reach: counts(heard) == wanted)
+        assert router.reach[TOPIC, 20].routed_at is None, "only the log brought it"
+        assert before_ms <= router.reach[TOPIC, 30].routed_at <= after_ms
         if router is world.routers[0]:
             await router.close()
 

@@ -45,6 +45,30 @@ def test_tally_reports_absolute_counts_that_changed() -> None:
     assert {count.timestamp for count in tally.report()} == {10, 20}
 
 
+def test_tally_keeps_the_first_time_a_router_delivered_a_broadcast() -> None:
+    """None until delivered over a link; later deliveries, of another router say, change and report nothing."""
+    tally = ReachTally("n1", "i1")
+    tally.replayed("t", 10, now_s=0.0)
+    assert [count.routed_at for count in tally.report()] == [None]
+    tally.routed("t", 10, at_ms=500, now_s=0.0)
+    assert [(count.routed_at, count.replayed) for count in tally.report()] == [(500, 1)]
+    tally.routed("t", 10, at_ms=900, now_s=0.1)
+    tally.routed("t", 10, at_ms=400, now_s=0.2)  # the wall clock stepped back meanwhile
+    assert tally.report() == ()
+    tally.acked("t", 10, now_s=0.3)
+    assert [(count.routed_at, count.acked) for count in tally.report()] == [(500, 1)]
+
+
+def test_tally_does_not_time_a_broadcast_that_left_it() -> None:
+    """A late redelivery of one that left must not be reported as its first: the stored time is the true one."""
+    tally = ReachTally("n1", "i1", max_broadcasts=1)
+    tally.routed("t", 10, at_ms=500, now_s=0.0)
+    tally.routed("t", 20, at_ms=600, now_s=0.0)
+    assert [(count.timestamp, count.routed_at) for count in tally.report()] == [(20, 600)]
+    tally.routed("t", 10, at_ms=700, now_s=0.0)
+    assert tally.report() == ()
+
+
 def test_tally_is_bounded_and_never_restarts_a_count() -> None:
     """Oldest leave by number and by age; a straggler of one that left does not begin it again from zero."""
     tally = ReachTally("n1", "i1", max_broadcasts=2, max_age_s=100.0)
