@@ -115,7 +115,10 @@ def build_node_links(
     clock: Clock,
     rng: random.Random | None = None,
 ) -> Service:
-    """What finds push nodes in other processes and links `router` to them; start it after the router's service."""
+    """What finds push nodes in other processes and links `router` to them.
+
+    Start it before the router's service, so that it is stopped after: a drain awaits acknowledgements over these links.
+    """
     # Imported here: an embedded router needs no WebSocket library.
     from message_router.adapters.node_link_client import NodeLinkClient
 

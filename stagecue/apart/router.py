@@ -47,12 +47,13 @@ async def run_router(settings: InstallationSettings, kv_url: str, stop: asyncio.
             address=settings.url("http", settings.router_port),
             data_dir=str(settings.data_dir),
         )
+        # The links are stopped after the router: its drain awaits acknowledgements that come over them.
         await run_services(
             [
                 AsgiService("router-health", health_app(readiness, router.metrics.registry), sock),
                 KvWatch(kv, readiness),
-                router.service,
                 links,
+                router.service,
                 ReadyLine(readiness, address, announce),
             ],
             stop=stop,
