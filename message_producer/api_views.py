@@ -224,7 +224,7 @@ class ReachView(_Out):
     dispatched_at_ms: int | None
     published_at_ms: int | None
     routed_at: str | None = Field(
-        description="When the first push node had it from a router, by that node's clock; null: none reported it yet."
+        description="When the first push node had it from a router, by that node's clock. Null: none did, or says so."
     )
     routed_at_ms: int | None
     dispatch_lag_ms: int | None

@@ -205,7 +205,7 @@ class BroadcastReach(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     dispatched_at: int | None = None
     published_at: int | None = None
     routed_at: int | None = None
-    """When the first node received it from a router, by that node's clock; None: no node reported it yet."""
+    """When the first node received it from a router, by that node's clock; None: none did, or reported it yet."""
     nodes: int = 0
     subscribers: int = 0
     written: int = 0
