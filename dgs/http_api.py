@@ -258,7 +258,7 @@ class OperationsEndpoints:
         self._probe_timeout_s = probe_timeout_s
 
     async def healthz(self, request: Request) -> Response:
-        return _json({"status": "ok"})
+        return _json({"status": "alive"})
 
     async def readyz(self, request: Request) -> Response:
         """Asks the schedule view, so that its recovery is noticed while no traffic comes."""
@@ -269,9 +269,8 @@ class OperationsEndpoints:
             self._readiness.fail("dgs.schedule_view", str(exc) or "no answer in time")
         else:
             self._readiness.hold("dgs.schedule_view")
-        if self._readiness.ready:
-            return _json({"status": "ready"})
-        return _json({"status": "not ready", "failing": self._readiness.failing()}, status=503)
+        status, body = self._readiness.report()
+        return _json(body, status=status)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -96,9 +96,8 @@ def _add_health(app: FastAPI, readiness: Readiness) -> None:
 
     @app.get("/readyz", tags=["health"], summary="It can do its work", responses={200: ready, 503: failing})
     async def readyz() -> JSONResponse:
-        return JSONResponse(
-            {"ready": readiness.ready, "failing": readiness.failing()}, status_code=200 if readiness.ready else 503
-        )
+        status, body = readiness.report()
+        return JSONResponse(body, status_code=status)
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -121,7 +121,7 @@ class Relay:
         self._advanced = asyncio.Event()
         self._whole = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
-        readiness.fail(LOG_CONDITION, "not polled yet")
+        readiness.expect(LOG_CONDITION, "not polled yet")
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class StoreHealth:
         self._readiness = readiness
         self._on_recovered = on_recovered
         self._failing = False
-        readiness.fail(KV_CONDITION, "not reached yet")
+        readiness.expect(KV_CONDITION, "not reached yet")
 
     def failed(self, error: StoreUnavailable) -> None:
         self._failing = True

@@ -28,7 +28,7 @@ class SourceWatch:
         self._readiness = readiness
         self._on_isolated = on_isolated
         self.isolated = False
-        readiness.fail("push.routers", "no router linked yet")
+        readiness.expect("push.routers", "no router linked yet")
 
     def linked(self) -> None:
         """A router accepted this node."""

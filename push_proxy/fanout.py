@@ -18,7 +18,7 @@ from push_proxy.recovery import Subscription
 __all__ = ["SLICE", "FanOut", "Visit"]
 
 SLICE: Final = 128
-"""Connections written per turn of the loop: about 1 ms of writes, so that the next stage, pings and connects share it."""
+"""Connections written per turn of the loop: about 1 ms, so that the next stage, pings and connects share it."""
 
 Visit = Callable[[Subscription], bool]
 _log = structlog.get_logger(__name__)

@@ -42,6 +42,10 @@ class Readiness:
         self._reasons: dict[str, str | None] = {}
         self._stopping = False
 
+    def expect(self, condition: str, why: str) -> None:
+        """It does not hold yet, as is normal at a start: nothing to log."""
+        self._reasons[condition] = why
+
     def hold(self, condition: str) -> None:
         self._note(condition, None)
 
@@ -55,6 +59,11 @@ class Readiness:
     @property
     def ready(self) -> bool:
         return not self._stopping and bool(self._reasons) and not self.failing()
+
+    def report(self) -> tuple[int, dict[str, object]]:
+        """What every service's `/readyz` answers: the HTTP status, and the body."""
+        ready = self.ready
+        return 200 if ready else 503, {"ready": ready, "failing": self.failing()}
 
     def failing(self) -> dict[str, str]:
         """Conditions that do not hold -> why."""

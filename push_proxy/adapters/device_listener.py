@@ -80,7 +80,7 @@ class DeviceListener:
     async def drain(self) -> None:
         """Stop accepting, send everyone away over `drain_s`, then close what is left. Cancelling it cuts them off."""
         self._draining = True
-        self._readiness.fail("push.listener", "draining")
+        self._readiness.expect("push.listener", "draining")
         if self._server is not None:
             self._server.close()
         try:
@@ -153,10 +153,9 @@ class DeviceListener:
         if name == "metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()
         if name == "healthz":
-            return 200, "application/json", b'{"status":"ok"}'
-        ready = self._readiness.ready
-        body = {"status": "ready" if ready else "not ready", "failing": self._readiness.failing()}
-        return 200 if ready else 503, "application/json", json.dumps(body).encode()
+            return 200, "application/json", b'{"status":"alive"}'
+        status, body = self._readiness.report()
+        return status, "application/json", json.dumps(body).encode()
 
     def opened(self, connection: DeviceConnection) -> None:
         self._all.add(connection)

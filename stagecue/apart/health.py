@@ -20,8 +20,8 @@ def health_app(readiness: Readiness, registry: CollectorRegistry) -> Starlette:
         return JSONResponse({"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        ready = readiness.ready
-        return JSONResponse({"ready": ready, "failing": readiness.failing()}, status_code=200 if ready else 503)
+        status, body = readiness.report()
+        return JSONResponse(body, status_code=status)
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -120,7 +120,7 @@ class KvWatch:
         if kv.answered:
             readiness.hold(CONDITION)
         else:
-            readiness.fail(CONDITION, f"no answer from {kv.address} yet")
+            readiness.expect(CONDITION, f"no answer from {kv.address} yet")
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         """Ready at once: the others start without the store, too."""

@@ -33,7 +33,7 @@ class LeaseRenewal:
         self._leases = leases
         self._readiness = readiness
         self._lifetime_s = lifetime_s
-        readiness.fail(_CONDITION, "not claimed yet")
+        readiness.expect(_CONDITION, "not claimed yet")
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         """Ready after the first attempt, whatever came of it."""

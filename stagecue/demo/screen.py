@@ -109,14 +109,19 @@ class TerminalScreen:
 
 def reach_table(report: NightReport) -> Group:
     """Who got what, stage by stage, and the verdict."""
-    table = Table(title=f"{report.event}: who got what", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{report.event}: who got what",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),  # nine columns have to fit a terminal nobody has widened
+    )
     table.add_column("stage", no_wrap=True)
-    for name in ("devices", "live", "replayed", "missed", "50 %", "99 %", "100 %", "origin"):
+    for name in ("devices", "live", "replayed", "missed", "50 % ms", "99 % ms", "100 % ms", "origin"):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in report.stages:
-        times = [
-            f"{value:.0f} ms" if value is not None else "-" for value in (stage.p50_ms, stage.p99_ms, stage.last_ms)
-        ]
+        times = [f"{value:.0f}" if value is not None else "-" for value in (stage.p50_ms, stage.p99_ms, stage.last_ms)]
         table.add_row(
             Text(stage.state_key, _COLOURS.get(stage.state_key, "")),
             f"{stage.devices}",
@@ -127,7 +132,7 @@ def reach_table(report: NightReport) -> Group:
             "?" if stage.origin_requests is None else f"{stage.origin_requests}",
         )
     notes = Text(
-        "50, 99 and 100 % of the live deliveries reached a device's socket this long after the stage was due; "
+        "50, 99 and 100 % of the live deliveries reached a device's socket so many ms after the stage was due; "
         "origin counts requests to the server from a second before until the last screen had changed. "
         f"{report.distinct_maps:.0%} of the profiles hold a map unlike any other's; "
         f"the server was killed {report.server_kills} time{'s' if report.server_kills != 1 else ''}; "
