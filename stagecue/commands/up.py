@@ -27,7 +27,7 @@ __all__ = [
     "up",
 ]
 
-
+_PORTS: Final = "Producer API; DGS +1, push node +2; apart also: node link +3, router +4. [8400]"
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -36,7 +36,7 @@ def installation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--log-format", type=click.Choice(["json", "console"]), help="Default: console on a terminal."),
         click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), help="Default: INFO."),
-        click.option("--port-base", type=click.IntRange(1, 65000), help="Producer API; DGS +1, push node +2. [8400]"),
+        click.option("--port-base", type=click.IntRange(1, 65000), help=_PORTS),
         click.option("--host", help="Address to listen on. [127.0.0.1]"),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Database, keys, token. [./stagecue-data]"),
     ):

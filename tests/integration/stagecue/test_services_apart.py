@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from contract.errors import BroadcastSystemError
+from contract.runtime.runner import ABORT_EXIT_CODE
 from device_sim.audit import FleetAudit, audit_fleet, outbox_from_json
 from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
@@ -74,6 +75,10 @@ class Redis:
             self._process.kill()
             await self._process.wait()
 
+    async def lose_everything(self) -> None:
+        await self.kill()
+        shutil.rmtree(self._folder)
+
     async def _listens(self) -> bool:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -91,6 +96,7 @@ class Service:
         self.name = name
         self.ready: dict[str, str] = {}
         self.ready_after_s = 0.0
+        self.environment: dict[str, str] = {}
         self._arguments = arguments
         self._log = log
         self._process: Process | None = None
@@ -104,7 +110,7 @@ class Service:
                 stdin=DEVNULL,
                 stdout=PIPE,
                 stderr=log,
-                env={**os.environ, **ENVIRONMENT},
+                env={**os.environ, **ENVIRONMENT, **self.environment},
             )
 
     async def wait_ready(self, within_s: float = 15.0) -> None:
@@ -131,6 +137,11 @@ class Service:
         assert self._process is not None
         self._process.kill()
         assert await self._process.wait() == -9
+
+    async def ask_to_stop(self) -> None:
+        """SIGTERM, once."""
+        assert self._process is not None
+        self._process.terminate()
 
     async def stop(self) -> int | None:
         """SIGTERM, and its exit code; killed if it does not end."""
@@ -330,6 +341,41 @@ async def test_router_and_push_node_die_between_stages(installation: Installatio
     assert audit.broadcasts[2].replayed + audit.broadcasts[2].delivered_live + audit.broadcasts[2].skipped == DEVICES
 
 
+async def test_redis_dies_and_comes_back_empty(installation: Installation) -> None:
+    """Devices are told without it (R11); what it lost is made again from the log (R10); then a new node replays it."""
+    await installation.start()
+    stages = [{"key": f"stage_{number}", "anchor": "manual"} for number in range(3)]
+    starts_at = rfc3339(now_ms() + 60_000)
+    await installation.post(
+        "/v1/events", {"id": "fight", "title": "The fight", "starts_at": starts_at, "stages": stages}
+    )
+
+    async def cue(number: int) -> int:
+        await installation.post("/v1/events/fight/cue", {"stage": f"stage_{number}"})
+        return await installation.newest(f"stage_{number}")
+
+    async with audience(installation) as fleet:
+        await fleet.wait_caught_up({TOPIC: await cue(0)}, timeout_s=10)
+        await installation.redis.lose_everything()
+        await fleet.wait_caught_up({TOPIC: await cue(1)}, timeout_s=5)
+        await installation.redis.start()
+
+        async def router_is_whole() -> bool:
+            return await installation.readiness("router") == 200
+
+        await eventually(router_is_whole, "the router has rebuilt the store")
+        # A device whose network was away asks a node that knows the topic from the rebuilt store alone.
+        away = fleet.take_offline(0.25, 3.0)
+        assert away
+        newest = await cue(2)
+        await installation["push"].kill()
+        await installation["push"].start()
+        await fleet.wait_caught_up({TOPIC: newest}, timeout_s=15)
+        audit = await judged(installation, fleet)
+    assert [each.delivered_live for each in audit.broadcasts[:2]] == [DEVICES, DEVICES]
+    assert audit.broadcasts[2].replayed > 0, "nobody needed the rebuilt store"
+
+
 async def test_services_wait_for_redis_and_outlive_it(installation: Installation) -> None:
     """Without Redis they run and say they are not ready; once it is there they are; after its death, they are again."""
     for service in installation.services.values():
@@ -365,3 +411,29 @@ async def test_a_service_asked_to_stop_before_it_is_ready_ends_at_once(installat
 
     await eventually(alive, "the push node listens")
     assert await installation["push"].stop() == 0
+
+
+async def test_the_second_signal_aborts_a_drain(installation: Installation) -> None:
+    """The first spreads the devices' departure over the drain; the second does not wait for it."""
+    installation["push"].environment = {"PUSH_DRAIN_S": "8"}
+    await installation.start()
+    await installation.post(
+        "/v1/events",
+        {
+            "id": "fight",
+            "title": "The fight",
+            "starts_at": rfc3339(now_ms() + 60_000),
+            "stages": [{"key": "live", "anchor": "manual"}],
+        },
+    )
+    async with audience(installation) as fleet:
+        await installation["push"].ask_to_stop()
+
+        async def some_left() -> bool:
+            return fleet.context.stats.open < DEVICES
+
+        await eventually(some_left, "the drain began", within_s=5)
+        assert fleet.context.stats.open > 0, "all were sent away at once"
+        asked_s = time.monotonic()
+        assert await installation["push"].stop() == ABORT_EXIT_CODE
+        assert time.monotonic() - asked_s < 2
