@@ -118,7 +118,7 @@ def reach_table(report: NightReport) -> Group:
         padding=(0, 1, 0, 0),  # nine columns have to fit a terminal nobody has widened
     )
     table.add_column("stage", no_wrap=True)
-    for name in ("devices", "live", "replayed", "missed", "50 % ms", "99 % ms", "100 % ms", "origin"):
+    for name in ("devices", "live", "replayed", "missed", "50 %", "99 %", "100 %", "origin"):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in report.stages:
         times = [f"{value:.0f}" if value is not None else "-" for value in (stage.p50_ms, stage.p99_ms, stage.last_ms)]
