@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     InvalidResponse,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -74,7 +75,7 @@ async def open_kv(url: str) -> AsyncIterator[Kv]:
     )
     try:
         try:
-            await contact(kv)
+            await contact(kv, first=True)
             kv = replace(kv, answered=True)
         except StoreUnavailable as exc:
             _log.warning("kv_unreachable", address=kv.address, why=str(exc), then="retrying")
@@ -83,14 +84,18 @@ async def open_kv(url: str) -> AsyncIterator[Kv]:
         await client.aclose()
 
 
-async def contact(kv: Kv) -> None:
+async def contact(kv: Kv, *, first: bool = False) -> None:
     """Ask whether a Redis we may use answers there; bounded by the client's timeouts.
 
-    Raises StoreUnavailable where waiting may help, InvalidRequest where it cannot: something else listens there, or
-    it wants other credentials.
+    Raises StoreUnavailable where waiting may help, InvalidRequest where it cannot: something else listens there, it
+    wants other credentials, or (asked at the `first` contact) it is a Sentinel or a cluster's node.
     """
+    mode = "standalone"
     try:
         await kv.client.ping()
+        if first:
+            with suppress(NoPermissionError):  # INFO may be kept from us; then it is taken for what it should be
+                mode = (await kv.client.info("server")).get("redis_mode", mode)
     except _LASTING as exc:
         if isinstance(exc, _PASSING):
             raise StoreUnavailable(f"Redis at {kv.address}: {exc}") from exc
@@ -103,6 +108,8 @@ async def contact(kv: Kv) -> None:
                 f"{kv.address} is not a Redis: it answers {words!r}", field="kv_url", rule=_RULE
             ) from exc
         raise StoreUnavailable(f"no Redis answers at {kv.address} (--kv, STAGECUE_KV_URL): {exc}") from exc
+    if mode != "standalone":
+        raise InvalidRequest(f"{kv.address} is a Redis in mode {mode}, not a single one", field="kv_url", rule=_RULE)
 
 
 class KvWatch:
@@ -130,7 +137,7 @@ class KvWatch:
         pause_s = _RETRY_FIRST_S
         while not stop.is_set():
             try:
-                await contact(self._kv)
+                await contact(self._kv, first=answered_s is None)
             except (StoreUnavailable, InvalidRequest) as exc:
                 if isinstance(exc, InvalidRequest) and answered_s is None:
                     raise

@@ -21,12 +21,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contract.errors import BroadcastSystemError
+from contract.errors import BroadcastSystemError, InvalidRequest
 from contract.runtime.runner import ABORT_EXIT_CODE
 from device_sim.audit import FleetAudit, audit_fleet, outbox_from_json
 from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.system import free_port_base
+from stagecue.apart.kv import open_kv
 
 pytestmark = [pytest.mark.external_service, pytest.mark.fault, pytest.mark.timeout(90)]
 
@@ -46,11 +47,11 @@ ENVIRONMENT = {
 class Redis:
     """A redis-server of our own, keeping what it acknowledged."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mode: str = "standalone") -> None:
         binary = shutil.which("redis-server")
         if binary is None:
             pytest.fail("redis-server is not on PATH")
-        self._binary, self._folder = binary, folder
+        self._binary, self._folder, self._mode = binary, folder, mode
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -62,12 +63,15 @@ class Redis:
 
     async def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._process = await asyncio.create_subprocess_exec(
-            self._binary,
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)),
-            *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
-            stdout=DEVNULL,
-        )
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        if self._mode == "sentinel":
+            (self._folder / "sentinel.conf").touch()
+            arguments = [str(self._folder / "sentinel.conf"), "--sentinel", *arguments]
+        else:
+            arguments += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        if self._mode == "cluster":
+            arguments += ["--cluster-enabled", "yes"]
+        self._process = await asyncio.create_subprocess_exec(self._binary, *arguments, stdout=DEVNULL)
         await eventually(self._listens, "redis-server listens")
 
     async def kill(self) -> None:
@@ -437,3 +441,16 @@ async def test_the_second_signal_aborts_a_drain(installation: Installation) -> N
         asked_s = time.monotonic()
         assert await installation["push"].stop() == ABORT_EXIT_CODE
         assert time.monotonic() - asked_s < 2
+
+
+@pytest.mark.parametrize("mode", ["cluster", "sentinel"])
+async def test_a_redis_in_another_mode_is_refused(mode: str, tmp_path: Path) -> None:
+    """It would answer a PING for ever and no command after it."""
+    redis = Redis(tmp_path / "redis", mode=mode)
+    await redis.start()
+    try:
+        with pytest.raises(InvalidRequest, match=f"in mode {mode}"):
+            async with open_kv(redis.url):
+                pytest.fail("opened")
+    finally:
+        await redis.kill()
