@@ -61,7 +61,7 @@ class TerminalScreen:
         self._progress = None
         if self._live is None:
             at_s, _ = self._steps[-1]
-            self._console.print(f"{at_s:5.1f} s  {text}", highlight=False)
+            self._console.print(f"{at_s:5.1f} s  {text}", highlight=False, soft_wrap=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
         self._progress = (what, done, total)
