@@ -40,6 +40,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._reasons: dict[str, str | None] = {}
+        self._logged: set[str] = set()
         self._stopping = False
 
     def expect(self, condition: str, why: str) -> None:
@@ -76,8 +77,10 @@ class Readiness:
         before = self._reasons.get(condition)
         self._reasons[condition] = why
         if why is not None and before is None:
+            self._logged.add(condition)
             _log.warning("not_ready", condition=condition, why=why)
-        elif why is None and before is not None:
+        elif why is None and condition in self._logged:
+            self._logged.discard(condition)
             _log.info("ready_again", condition=condition)
 
 

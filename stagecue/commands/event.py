@@ -217,11 +217,9 @@ def shift(
     client: ApiClient, event_id: str, by: str, if_revision: int | None, idempotency_key: str | None, as_json: bool
 ) -> None:
     """Move an event's start and end by an ISO 8601 duration; its stages follow."""
-    from stagecue.commands.event_tables import show_event
-
     headers = {"If-Match": _etag(if_revision), "Idempotency-Key": idempotency_key}
     moved = client.call("POST", _path(event_id, "/shift"), body={"by": by}, headers=headers)
-    _print_json(moved) if as_json else show_event(moved)
+    _print_json(moved) if as_json else _show_change(client, moved)
 
 
 @event.command(epilog="\b\nExamples:\n  stagecue event cancel tyson-paul\n  stagecue event cancel tyson-paul --yes\n")
@@ -235,13 +233,11 @@ def cancel(
     client: ApiClient, event_id: str, yes: bool, if_revision: int | None, idempotency_key: str | None, as_json: bool
 ) -> None:
     """Call an event off; devices are told if anything was announced."""
-    from stagecue.commands.event_tables import show_event
-
     if not yes:
         click.confirm(f"Cancel {event_id}? It cannot be taken back.", abort=True, err=True)
     headers = {"If-Match": _etag(if_revision), "Idempotency-Key": idempotency_key}
     cancelled = client.call("POST", _path(event_id, "/cancel"), headers=headers)
-    _print_json(cancelled) if as_json else show_event(cancelled)
+    _print_json(cancelled) if as_json else _show_change(client, cancelled)
 
 
 @event.command(
@@ -341,3 +337,9 @@ def import_calendar(
     _print_json(report) if as_json else show_import(report)
     if strict and report["rejected"]:
         raise click.exceptions.Exit(1)
+
+
+def _show_change(client: ApiClient, changed: dict[str, Any]) -> None:
+    from stagecue.commands.event_tables import show_change
+
+    show_change(changed, client.call("GET", _path(changed["id"], "/broadcasts"))["items"])

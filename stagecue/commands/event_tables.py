@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["show_audit", "show_broadcasts", "show_event", "show_events", "show_import", "show_preview", "show_reach"]
+__all__ = [
+    "show_audit",
+    "show_broadcasts",
+    "show_change",
+    "show_event",
+    "show_events",
+    "show_import",
+    "show_preview",
+    "show_reach",
+]
 
 _PIPED_WIDTH: Final = 200
 _STATE_STYLES: Final = {"armed": "cyan", "dispatched": "green", "superseded": "dim", "cancelled": "red", "planned": ""}
@@ -44,6 +53,15 @@ def show_event(event: dict[str, Any]) -> None:
         for item in event["occurrences"]
     ]
     _table("Stages", ("topic", "stage", "anchor", "due", "state", "broadcast"), rows, none="No stages.")
+
+
+def show_change(event: dict[str, Any], broadcasts: Sequence[dict[str, Any]]) -> None:
+    """The event after a change, and what the change itself broadcast: a rewind, or its cancellation (R4)."""
+    show_event(event)
+    for item in broadcasts:
+        if item["timestamp"] >= event["updated_at_ms"] and item["cause"] in ("rewind", "cancelled"):
+            why = "what was announced is no longer true" if item["cause"] == "rewind" else "the event is off"
+            _console().print(f"Broadcast on {_plain(item['topic'])}: [bold]{_plain(item['state_key'])}[/] ({why})")
 
 
 def show_preview(answer: dict[str, Any]) -> None:
@@ -191,5 +209,17 @@ def _difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> 
 def _short(name: str, value: object) -> str:
     if name.endswith("_at") and isinstance(value, int):
         return datetime.fromtimestamp(value / 1000, UTC).isoformat(" ", "seconds")
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    text = _told(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _told(value: object) -> str:
+    """A stored value for a person: names of stages and audiences, topics with what they say, a dash for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, dict):
+        named = value.get("key") or value.get("name")
+        return str(named) if named else ", ".join(f"{key} {_told(each)}" for key, each in value.items()) or "all"
+    if isinstance(value, list):
+        return ", ".join(map(_told, value)) or "none"
+    return str(value)
