@@ -17,10 +17,7 @@ __all__ = ["DgsSettings"]
 class DgsSettings(ServiceSettings):
     """Every value of the service; `build_dgs` hands the parts on."""
 
-    model_config = SettingsConfigDict(env_prefix="DGS_", frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    host: str = Field(default="127.0.0.1", description="Address to listen on; loopback until told otherwise.")
-    port: int = Field(default=8401, ge=0, le=65535, description="Port of GraphQL and artwork; 0 picks a free one.")
+    model_config = SettingsConfigDict(env_prefix="DGS_")
 
     catalog_path: Path = Field(default=DEMO_CATALOG, description="CSV or JSON; the demo's 3,201 films by default.")
     catalog_strict: bool = Field(default=False, description="Refuse a catalog with a bad row; else leave it out.")
@@ -43,7 +40,10 @@ class DgsSettings(ServiceSettings):
     titles_per_row: int = Field(default=4, ge=4, le=6, description="Titles in a row: each costs a device one picture.")
     artwork_base_url: str = Field(default="", description="Origin of artwork URLs, e.g. a CDN; empty: relative.")
 
-    push_url: str = Field(default="ws://127.0.0.1:8402/v1/stream", description="Where broadcastChannel sends devices.")
+    push_url: str = Field(
+        default="ws://127.0.0.1:8402/v1/stream",
+        description="Where broadcastChannel sends devices; stagecue names its installation's push node when unset.",
+    )
     connect_window_ms: int = Field(
         default=30_000,
         ge=0,

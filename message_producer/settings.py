@@ -18,13 +18,12 @@ class ProducerSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PRODUCER_")
 
     data_dir: Path = Field(
-        default=Path("stagecue-data"), description="Directory of the SQLite database when `database_url` is not set."
+        default=Path("stagecue-data"),
+        description="Directory of the SQLite database when `database_url` is not set; unset: STAGECUE_DATA_DIR.",
     )
     database_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the schedule store; unset: producer.db in `data_dir`."
     )
-    host: str = Field(default="127.0.0.1", description="Address of the operator API; loopback unless asked otherwise.")
-    port: int = Field(default=8400, ge=0, le=65535, description="Port of the operator API; 0 picks a free one.")
     lease_length_s: float = Field(
         default=1.5, gt=0, le=60, description="How long a dead producer keeps others waiting; embedded nobody waits."
     )

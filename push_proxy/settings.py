@@ -19,8 +19,6 @@ class PushSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="PUSH_")
 
     node_id: str = Field("", description="Name of this node; empty: host name and port, unique on one network.")
-    host: str = Field("127.0.0.1", description="Address the device listener binds to; loopback until told otherwise.")
-    port: int = Field(8402, ge=0, le=65535, description="Port of the device listener; 0 picks a free one.")
 
     # Connections.
     max_connections: int = Field(
