@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 import structlog
 
+from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.errors import LeaseLost, StoreUnavailable
 from contract.log import LogEntry
@@ -28,7 +30,8 @@ _EVENTS_MAX = 50
 """Events dispatched in one transaction: the first of a thousand due at once must not wait for the last."""
 _LOOK_EVERY_S = 1.0
 """An alarm that never rings costs at most this."""
-_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_RETRY_FIRST_S = 0.05
+_RETRY_CAP_S = 1.0
 _SET_ASIDE_S = 30.0
 _SET_ASIDE_MAX = 1000
 
@@ -72,7 +75,7 @@ class Dispatcher:
         self._late_after_ms = late_after_ms
         self._log = log
         self._set_aside: dict[str, float] = {}
-        self._failures = 0
+        self._backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         watching = asyncio.create_task(self._watch(stop), name=f"{self.name}.stop")
@@ -110,18 +113,17 @@ class Dispatcher:
                     await asyncio.sleep(early_ms / 1000)
                 if self._clock.now_ms() >= next_due:  # else the timer was early, and the next round sleeps the rest
                     await self.dispatch_due()
-                self._failures = 0
+                self._backoff.reset()
                 return
         except LeaseLost:
             self._lease.lost()
             return
         except StoreUnavailable as exc:
-            wait_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
-            self._failures += 1
-            _log.warning("dispatch_waits_for_store", why=str(exc), retry_in_s=wait_s)
+            wait_s = self._backoff.next_s()
+            _log.warning("dispatch_waits_for_store", why=str(exc), retry_in_s=round(wait_s, 3))
             await asyncio.sleep(wait_s)
             return
-        self._failures = 0
+        self._backoff.reset()
         self._alarm.arm(None if next_due is None else next_due - _EARLY_MS)
         await self._wakeups.dispatch.wait(_LOOK_EVERY_S)
 

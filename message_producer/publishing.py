@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 import structlog
 
+from contract.backoff import Backoff
 from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import LeaseLost, LogUnavailable, StoreUnavailable
@@ -22,7 +24,8 @@ __all__ = ["PublishingService"]
 _ROWS_MAX = 500
 _TOPICS_AT_ONCE = 64
 _LOOK_EVERY_S = 0.25
-_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_RETRY_FIRST_S = 0.05
+_RETRY_CAP_S = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +54,7 @@ class PublishingService:
         self._wakeups = wakeups
         self._publisher = publisher
         self._on_published = on_published
-        self._failures = 0
+        self._backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         watching = asyncio.create_task(self._watch(stop), name=f"{self.name}.stop")
@@ -103,12 +106,11 @@ class PublishingService:
             self._lease.lost()
             return False
         except (StoreUnavailable, LogUnavailable) as exc:
-            wait_s = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
-            self._failures += 1
-            _log.warning("publish_waits", why=str(exc), retry_in_s=wait_s)
+            wait_s = self._backoff.next_s()
+            _log.warning("publish_waits", why=str(exc), retry_in_s=round(wait_s, 3))
             await asyncio.sleep(wait_s)
             return False
-        self._failures = 0
+        self._backoff.reset()
         return published >= _ROWS_MAX
 
     async def _send(self, publisher: Publisher) -> list[LogEntry]:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.kv.ports import NodeLeases, ReplayLog, ScheduleView
 from contract.log import BroadcastLog, ReachSink
 from contract.node_link import MessageChannel
 from contract.runtime.runner import Readiness, Service
 from contract.tokens import KeyRing
-from message_router.backoff import Backoff
 from message_router.links import NodeLinks
 from message_router.metrics import RouterMetrics
 from message_router.reach import ReachForwarder

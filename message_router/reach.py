@@ -6,10 +6,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
+from contract.backoff import Backoff
 from contract.errors import StoreUnavailable
 from contract.log import ReachSink
 from contract.reach import ReachCount
-from message_router.backoff import Backoff
 from message_router.metrics import RouterMetrics
 
 __all__ = ["ReachForwarder"]

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from contract.backoff import Backoff
 from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
@@ -16,7 +17,6 @@ from contract.kv.ports import ReplayLog
 from contract.log import BroadcastLog
 from contract.replay_log import AppendOutcome
 from contract.schedule import TopicSchedule
-from message_router.backoff import Backoff
 from message_router.metrics import RouterMetrics
 from message_router.store import StoreHealth, StoreWriter, append_repaired
 from message_router.tails import RecentTails

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
 from contract.kv.ports import ReplayLog
@@ -20,7 +21,6 @@ from contract.log import BroadcastLog, LogBatch, LogEntry
 from contract.replay_log import AppendOutcome
 from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
-from message_router.backoff import Backoff
 from message_router.commit import PartitionProgress, Work
 from message_router.links import NodeLinks
 from message_router.metrics import RouterMetrics

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from contract.backoff import Backoff
 from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
@@ -17,7 +18,6 @@ from contract.replay_log import AppendOutcome, AppendResult
 from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
 from contract.schedule import TopicSchedule
-from message_router.backoff import Backoff
 from message_router.chain import repair_chain
 from message_router.metrics import RouterMetrics
 from message_router.tails import RecentTails

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.errors import MalformedFrame, NodeUnreachable, StoreUnavailable, Unauthorized
 from contract.kv.ports import NodeLease, NodeLeases
@@ -16,7 +17,6 @@ from contract.node_link import MessageChannel
 from contract.runtime.link_handshake import NodeIdentity
 from contract.runtime.ws_channel import WebSocketChannel, connect_link
 from contract.tokens import KeyRing
-from message_router.backoff import Backoff
 
 __all__ = ["NodeLinkClient", "address_allowed"]
 

@@ -23,6 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from contract.backoff import Backoff
 from contract.errors import InvalidRequest, StoreUnavailable
 from contract.kv.redis import RedisNodeLeases, RedisReplayLog, RedisScheduleView, connect_redis
 from contract.runtime.runner import Readiness
@@ -134,7 +135,7 @@ class KvWatch:
         ready.set()
         loop = asyncio.get_running_loop()
         answered_s = loop.time() if self._kv.answered else None
-        pause_s = _RETRY_FIRST_S
+        backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
         while not stop.is_set():
             try:
                 await contact(self._kv, first=answered_s is None)
@@ -143,13 +144,14 @@ class KvWatch:
                     raise
                 if answered_s is None or loop.time() - answered_s >= self._patience_s:
                     self._readiness.fail(CONDITION, str(exc))
-                wait_s, pause_s = pause_s * (0.5 + random.random() / 2), min(_RETRY_CAP_S, pause_s * 2)  # noqa: S311
+                wait_s = backoff.next_s()
             else:
                 if answered_s is None:
                     _log.info("kv_connected", address=self._kv.address)
                 answered_s = loop.time()
                 self._readiness.hold(CONDITION)
-                wait_s, pause_s = _WATCH_EVERY_S, _RETRY_FIRST_S
+                backoff.reset()
+                wait_s = _WATCH_EVERY_S
             try:
                 async with asyncio.timeout(wait_s):
                     await stop.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, TypeVar
@@ -10,6 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
+from contract.backoff import Backoff
 from contract.errors import StoreUnavailable
 from contract.runtime.runner import Readiness
 
@@ -55,7 +57,8 @@ async def opened_patiently(
     and StoppedEarly.
     """
     loop = asyncio.get_running_loop()
-    deadline_s, pause_s = loop.time() + _STORE_PATIENCE_S, _RETRY_FIRST_S
+    deadline_s = loop.time() + _STORE_PATIENCE_S
+    backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
     async with AsyncExitStack() as stack:
         while True:
             try:
@@ -66,12 +69,11 @@ async def opened_patiently(
                     raise
                 _log.warning("store_not_open_yet", why=str(exc))
             try:
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(backoff.next_s()):
                     await stop.wait()
             except TimeoutError:
-                pause_s = min(_RETRY_CAP_S, pause_s * 2)
-            else:
-                raise StoppedEarly
+                continue
+            raise StoppedEarly
         yield opened
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from contract.backoff import Backoff
 from contract.errors import StoreUnavailable
 from contract.reach import ReachCount
-from message_router.backoff import Backoff
 from message_router.metrics import RouterMetrics
 from message_router.reach import ReachForwarder
 

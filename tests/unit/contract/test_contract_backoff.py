@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from message_router.backoff import Backoff
+from contract.backoff import Backoff
 
 
 def test_pauses_double_up_to_the_cap() -> None:
