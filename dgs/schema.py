@@ -5,7 +5,6 @@ Resolvers hand out the structs of `dgs.model`, whose attributes carry the fields
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final, NewType, cast
 
 import msgspec
@@ -24,6 +23,7 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 from strawberry.types.scalar import ScalarDefinition
 
+from contract.durations import parse_duration
 from contract.errors import InvalidRequest
 from dgs import model
 from dgs.model import ArtworkKind, DeviceKind, ScreenClass
@@ -34,9 +34,9 @@ __all__ = [
     "RequestContext",
     "Timestamp",
     "build_schema",
-    "parse_duration_ms",
     "parse_representation",
     "parse_timestamp",
+    "parse_within_ms",
 ]
 
 Timestamp = NewType("Timestamp", int)
@@ -44,9 +44,6 @@ Duration = NewType("Duration", str)
 StageMapJSON = NewType("StageMapJSON", object)
 _DOCUMENTS_KEPT: Final = 256
 
-_DURATION = re.compile(
-    r"P(?!$)(?:(\d{1,3})W)?(?:(\d{1,3})D)?(?:T(?!$)(?:(\d{1,4})H)?(?:(\d{1,5})M)?(?:(\d{1,7})S)?)?", re.ASCII
-)
 _DEFAULT_WITHIN_MS: Final = 86_400_000
 _MAX_WITHIN_MS: Final = 31 * 86_400_000
 
@@ -101,16 +98,12 @@ def parse_representation(value: object) -> dict[str, str]:
     raise GraphQLError("a representation is an object with __typename (Title or LiveEvent) and id")
 
 
-def parse_duration_ms(value: str, field: str = "within") -> int:
-    """Milliseconds of an ISO 8601 duration such as `PT6H`; InvalidRequest for anything else or over 31 days."""
-    match = _DURATION.fullmatch(value)
-    if match is None:
-        raise InvalidRequest(f"{value[:40]!r} is not a duration", field=field, rule="ISO 8601, e.g. PT6H or P1DT30M")
-    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    total = ((((weeks * 7 + days) * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000
-    if total > _MAX_WITHIN_MS:
-        raise InvalidRequest(f"{value[:40]!r} is too long", field=field, rule="at most P31D")
-    return total
+def parse_within_ms(value: str) -> int:
+    """Milliseconds of `within`, an ISO 8601 duration such as `PT6H`. Raises InvalidRequest: negative, over 31 days."""
+    within_ms = parse_duration(value, "within")
+    if not 0 <= within_ms <= _MAX_WITHIN_MS:
+        raise InvalidRequest(f"{value[:40]!r} is out of range", field="within", rule="from PT0S to P31D")
+    return within_ms
 
 
 # Registers the enums; the fields below name the classes themselves.
@@ -247,7 +240,7 @@ async def _prefetch_home(
     info: _Info, profile_id: strawberry.ID, device: DeviceContext | None = None, within: Duration | None = None
 ) -> list[StageMap]:
     info.context.spend()
-    within_ms = parse_duration_ms(within) if within is not None else _DEFAULT_WITHIN_MS
+    within_ms = parse_within_ms(within) if within is not None else _DEFAULT_WITHIN_MS
     found = await info.context.prefetch.home(str(profile_id), _device(device), within_ms)
     info.context.spend(max(0, len(found) - 1))
     for stage_map in found:

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contract.durations import parse_duration
 from contract.errors import InvalidRequest
 from contract.names import DEFAULT_AUDIENCE
-from message_producer.durations import parse_duration
 from message_producer.feeds.template import StageTemplate
 from message_producer.model import Anchor, Audience, EventDraft, EventPatch, Stage
 from message_producer.moments import check_time_zone, parse_moment

@@ -8,7 +8,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from contract.broadcast import Broadcast
-from message_producer.durations import format_duration
+from contract.durations import format_duration
 from message_producer.model import (
     Audience,
     AuditEntry,

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
+from contract.durations import parse_duration
 from contract.errors import InvalidRequest
 from contract.names import RESERVED_STAGE_KEYS, check_stage_key
-from message_producer.durations import parse_duration
 from message_producer.feeds.model import FeedEntry
 from message_producer.model import Anchor, EventDraft, Stage
 

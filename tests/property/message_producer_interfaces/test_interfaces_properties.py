@@ -7,8 +7,8 @@ import string
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from contract.durations import MAX_DURATION_MS, format_duration, parse_duration
 from contract.errors import InvalidRequest
-from message_producer.durations import MAX_DURATION_MS, format_duration, parse_duration
 from message_producer.feeds.ics import parse_calendar
 from message_producer.moments import format_moment, parse_moment
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from contract.durations import format_duration, parse_duration
 from contract.errors import InvalidRequest
-from message_producer.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(
