@@ -85,6 +85,7 @@ class Device:
         "_next",
         "_next_until",
         "_open_at",
+        "_opened",
         "_silence_ms",
         "artwork",
         "clock_offset_ms",
@@ -130,6 +131,8 @@ class Device:
         self._live: int | None = None
         self._next: int | None = None
         self._next_until = 0
+        self._opened = 0
+        """The newest socket that has sent its subscribe."""
         self._open_at: int | None = None
         self._goaway: tuple[int, int] | None = None  # (not before, window), for the return it announced
         self._network_up = True
@@ -167,9 +170,7 @@ class Device:
                 f"{len(self.topics)} topics already", field="topic", rule=f"at most {MAX_TOPICS_PER_CONNECTION}"
             )
         state = self.topics[topic] = TopicState(topic, cursor=cursor, state_key=state_key)
-        if self._live is None:
-            return _NOTHING
-        return [self._subscribe(self._live, [state])]
+        return [self._subscribe(conn, [state]) for conn in self._subscribed()] or _NOTHING
 
     def adopt(self, now_ms: int, topic: str, state_key: str, timestamp: int, draw: float) -> Sequence[Action]:
         """Show the state the channel names and start from its cursor; only for a topic still at cursor null."""
@@ -183,9 +184,9 @@ class Device:
 
     def unfollow(self, topic: str) -> Sequence[Action]:
         """Forget a topic; following another audience of its event starts at cursor null (R6)."""
-        if self.topics.pop(topic, None) is None or self._live is None:
+        if self.topics.pop(topic, None) is None:
             return _NOTHING
-        return [Send(self._live, UnsubscribeFrame([topic]))]
+        return [Send(conn, UnsubscribeFrame([topic])) for conn in self._subscribed()] or _NOTHING
 
     def start(self, now_ms: int, *, delay_ms: int = 0) -> Sequence[Action]:
         """Open the first socket, after `delay_ms` (a moment in the channel's connect window)."""
@@ -256,6 +257,7 @@ class Device:
         if conn != self._next:
             return [CloseSocket(conn, CloseCode.NORMAL)]
         self._heard_ms = now_ms
+        self._opened = conn
         if not self.topics:
             return _NOTHING
         return [self._subscribe(conn, self.topics.values())]
@@ -562,6 +564,11 @@ class Device:
             del self.told[0]
             self.told_dropped += 1
         self.told.append(told)
+
+    def _subscribed(self) -> list[int]:
+        """Sockets whose subscribe went out: the live one, and one that still waits for its welcome."""
+        waiting = self._next if self._next == self._opened else None
+        return [conn for conn in (self._live, waiting) if conn is not None]
 
     def _subscribe(self, conn: int, states: Iterable[TopicState]) -> Send:
         topics: dict[str, int | None] = {}

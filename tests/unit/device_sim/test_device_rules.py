@@ -455,3 +455,35 @@ def test_a_welcome_for_a_connection_it_left_changes_nothing() -> None:
     before = book.device.clock_offset_ms
     book.get(welcome(server_time=0), conn=99)
     assert book.device.clock_offset_ms == before
+
+
+def test_a_topic_followed_between_handshake_and_welcome_is_asked_for():
+    """Every socket that was opened has sent its subscribe: a topic that comes later must be sent on it too."""
+    book = Playbook()
+    (opening,) = book.device.start(T0)
+    assert book.device.follow(T0, "event:early") == ()
+    book.device.opened(T0, opening.conn)
+    (asked,) = book.device.follow(T0, "event:late")
+    assert (asked.conn, asked.frame) == (opening.conn, SubscribeFrame({"event:late": None}))
+    assert book.device.unfollow("event:late") == [Send(opening.conn, UnsubscribeFrame(["event:late"]))]
+
+
+def test_a_topic_followed_while_two_sockets_overlap_is_asked_for_on_both():
+    """Make before break: the old socket is left at the welcome, and what only it was asked for would be lost."""
+    book = holding().frames(GoawayFrame("drain", 0, 1_000))
+    (opening,) = [a for a in book.at(book.device.reconnect_at_ms) if isinstance(a, OpenSocket)]
+    (asked,) = book.device.follow(book.now, "event:before")
+    assert asked.conn == book.conn, "the new socket has sent nothing yet and will name it"
+    book.device.opened(book.now, opening.conn)
+    asked = book.device.follow(book.now, "event:between")
+    assert [action.conn for action in asked] == [book.conn, opening.conn]
+    left = book.device.unfollow("event:between")
+    assert [action.conn for action in left] == [book.conn, opening.conn]
+
+
+def test_a_socket_lost_before_its_welcome_is_asked_nothing():
+    book = Playbook()
+    (opening,) = book.device.start(T0)
+    book.device.opened(T0, opening.conn)
+    book.lose(conn=opening.conn)
+    assert book.device.follow(T0, "event:late") == ()
