@@ -214,6 +214,8 @@ def decode_client_frame(data: bytes | str) -> ClientFrame:
         raise MalformedFrame(message, field=field, rule=rule) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MalformedFrame(f"not JSON: {exc}", field="frame", rule="one JSON object per text message") from exc
+    except RecursionError as exc:  # in a field to be ignored, too: skipping it goes as deep
+        raise MalformedFrame("nested too deep", field="frame", rule="see docs/protocol.md") from exc
 
 
 def decode_server_frame(data: bytes | str) -> ServerFrame | None:

@@ -126,6 +126,8 @@ class KeyRing:
             claims = msgspec.convert(payload, kind)
         except (jwt.PyJWTError, msgspec.ValidationError) as exc:
             raise Unauthorized(f"not a valid token: {exc}", field="token") from exc
+        except UnicodeError as exc:  # its text would repeat the token
+            raise Unauthorized("not a valid token: not ASCII", field="token") from exc
         if claims.exp + LEEWAY_S <= now_s:
             raise Unauthorized(f"expired {int(now_s - claims.exp)} s ago", field="token", rule="ask for a new one")
         return claims

@@ -62,7 +62,10 @@ def judge_request(
     retry_after_s: int,
 ) -> Verdict:
     """Decide on one request; `verify` raises Unauthorized for a token that is not good."""
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return Refuse(400, f"no URL anybody could follow; the stream is {STREAM_PATH}", "request line")
     if parts.path != STREAM_PATH and parts.path not in _PAGES:
         return Refuse(404, f"{parts.path[:100]} is not here; the stream is {STREAM_PATH}")
     if method != "GET":

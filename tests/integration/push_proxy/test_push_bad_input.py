@@ -47,6 +47,7 @@ async def http(world: World, request: bytes, *, timeout: float = 3) -> tuple[int
     [
         ("{not json", "malformed_frame", "not JSON"),
         ('{"type":"dance"}', "malformed_frame", "type is one of subscribe"),
+        ('{"type":"subscribe","topics":{},"later":' + "[" * 8000 + "]" * 8000 + "}", "malformed_frame", "nested"),
         ('{"type":"subscribe"}', "malformed_frame", "topics"),
         ('{"type":"subscribe","topics":{"event:fight":"soon"}}', "malformed_frame", "int"),
         ('{"type":"subscribe","topics":{"event:fight":99999999999999}}', "cursor_in_future", "5 minutes"),
@@ -210,6 +211,12 @@ async def test_full_node(world: World) -> None:
         (b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n", 426),
         (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
         (b"nonsense\r\n\r\n", 400),
+        (b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (
+            b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Protocol: stagecue.v1\r\nAuthorization: Bearer a\xff.b.c\r\n\r\n",
+            401,
+        ),
         (b"GET /v1/stream HTTP/1.1\r\nHost x\r\n\r\n", 400),
         (b"GET /v1/stream HTTP/1.1\r\nX: " + b"a" * 20_000, 431),
         (b"GET /v1/stream HTTP/1.1\r\nX: " + b"a" * 9_000 + b"\r\n\r\n", 431),

@@ -75,6 +75,7 @@ def test_frames_keep_their_bytes_on_the_wire(frame, golden):
         (b"", "frame", "not JSON"),
         (b"\xff\xfe", "frame", ""),
         (b"[]", "frame", "object"),
+        (b'{"type":"subscribe","topics":{},"later":' + b"[" * 8000 + b"]" * 8000 + b"}", "frame", "nested"),
         (b"{}", "frame", "type is one of"),
         (b'{"type":"cue"}', "type", "subscribe, unsubscribe, ack, auth, hole"),
         (b'{"type":"subscribe"}', "frame", "topics"),
