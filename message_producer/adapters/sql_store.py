@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ __all__ = ["SqlStore", "SqlTransaction", "open_store"]
 T = TypeVar("T")
 _CONDITION = "store"
 _READERS = 2
+_ROOM_BYTES = 1024 * 1024
+"""Free space that ends a full disk: small commits may still fit into room the journal has, and prove nothing."""
 
 
 class SqlTransaction:
@@ -54,6 +57,8 @@ class SqlStore:
         self._read_engine = make_engine(url, writes=False, busy_timeout_s=busy_timeout_s, pool_size=_READERS)
         self._dialect = Dialect(self.write_engine, clock)
         self._readiness = readiness
+        self._file = sqlite_path(url)
+        self._failed = False
         self._writers = ThreadPoolExecutor(writers, thread_name_prefix="store-write")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
 
@@ -94,13 +99,22 @@ class SqlStore:
             result = await asyncio.get_running_loop().run_in_executor(pool, call)
         except (DBAPIError, PoolTimeout) as exc:
             why = str(exc.orig) if isinstance(exc, DBAPIError) else "no free connection"
+            self._failed = True
             if self._readiness is not None:
                 self._readiness.fail(_CONDITION, why)
             raise StoreUnavailable(f"the schedule store failed: {why}", retry_after_s=1.0) from exc
-        if self._readiness is not None and pool is self._writers:
-            # Reads succeed on a full disk: only a write that came through proves recovery.
+        if self._readiness is not None and pool is self._writers and (not self._failed or self._has_room()):
+            # Reads succeed on a full disk: only a write that came through, with room for the next, proves recovery.
+            self._failed = False
             self._readiness.hold(_CONDITION)
         return result
+
+    def _has_room(self) -> bool:
+        """Whether the disk under a SQLite file has space again; other databases know for themselves."""
+        if self._file is None:
+            return True
+        disk = os.statvfs(self._file.parent)
+        return disk.f_bavail * disk.f_frsize >= _ROOM_BYTES
 
     def _in_transaction(
         self, engine: sa.Engine, work: Callable[[Transaction], T], failpoints: tuple[str | None, str | None]
