@@ -1,7 +1,8 @@
-"""What the lean client itself costs: CPU per connect and per frame, memory per device. `python -m device_sim.measure`.
+"""What the lean client costs: CPU per connect and per frame, memory per device. `python -m loadtest.bench.client_cost`.
 
 The server runs in another process and is not counted: it accepts, welcomes, answers one subscribe and sends broadcasts,
-all prepared, so that the client is what is measured. CPU is this process's own (getrusage), memory its RSS difference.
+all prepared, so that the client is what is measured. CPU is this process's own (getrusage: a `CpuMeter` would count the
+server too, which is our child), memory its RSS difference.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ROUNDS: Final = 20
 
 def _server_frame(payload: bytes) -> bytes:
     size = len(payload)
-    assert size < 126 or size < 65536
+    assert size < 65536, "a longer one has another head"
     head = bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2, "big")
     return head + payload
 
@@ -140,7 +141,7 @@ async def measure_client(port: int, pipe: Connection, devices: int) -> dict[str,
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m device_sim.measure", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench.client_cost", description=__doc__)
     parser.add_argument("--devices", type=int, default=5_000)
     arguments = parser.parse_args()
     spawning = multiprocessing.get_context("spawn")
