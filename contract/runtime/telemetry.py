@@ -6,11 +6,11 @@ import logging
 import sys
 import time
 from collections.abc import MutableMapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
-__all__ = ["LogRateLimit", "configure_logging", "redact_secrets"]
+__all__ = ["LogRateLimit", "UnfailingStream", "configure_logging", "redact_secrets"]
 
 LogFormat = Literal["json", "console"]
 _SECRET_WORDS: Final = ("token", "secret", "authorization", "password", "access_token")
@@ -43,6 +43,27 @@ class LogRateLimit:
         return event
 
 
+class UnfailingStream:
+    """A text stream that drops what cannot be written: a log on a full disk must not take the service with it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.dropped = 0
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self.dropped += 1
+            return 0
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self.dropped += 1
+
+
 def redact_secrets(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Blank values whose key names a secret; the last line of defence, not a licence to log them."""
     for key in event:
@@ -69,7 +90,7 @@ def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, ser
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", UnfailingStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     if service:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import pytest
 import structlog
 
 from contract.runtime import failpoints
 from contract.runtime.runner import Readiness, run_services
-from contract.runtime.telemetry import LogRateLimit, redact_secrets
+from contract.runtime.telemetry import LogRateLimit, UnfailingStream, redact_secrets
 
 
 class Recorder:
@@ -85,6 +86,23 @@ def test_a_million_refusals_make_a_handful_of_lines():
             pass
     assert passed == 5
     assert limit(None, "info", {"event": "other"})["event"] == "other"
+
+
+def test_a_log_on_a_full_disk_raises_nothing():
+    """What cannot be written is dropped and counted; the service goes on."""
+
+    class Full(io.StringIO):
+        def write(self, *text):
+            raise OSError(28, "No space left on device")
+
+        flush = write
+
+    stream = UnfailingStream(Full())
+    structlog.WriteLogger(stream).warning("not ready")
+    assert stream.dropped > 0
+    kept = io.StringIO()
+    UnfailingStream(kept).write("line\n")
+    assert kept.getvalue() == "line\n"
 
 
 def test_secrets_are_blanked():
