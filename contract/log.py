@@ -46,7 +46,11 @@ class BroadcastLog(Protocol):
         ...
 
     def reread(self, partition: int, *, since_ms: int) -> AsyncIterator[LogEntry]:
-        """Broadcasts of one partition with timestamps from `since_ms` to the end as of the call, ascending (R10)."""
+        """Broadcasts of one partition with timestamps from `since_ms` to the end as of the call, ascending (R10).
+
+        A log that still has it gives the newest of every topic too, however old: a store that is rebuilt must know the
+        state that one that only trims would know (R9).
+        """
         ...
 
     async def schedules(self) -> Sequence[TopicSchedule]:
@@ -59,6 +63,8 @@ class BroadcastLog(Protocol):
 
 
 class ReachSink(Protocol):
+    """Where the router leaves what nodes report."""
+
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
         """Store absolute counts; repeats and reordering do no harm. Raises StoreUnavailable."""
         ...

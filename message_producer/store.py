@@ -109,7 +109,10 @@ class OutboxRows(Protocol):
         ...
 
     def broadcasts_since(self, since_ms: int, after: int, until: int, limit: int) -> list[LogEntry]:
-        """Published broadcasts with timestamps from `since_ms`, positions in (after, until], ascending."""
+        """Published broadcasts with timestamps from `since_ms` and the newest of every topic, however old.
+
+        With positions in (after, until], ascending.
+        """
         ...
 
     def head(self) -> int:

@@ -11,7 +11,7 @@ from contract.broadcast import Broadcast, Cause
 from contract.log import LogEntry
 from contract.schedule import TopicSchedule, decode_schedule, encode_schedule
 from message_producer.adapters.sql_engine import Dialect
-from message_producer.adapters.sql_schema import log_consumers, log_head, outbox, schedule_outbox
+from message_producer.adapters.sql_schema import log_consumers, log_head, outbox, schedule_outbox, topics
 from message_producer.model import OutboxEntry
 from message_producer.store import Unpublished
 from message_producer.timeline import Sent
@@ -19,6 +19,7 @@ from message_producer.timeline import Sent
 __all__ = ["SqlOutboxRows", "broadcast_of"]
 
 _PARTITION = 0
+_newest = outbox.alias("newest")
 _unpublished_schedules = (
     sa.select(schedule_outbox.c.payload).where(schedule_outbox.c.published_at.is_(None)).limit(sa.bindparam("limit"))
 )
@@ -176,9 +177,15 @@ class SqlOutboxRows:
         return found[:limit]
 
     def broadcasts_since(self, since_ms: int, after: int, until: int, limit: int) -> list[LogEntry]:
+        newest = (
+            sa.select(_newest.c.id)
+            .join_from(topics, _newest, _newest.c.event_id == topics.c.event_id)
+            .where(_newest.c.timestamp == topics.c.last_timestamp)
+        )
         select = (
             sa.select(outbox)
-            .where(outbox.c.position > after, outbox.c.position <= until, outbox.c.timestamp >= since_ms)
+            .where(outbox.c.position > after, outbox.c.position <= until)
+            .where(sa.or_(outbox.c.timestamp >= since_ms, outbox.c.id.in_(newest)))
             .order_by(outbox.c.position)
             .limit(limit)
         )

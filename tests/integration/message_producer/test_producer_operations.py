@@ -497,6 +497,21 @@ async def test_the_log_rereads_from_an_instant(desk: Desk) -> None:
     assert [e async for e in desk.producer.log.reread(1, since_ms=0)] == []
 
 
+async def test_the_log_rereads_the_newest_of_every_topic_however_old(desk: Desk) -> None:
+    """Goal: a restart days after the last stage still knows which state that was, as a store that only trims does.
+
+    Else a device that slept since before it would be told `ahead` and keep an older state for good (R9, R15).
+    """
+    await desk.ops.create(desk.draft(audiences=(Audience(), Audience(name="west", regions=("US",)))), ME)
+    await desk.step(45)
+    await desk.step(15)
+    again = [e async for e in desk.producer.log.reread(0, since_ms=desk.clock.now_ms() + MINUTE)]
+    newest = {e.broadcast.topic: e.broadcast for e in again if e.broadcast}
+    assert {topic: b.state_key for topic, b in newest.items()} == {"event:night": "live", "event:night@west": "live"}
+    assert len(again) == 2
+    assert [e.offset for e in again] == sorted(e.offset for e in again)
+
+
 async def test_memory_and_database_give_the_log_the_same(desk: Desk) -> None:
     """A poller that lags behind the tail kept in memory reads the rest from the database, without a gap."""
     await desk.ops.create(desk.draft(broadcast_budget_per_hour=3600), ME)
