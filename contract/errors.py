@@ -13,14 +13,11 @@
     |   |-- LeaseLost
     |   `-- RevisionConflict  412   If-Match named an older revision
     |-- Overloaded            429   try again later, elsewhere
-    |   |-- BudgetSpent
-    |   |-- NodeFull
-    |   `-- SlowConsumer
-    |-- Unavailable           503   retryable by nature
-    |   |-- LogUnavailable
-    |   |-- StoreUnavailable
-    |   `-- NodeUnreachable
-    `-- CursorLost                  log trimmed or reset: the answer is the current state, not a retry
+    |   `-- BudgetSpent
+    `-- Unavailable           503   retryable by nature
+        |-- LogUnavailable
+        |-- StoreUnavailable
+        `-- NodeUnreachable
 
 Adapters translate library errors exactly once (`raise X from exc`). Each error keeps its facts as attributes;
 `code` is low-cardinality and safe as a metric label. Expected ends (closed normally, nothing due, duplicate
@@ -34,19 +31,16 @@ __all__ = [
     "BroadcastSystemError",
     "BudgetSpent",
     "Conflict",
-    "CursorLost",
     "Forbidden",
     "InvalidRequest",
     "LeaseLost",
     "LogUnavailable",
     "MalformedCursor",
     "MalformedFrame",
-    "NodeFull",
     "NodeUnreachable",
     "NotFound",
     "Overloaded",
     "RevisionConflict",
-    "SlowConsumer",
     "StoreUnavailable",
     "Unauthorized",
     "Unavailable",
@@ -144,15 +138,6 @@ class BudgetSpent(Overloaded):
     code = "budget_spent"
 
 
-class NodeFull(Overloaded):
-    code = "node_full"
-    http_status = 503
-
-
-class SlowConsumer(Overloaded):
-    code = "slow_consumer"
-
-
 class Unavailable(BroadcastSystemError):
     code = "unavailable"
     http_status = 503
@@ -169,8 +154,3 @@ class StoreUnavailable(Unavailable):
 
 class NodeUnreachable(Unavailable):
     code = "node_unreachable"
-
-
-class CursorLost(BroadcastSystemError):
-    code = "cursor_lost"
-    http_status = 410
