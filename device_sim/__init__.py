@@ -1,0 +1,9 @@
+"""A device and many of them: prefetches its stage maps, follows broadcasts, never asks at the moment of one.
+
+device, topic, stage_map, actions, backoff   the device: frames and the clock in, actions out (R18-R21), pure
+wire          RFC 6455 on the client's side, no I/O
+client        the lean client: a device on a socket; timer_wheel holds the wake-ups of all of them
+prefetch      stage maps, channel and artwork over HTTP
+fleet         many devices on one loop
+audit         the judge: who got what, when, and whether it was right; shares no code with the device (pure)
+"""

@@ -1,0 +1,1 @@
+"""Load and figures: bench/ measures what is promised, on real processes and sockets."""

@@ -32,7 +32,7 @@ from message_router.tails import RecentTails, lost_partitions
 
 __all__ = ["Relay"]
 
-LOG_CONDITION: Final = "router.log"
+_LOG_CONDITION: Final = "router.log"
 _PROBE_TOPIC: Final = "router:probe"
 """Asked for when no topic is active, so that a dead store is noticed on a quiet evening."""
 _LaneKey = tuple[int, str, bool]
@@ -121,7 +121,7 @@ class Relay:
         self._advanced = asyncio.Event()
         self._whole = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
-        readiness.expect(LOG_CONDITION, "not polled yet")
+        readiness.expect(_LOG_CONDITION, "not polled yet")
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
 
@@ -186,11 +186,11 @@ class Relay:
                     max_entries=min(settings.poll_max_entries, room), timeout_s=settings.poll_timeout_s
                 )
             except LogUnavailable as exc:
-                self._readiness.fail(LOG_CONDITION, str(exc))
+                self._readiness.fail(_LOG_CONDITION, str(exc))
                 await asyncio.sleep(backoff.next_s())
                 continue
             backoff.reset()
-            self._readiness.hold(LOG_CONDITION)
+            self._readiness.hold(_LOG_CONDITION)
             self._accept(batch)
 
     def _accept(self, batch: LogBatch) -> None:
@@ -325,7 +325,7 @@ class Relay:
             try:
                 await self._commit()
             except LogUnavailable as exc:
-                self._readiness.fail(LOG_CONDITION, str(exc))
+                self._readiness.fail(_LOG_CONDITION, str(exc))
                 await asyncio.sleep(backoff.next_s())
             else:
                 backoff.reset()

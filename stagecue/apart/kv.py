@@ -30,7 +30,7 @@ from contract.runtime.runner import Readiness
 
 __all__ = ["Kv", "KvWatch", "contact", "open_kv", "shown_address"]
 
-CONDITION: Final = "kv"
+_CONDITION: Final = "kv"
 _WATCH_EVERY_S: Final = 1.0
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_CAP_S: Final = 2.0
@@ -126,9 +126,9 @@ class KvWatch:
         self._readiness = readiness
         self._patience_s = patience_s
         if kv.answered:
-            readiness.hold(CONDITION)
+            readiness.hold(_CONDITION)
         else:
-            readiness.expect(CONDITION, f"no answer from {kv.address} yet")
+            readiness.expect(_CONDITION, f"no answer from {kv.address} yet")
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         """Ready at once: the others start without the store, too."""
@@ -143,13 +143,13 @@ class KvWatch:
                 if isinstance(exc, InvalidRequest) and answered_s is None:
                     raise
                 if answered_s is None or loop.time() - answered_s >= self._patience_s:
-                    self._readiness.fail(CONDITION, str(exc))
+                    self._readiness.fail(_CONDITION, str(exc))
                 wait_s = backoff.next_s()
             else:
                 if answered_s is None:
                     _log.info("kv_connected", address=self._kv.address)
                 answered_s = loop.time()
-                self._readiness.hold(CONDITION)
+                self._readiness.hold(_CONDITION)
                 backoff.reset()
                 wait_s = _WATCH_EVERY_S
             try:

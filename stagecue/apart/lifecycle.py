@@ -1,4 +1,4 @@
-"""What every service process shares: patience with the schedule store, a health listener, the ready line."""
+"""What every service process shares: patience with the schedule store, the ready line."""
 
 from __future__ import annotations
 
