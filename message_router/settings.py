@@ -13,6 +13,8 @@ __all__ = ["RouterSettings"]
 
 
 class RouterSettings(ServiceSettings):
+    """How long the router waits for whom, and what it holds at most."""
+
     model_config = SettingsConfigDict(env_prefix="ROUTER_")
 
     router_id: str = Field("router-1", description="Name told to push nodes; unique among routers.")

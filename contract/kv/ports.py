@@ -18,6 +18,8 @@ __all__ = ["NodeLease", "NodeLeases", "ReplayLog", "ReplayLogReader", "ScheduleV
 
 
 class ReplayLogReader(Protocol):
+    """Replay logs as push nodes and the DGS see them."""
+
     async def read(self, topic: str) -> LogSnapshot:
         """The topic's whole bounded log at one instant; floor 0 and no entries for a topic never written."""
         ...
@@ -28,6 +30,8 @@ class ReplayLogReader(Protocol):
 
 
 class ReplayLog(ReplayLogReader, Protocol):
+    """Replay logs as the router writes them."""
+
     async def append(self, broadcast: Broadcast) -> AppendResult:
         """One atomic append under R9's rules."""
         ...
@@ -42,6 +46,8 @@ class ReplayLog(ReplayLogReader, Protocol):
 
 
 class ScheduleViewReader(Protocol):
+    """What is planned, as push nodes and the DGS see it."""
+
     async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
         """Schedules of those topics that exist, in one round trip."""
         ...
@@ -56,6 +62,8 @@ class ScheduleViewReader(Protocol):
 
 
 class ScheduleView(ScheduleViewReader, Protocol):
+    """What is planned, as the router writes it."""
+
     async def put(self, schedule: TopicSchedule) -> bool:
         """Store it if its revision is higher than the one held; returns whether it was (R5)."""
         ...
@@ -71,7 +79,11 @@ class NodeLease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeLeases(Protocol):
-    async def renew(self, lease: NodeLease, *, lifetime_s: float) -> None: ...
+    """Which push nodes are alive, and where."""
+
+    async def renew(self, lease: NodeLease, *, lifetime_s: float) -> None:
+        """Hold the lease for `lifetime_s` from now, in place of any other incarnation's."""
+        ...
 
     async def release(self, lease: NodeLease) -> None:
         """Drop it, unless a newer incarnation holds it."""
