@@ -1,4 +1,4 @@
-"""Tokens: JWT, HS256, with key ids and separate rings for devices, operators and links.
+"""Tokens: JWT, HS256, with key ids and separate rings for devices and operators; links prove, and send no token.
 
 A key of one ring never verifies another's token: each ring has its own secrets and its own audience.
 The algorithm is pinned; a header that names another is refused (RFC 8725, section 3.1).
@@ -20,7 +20,6 @@ __all__ = [
     "MIN_SECRET_BYTES",
     "DeviceClaims",
     "KeyRing",
-    "LinkClaims",
     "OperatorClaims",
     "OperatorRole",
     "new_key_ring",
@@ -54,13 +53,7 @@ class OperatorClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     role: OperatorRole = "viewer"
 
 
-class LinkClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    sub: str
-    """Node or router id."""
-    exp: int
-
-
-_Claims = TypeVar("_Claims", DeviceClaims, OperatorClaims, LinkClaims)
+_Claims = TypeVar("_Claims", DeviceClaims, OperatorClaims)
 
 
 class KeyRing:
@@ -85,7 +78,7 @@ class KeyRing:
     def audience(self) -> Audience:
         return self._audience
 
-    def sign(self, claims: DeviceClaims | OperatorClaims | LinkClaims) -> str:
+    def sign(self, claims: DeviceClaims | OperatorClaims) -> str:
         payload = msgspec.to_builtins(claims)
         payload["aud"] = self._audience
         return jwt.encode(payload, self._keys[self._signing_kid], algorithm="HS256", headers={"kid": self._signing_kid})
@@ -106,9 +99,6 @@ class KeyRing:
 
     def verify_operator(self, token: str, *, now_s: float) -> OperatorClaims:
         return self._verify(token, OperatorClaims, now_s)
-
-    def verify_link(self, token: str, *, now_s: float) -> LinkClaims:
-        return self._verify(token, LinkClaims, now_s)
 
     def _verify(self, token: str, kind: type[_Claims], now_s: float) -> _Claims:
         """Claims of a valid token, else Unauthorized that says why without repeating the token."""
