@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from contract.durations import format_duration
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.system import Addresses
 
@@ -32,8 +33,7 @@ class OperatorApi:
 
     async def shift(self, event_id: str, seconds: int) -> dict[str, Any]:
         """Move start and end; `seconds` may be negative."""
-        by = f"{'-' if seconds < 0 else ''}PT{abs(seconds)}S"
-        return await self._call("POST", f"/v1/events/{event_id}/shift", _json({"by": by}))
+        return await self._call("POST", f"/v1/events/{event_id}/shift", _json({"by": format_duration(seconds * 1000)}))
 
     async def event(self, event_id: str) -> dict[str, Any]:
         return await self._call("GET", f"/v1/events/{event_id}")
