@@ -162,8 +162,9 @@ async def run_standalone(
         services: list[Service] = [
             *producer.services,
             router.service,
-            node.service,
+            # Before the node, so that it is stopped after: a drain still delivers, and reports its last reach, over it.
             EmbeddedLink(router, node),
+            node.service,
             AsgiService("dgs", dgs, sockets[settings.dgs_port]),
             *operator_services(
                 producer.operations,
