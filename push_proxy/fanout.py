@@ -77,7 +77,11 @@ class FanOut:
                 _log.exception("fanout_write_failed")
             if job.at >= len(job.subscriptions):
                 self._jobs.popleft()
-                job.on_done(job.written)
+                try:
+                    job.on_done(job.written)
+                except Exception:
+                    # Raised from here it would end the pump, and with it every later broadcast of this node.
+                    _log.exception("fanout_done_failed")
         if self._jobs:
             asyncio.get_running_loop().call_soon(self._pump)
         else:

@@ -69,6 +69,8 @@ class PushSettings(ServiceSettings):
             raise ValueError("pong_deadline_s must be below ping_s")
         if self.anti_entropy_s + self.kv_timeout_s > 3.0:
             raise ValueError("anti_entropy_s + kv_timeout_s must not exceed the 3 s for which memory counts as fresh")
+        if self.token_renew_before_s >= 0.9 * self.token_lifetime_s:
+            raise ValueError("token_renew_before_s must be below 0.9 of token_lifetime_s, the shortest life drawn")
         return self
 
     def resolved_node_id(self, port: int) -> str:

@@ -277,6 +277,23 @@ async def test_fanout_failure_of_one_is_its_own() -> None:
     assert done == [4]
 
 
+async def test_fanout_goes_on_after_whoever_waited_for_a_job_failed() -> None:
+    """What is done once a job ended may fail; the next broadcast goes out all the same, to everybody."""
+    log: list[tuple[int, bytes]] = []
+    done: list[int] = []
+
+    def fails(count: int) -> None:
+        raise RuntimeError(f"{count} written, nobody to tell")
+
+    fanout = FanOut(slice_size=2)
+    fanout.broadcast(b"one", _live(log, 2), fails)
+    fanout.broadcast(b"two", _live(log, 3), done.append)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert done == [3]
+    assert fanout.waiting == 0
+
+
 # Settings and metrics.
 
 
@@ -288,6 +305,8 @@ def test_settings_relations() -> None:
         PushSettings(ping_s=5, pong_deadline_s=5)
     with pytest.raises(ValueError, match="3 s"):
         PushSettings(anti_entropy_s=2, kv_timeout_s=2)
+    with pytest.raises(ValueError, match="token_renew_before_s"):
+        PushSettings(token_lifetime_s=300, token_renew_before_s=270)
     assert PushSettings().resolved_node_id(8402).endswith("-8402")
     assert PushSettings(node_id="n7").resolved_node_id(1) == "n7"
 
