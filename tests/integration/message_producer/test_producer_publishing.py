@@ -11,12 +11,13 @@ import pytest
 
 from contract.broadcast import Broadcast
 from contract.clock import ManualClock
-from contract.errors import LogUnavailable
+from contract.errors import LeaseLost, LogUnavailable
 from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
 from contract.schedule import TopicSchedule
 from message_producer.adapters.apscheduler_alarm import ApschedulerAlarm
 from message_producer.app import Producer, open_producer
+from message_producer.dispatch import Dispatcher
 from message_producer.lease_keeper import LeaseKeeper
 from message_producer.model import Anchor, Audience, EventDraft, Stage, WriteContext
 from message_producer.publishing import PublishingService
@@ -66,6 +67,24 @@ async def producing(
 def night(now: int, audiences: tuple[Audience, ...] = (Audience(),)) -> EventDraft:
     stages = tuple(Stage(key=key, anchor=Anchor.MANUAL) for key in ("one", "two", "three"))
     return EventDraft(event_id="night", title="Night", starts_at=now, stages=stages, audiences=audiences)
+
+
+async def test_a_dispatcher_whose_epoch_was_taken_dispatches_nothing(tmp_path: Path) -> None:
+    """R3: with a log outside the store nothing but the epoch, read in the dispatch transaction, stands in the way."""
+    log, clock = BrittleLog(), ManualClock()
+    async with producing(tmp_path, log, clock) as (producer, _):
+        lease, _, dispatcher = producer.services
+        assert isinstance(lease, LeaseKeeper)
+        assert isinstance(dispatcher, Dispatcher)
+        due = EventDraft(event_id="night", title="Night", starts_at=clock.now_ms(), stages=(Stage(key="live"),))
+        await producer.operations.create(due, ME)
+        assert lease.epoch is not None
+        lease.epoch -= 1
+        with pytest.raises(LeaseLost):
+            await dispatcher.dispatch_due()
+        assert await producer.operations.broadcasts("night") == ()
+        lease.epoch += 1
+        assert await dispatcher.dispatch_due() == 1
 
 
 async def test_a_refused_broadcast_holds_back_its_topic_and_no_other(tmp_path: Path) -> None:
