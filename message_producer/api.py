@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from contract.clock import Clock
 from contract.runtime.runner import Readiness
@@ -60,8 +62,12 @@ def create_app(
     readiness: Readiness,
     clock: Clock,
     stage_template: StageTemplate = DEFAULT_TEMPLATE,
+    registries: Sequence[CollectorRegistry] = (),
 ) -> FastAPI:
-    """The ASGI application. `stage_template` gives events their stages when they name none."""
+    """The ASGI application. `stage_template` gives events their stages when they name none.
+
+    `registries` are what `/metrics` shows: those of every service of this process that has no listener of its own.
+    """
     app = FastAPI(
         title="stagecue operator API",
         version="1",
@@ -74,6 +80,7 @@ def create_app(
     app.include_router(feeds_router(operations, stage_template, clock))
     app.include_router(graphql_router(operations), include_in_schema=False)
     _add_health(app, readiness)
+    _add_metrics(app, registries)
     _add_docs(app)
     install_problem_handlers(app)
     # The one added last stands first: a caller without a token sends no byte of a body.
@@ -98,6 +105,12 @@ def _add_health(app: FastAPI, readiness: Readiness) -> None:
     async def readyz() -> JSONResponse:
         status, body = readiness.report()
         return JSONResponse(body, status_code=status)
+
+
+def _add_metrics(app: FastAPI, registries: Sequence[CollectorRegistry]) -> None:
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(b"".join(map(generate_latest, registries)), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_docs(app: FastAPI) -> None:

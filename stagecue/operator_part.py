@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry
 
 from contract.clock import Clock
 from contract.runtime.asgi import AsgiService
@@ -28,10 +31,18 @@ def operator_services(
     sock: socket.socket,
     feeds: tuple[str, ...],
     template_file: Path | None,
+    registries: Sequence[CollectorRegistry] = (),
 ) -> list[Service]:
     """The operator API on `sock` and a poller per feed. Raises InvalidRequest naming the template's field, OSError."""
     template = stage_template(template_file)
-    api = create_app(operations, operator_ring=operator_ring, readiness=readiness, clock=clock, stage_template=template)
+    api = create_app(
+        operations,
+        operator_ring=operator_ring,
+        readiness=readiness,
+        clock=clock,
+        stage_template=template,
+        registries=registries,
+    )
     return [AsgiService("producer-api", api, sock), *feed_pollers(feeds, operations, clock, template)]
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from loadtest.bench.envelope import Envelope
     from loadtest.bench.system import Addresses
-    from stagecue.demo.night import NightReport
+    from stagecue.demo.report import NightReport
     from stagecue.demo.screen import TerminalScreen
 
 __all__ = ["demo"]

@@ -87,7 +87,7 @@ def run_or_explain(settings: InstallationSettings, service: str, main: Callable[
     from contract.runtime.telemetry import configure_logging
     from stagecue.keys import BrokenKeys
 
-    configure_logging(level=settings.log_level, form=settings.log_format, service=service)  # type: ignore[arg-type]
+    configure_logging(level=settings.log_level, form=settings.log_format, service=service)
     if settings.failpoint:
         failpoints.arm(settings.failpoint, skip=settings.failpoint_skip)
     try:

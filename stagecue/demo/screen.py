@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stagecue.demo.night import NightReport
 from stagecue.demo.plan import STAGES
+from stagecue.demo.report import NightReport
 
 __all__ = ["TerminalScreen", "reach_table"]
 

@@ -177,7 +177,7 @@ async def test_a_bug_is_masked(bare_world: World) -> None:
         error = await world.refused(PREFETCH, event="tyson-paul", profile="p-1")
         assert error["extensions"] == {"code": "internal"}
         assert "secret" not in json.dumps(error)
-        assert 'dgs_graphql_errors_total{code="internal"} 1.0' in (await world.http.get("/metrics")).text
+        assert 'stagecue_dgs_graphql_errors_total{code="internal"} 1.0' in (await world.http.get("/metrics")).text
 
 
 async def test_a_request_that_takes_too_long(bare_world: World) -> None:
@@ -259,8 +259,8 @@ async def test_requests_are_counted_for_the_judge(world: World) -> None:
     assert await counts(since + 1, since + 2_000) == (2, 1)
     assert await counts(since + 1_001, since + 2_000) == (0, 0)
     text = (await world.http.get("/metrics")).text
-    assert 'dgs_requests_total{kind="graphql"} 3.0' in text
-    assert 'dgs_requests_total{kind="artwork"} 1.0' in text
+    assert 'stagecue_dgs_requests_total{kind="graphql"} 3.0' in text
+    assert 'stagecue_dgs_requests_total{kind="artwork"} 1.0' in text
 
 
 @pytest.mark.parametrize("window", [{}, {"since_ms": "x", "until_ms": "1"}, {"since_ms": "5", "until_ms": "4"}])

@@ -12,8 +12,8 @@ from rich.console import Console
 from device_sim.audit import BroadcastAudit, FleetAudit
 from message_producer.feeds.template import load_template
 from message_producer.model import Anchor
-from stagecue.demo.night import NightReport, StageReport, report_of
 from stagecue.demo.plan import NIGHT, STAGES, NightPlan, stage_template_toml
+from stagecue.demo.report import NightReport, StageReport, report_of
 from stagecue.demo.screen import TerminalScreen, reach_table
 
 
