@@ -134,6 +134,21 @@ async def test_store_away_and_back(world: World) -> None:
     assert world.log.reads > reads
 
 
+async def test_every_topic_is_reread_after_the_store_was_away(world: World) -> None:
+    """R14: equal tails prove nothing about a store that was gone; what lies below them may have changed."""
+    await world.publish(broadcast(10, 0))
+    device = await world.connect()
+    await device.subscribe(0)
+    await device.until("broadcast")
+    reads = world.log.reads
+    await asyncio.sleep(0.4)
+    assert world.log.reads == reads, "a store that answers is compared, not reread"
+    world.log.down = True
+    await eventually(lambda: world.node.metrics.value("store_failures") > 0)
+    world.log.down = False
+    await eventually(lambda: world.log.reads > reads)
+
+
 async def test_hole_is_closed_from_the_log(world: World) -> None:
     """A lost delivery: the next one is held, the log read, both go out in order; the acknowledgement waits."""
     device = await world.connect()
