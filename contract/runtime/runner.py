@@ -16,13 +16,17 @@ from typing import Protocol
 
 import structlog
 
-__all__ = ["ABORT_EXIT_CODE", "Readiness", "Service", "run_process", "run_services"]
+__all__ = ["ABORT_EXIT_CODE", "Readiness", "Service", "StopIncomplete", "run_process", "run_services"]
 
 ABORT_EXIT_CODE = 130
 SWITCH_INTERVAL_S = 0.0005
 """A store's thread waits this long for the interpreter while the loop is busy, not the default 5 ms: a dispatch makes
 a dozen calls into the database and would otherwise wait that long for each during another broadcast's fan-out."""
 _log = structlog.get_logger(__name__)
+
+
+class StopIncomplete(Exception):
+    """The process ends without having drained: some service failed to stop, or not within the deadline."""
 
 
 class Service(Protocol):
@@ -94,6 +98,8 @@ async def run_services(
 ) -> None:
     """Run until `stop` is set or a service ends; raises the first service's error after stopping the others.
 
+    Raises StopIncomplete when all went well but the stop.
+
     Services start one after the other, each once the one before is ready; they stop in reverse order and share
     `stop_deadline_s`, after which they are cancelled.
     """
@@ -128,16 +134,20 @@ async def run_services(
         stopped.cancel()
         if on_stopping:
             on_stopping()
-        await _stop_in_reverse(running, stop_deadline_s)
+        unfinished = await _stop_in_reverse(running, stop_deadline_s)
     if failure is not None:
         raise failure
+    if unfinished:
+        raise StopIncomplete(f"stopped before its work was drained: {', '.join(unfinished)}")
 
 
 async def _stop_in_reverse(
     running: list[tuple[Service, asyncio.Task[None], asyncio.Event]], stop_deadline_s: float
-) -> None:
+) -> list[str]:
+    """Names of services that failed to stop or were cut off."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + stop_deadline_s
+    unfinished = []
     for service, task, service_stop in reversed(running):
         service_stop.set()
         await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
@@ -145,8 +155,11 @@ async def _stop_in_reverse(
             _log.error("service_cut_off", service=service.name, after_s=stop_deadline_s)
             task.cancel()
             await asyncio.wait({task}, timeout=1.0)
+            unfinished.append(service.name)
         elif not task.cancelled() and task.exception() is not None:
             _log.error("service_stop_failed", service=service.name, error=repr(task.exception()))
+            unfinished.append(service.name)
+    return unfinished
 
 
 def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:

@@ -83,7 +83,7 @@ def run_or_explain(settings: InstallationSettings, service: str, main: Callable[
 
     from contract.errors import BroadcastSystemError
     from contract.runtime import failpoints
-    from contract.runtime.runner import run_process
+    from contract.runtime.runner import StopIncomplete, run_process
     from contract.runtime.telemetry import configure_logging
     from stagecue.keys import BrokenKeys
 
@@ -95,6 +95,9 @@ def run_or_explain(settings: InstallationSettings, service: str, main: Callable[
     except ValidationError as exc:
         lines = [f"{exc.title}.{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors()]
         raise SystemExit(_explained(lines)) from exc
+    except StopIncomplete as exc:
+        _explained([str(exc)])
+        raise SystemExit(1) from exc
     except (OSError, BrokenKeys, BroadcastSystemError) as exc:
         raise SystemExit(_explained([str(exc)])) from exc
     raise SystemExit(code)

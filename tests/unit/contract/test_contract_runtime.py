@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from contract.runtime import failpoints
-from contract.runtime.runner import Readiness, run_services
+from contract.runtime.runner import Readiness, StopIncomplete, run_services
 from contract.runtime.telemetry import LogRateLimit, UnfailingStream, redact_secrets
 
 
@@ -56,7 +56,8 @@ async def test_a_service_that_does_not_stop_is_cut_off():
         stop.set()
 
     services = [Recorder("a", told), Recorder("b", told, hangs=True)]
-    await run_services(services, stop=stop, on_ready=stop_at_once, stop_deadline_s=0.05)
+    with pytest.raises(StopIncomplete, match="drained: b"):
+        await run_services(services, stop=stop, on_ready=stop_at_once, stop_deadline_s=0.05)
     assert told == ["a up", "b up", "a down"]
 
 
