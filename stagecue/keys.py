@@ -7,6 +7,8 @@ import binascii
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, get_args
 
@@ -15,7 +17,7 @@ import msgspec
 from contract.clock import Clock
 from contract.tokens import MIN_SECRET_BYTES, Audience, KeyRing, OperatorClaims, OperatorRole
 
-__all__ = ["BrokenKeys", "Keys", "load_or_create_keys", "operator_token", "write_privately"]
+__all__ = ["BrokenKeys", "Keys", "UnusableDataDir", "load_or_create_keys", "operator_token", "write_privately"]
 
 OPERATOR_TOKEN_LIFETIME_S: Final = 30 * 24 * 3600
 """A month: long enough to forget about on a laptop, short enough that a copied data directory grows harmless."""
@@ -23,6 +25,10 @@ OPERATOR_TOKEN_LIFETIME_S: Final = 30 * 24 * 3600
 
 class BrokenKeys(Exception):
     """keys.json cannot be read; says what to do."""
+
+
+class UnusableDataDir(OSError):
+    """The data directory is none, or cannot be written to; says what to do."""
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -34,11 +40,12 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 def load_or_create_keys(data_dir: Path) -> Keys:
-    """The rings of `<data_dir>/keys.json`, made if there is none. Raises BrokenKeys."""
+    """The rings of `<data_dir>/keys.json`, made if there is none. Raises BrokenKeys or UnusableDataDir."""
     path = data_dir / "keys.json"
-    if not path.exists():
+    with _in(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
-        write_privately(path, json.dumps(_fresh(), indent=2).encode(), replace=False)
+        if not path.exists():
+            write_privately(path, json.dumps(_fresh(), indent=2).encode(), replace=False)
     try:
         rings = json.loads(path.read_bytes())
         decoded = {
@@ -58,10 +65,14 @@ def load_or_create_keys(data_dir: Path) -> Keys:
 def operator_token(
     data_dir: Path, ring: KeyRing, clock: Clock, *, name: str = "local", role: OperatorRole = "operator"
 ) -> str:
-    """A fresh operator token, also written to `<data_dir>/operator.token` for `stagecue event`."""
+    """A fresh operator token, also written to `<data_dir>/operator.token` for `stagecue event`.
+
+    Raises UnusableDataDir.
+    """
     expiry_s = clock.now_ms() // 1000 + OPERATOR_TOKEN_LIFETIME_S
     token = ring.sign(OperatorClaims(sub=name, exp=expiry_s, role=role))
-    write_privately(data_dir / "operator.token", token.encode() + b"\n", replace=True)
+    with _in(data_dir):
+        write_privately(data_dir / "operator.token", token.encode() + b"\n", replace=True)
     return token
 
 
@@ -86,6 +97,18 @@ def write_privately(path: Path, content: bytes, *, replace: bool) -> None:
                 return
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in(data_dir: Path) -> Iterator[None]:
+    """The directory a person named, instead of the file we failed on."""
+    try:
+        yield
+    except OSError as exc:
+        why = "it is a file" if isinstance(exc, FileExistsError) else exc.strerror or repr(exc)
+        raise UnusableDataDir(
+            f"the data directory {data_dir} cannot be used: {why} (name another with --data-dir or STAGECUE_DATA_DIR)"
+        ) from exc
 
 
 def _fresh() -> dict[str, dict[str, object]]:

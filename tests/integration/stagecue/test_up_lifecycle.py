@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "d").write_text("not a directory")
-    assert str(tmp_path / "d") in refused(tmp_path / "d")
+    assert f"the data directory {tmp_path / 'd'} cannot be used: it is a file" in refused(tmp_path / "d")
 
 
 def test_broken_keys_say_what_to_do(tmp_path: Path) -> None:
@@ -109,6 +110,17 @@ def test_broken_keys_say_what_to_do(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "producer.db").write_bytes(b"this is not a database, it is a letter to a friend" * 100)
     assert "database" in refused(tmp_path)
+
+
+async def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    """A downgrade by mistake says so instead of writing into a schema it does not know."""
+    async with EmbeddedSystem(tmp_path, environment=FAST) as system:
+        data_dir = system.data_dir
+    with contextlib.closing(sqlite3.connect(data_dir / "producer.db", isolation_level=None)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    said = await asyncio.to_thread(refused, data_dir)
+    assert "schema 9999, which this version does not know" in said
+    assert "backup" in said
 
 
 def test_a_setting_out_of_bounds_names_the_setting(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 
 from contract.clock import ManualClock
 from contract.tokens import DeviceClaims
-from stagecue.keys import BrokenKeys, load_or_create_keys, operator_token, write_privately
+from stagecue.keys import BrokenKeys, UnusableDataDir, load_or_create_keys, operator_token, write_privately
 
 
 def test_keys_are_made_once_and_read_again(tmp_path):
@@ -31,6 +32,22 @@ def test_a_broken_file_says_what_to_do(tmp_path, content):
     (tmp_path / "keys.json").write_text(content)
     with pytest.raises(BrokenKeys, match=r"keys\.json.*backup"):
         load_or_create_keys(tmp_path)
+
+
+def test_a_directory_that_cannot_be_used_is_named_with_a_way_out(tmp_path):
+    """A file in its place, and a place nobody may write to (not even root: a directory of the kernel's)."""
+    (tmp_path / "letter").write_text("not a directory")
+    for unusable in (tmp_path / "letter", tmp_path / "letter" / "below", Path("/proc/stagecue")):
+        with pytest.raises(UnusableDataDir) as refused:
+            load_or_create_keys(unusable)
+        assert str(refused.value).startswith(f"the data directory {unusable} cannot be used: ")
+        assert "--data-dir" in str(refused.value)
+
+
+def test_a_token_that_cannot_be_written_names_the_directory(tmp_path):
+    ring = load_or_create_keys(tmp_path).operator
+    with pytest.raises(UnusableDataDir, match="No such file"):
+        operator_token(tmp_path / "gone", ring, ManualClock())
 
 
 def test_the_operator_token_is_kept_for_the_command_line(tmp_path):
