@@ -50,6 +50,8 @@ _STATUS_CODES: Final[Mapping[int, str]] = {
     413: "too_large",
     415: "unsupported_media_type",
 }
+_NO_OBJECT: Final = frozenset({"model_attributes_type", "model_type", "dict_type"})
+"""pydantic's words for a text or a list where an object belongs; a body of another content type is a text, too."""
 _API_NAMES: Final = (
     (re.compile(r"\bevent_id\b"), "id"),
     (re.compile(r"\boffsets_ms\b"), "offsets"),
@@ -157,6 +159,9 @@ def _validation_error(error: Mapping[str, Any]) -> InvalidRequest:
         field = "-".join(part.capitalize() for part in field.split("-"))
     if kind == "extra_forbidden":
         return InvalidRequest("unknown field", field=field, rule="only documented fields are taken")
+    if kind in _NO_OBJECT:
+        rule = "a JSON object" if field else "one JSON object, with Content-Type: application/json"
+        return InvalidRequest("no JSON object", field=field or str(where), rule=rule)
     if kind == "missing":
         return InvalidRequest("missing", field=field or str(where), rule="required")
     return InvalidRequest("not acceptable", field=field or str(where), rule=_rule(str(error["msg"])))

@@ -259,6 +259,15 @@ async def test_a_body_that_is_no_event_is_a_problem(api, raw):
     problem(answer, 400, "invalid_request")
 
 
+async def test_a_body_of_another_kind_is_told_what_to_send(api):
+    """The usual slip with curl: -d without a Content-Type header."""
+    slip = {"Content-Type": "application/x-www-form-urlencoded"}
+    found = problem(await api.post("/v1/events", content=b'{"id": "x"}', headers=slip), 400, "invalid_request")
+    assert (found["field"], found["rule"]) == ("body", "one JSON object, with Content-Type: application/json")
+    found = problem(await api.post("/v1/events", json=FIGHT | {"stages": ["live"]}), 400, "invalid_request")
+    assert (found["field"], found["rule"]) == ("stages[0]", "a JSON object")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code", "field"),
     [
