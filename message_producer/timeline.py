@@ -240,7 +240,8 @@ def _dispatch_due(work: _Work, topic: str, late_after_ms: int) -> None:
     while any(work.is_overdue(o) for o in work.stages(topic)):
         truth = is_true_now(work.stages(topic), work.now)
         if truth is not None and truth.state is _ARMED:
-            if _missed(work, truth, late_after_ms, work.announce_late):
+            missed = _missed(work, truth, late_after_ms, work.announce_late)
+            if missed and not work.shows_untruth(topic):
                 work.put(msgspec.structs.replace(truth, state=_SUPERSEDED, passed_over_at=work.now))
                 continue
             if truth.stage_key == work.topics[topic].announced:
@@ -330,6 +331,11 @@ class _Work:
         found = self.occurrences.get((topic, stage_key))
         at = effective_at(found) if found is not None and stage_key not in RESERVED_STAGE_KEYS else None
         return at is not None and at <= self.now
+
+    def shows_untruth(self, topic: str) -> bool:
+        """Whether devices show a stage whose time a move put off: then even a stage that was missed is owed to them."""
+        announced = self.topics[topic].announced
+        return announced not in (None, DEFAULT_STATE) and not self.is_past(topic, announced)
 
     def supersede_overdue(self, topic: str) -> None:
         for occurrence in self.stages(topic):

@@ -341,3 +341,19 @@ def test_a_dispatched_occurrence_is_never_dispatched_again() -> None:
 def test_cues_work_before_anything_was_announced(key: str) -> None:
     night = Night().cue(key, at=-700)
     assert night.said == [(key, Cause.CUE)]
+
+
+def test_a_missed_stage_is_owed_once_a_move_made_the_announced_one_untrue() -> None:
+    """An event that opts out of late announcements must still not leave a state on the screens that is not true.
+
+    `fixed` was missed, `live` was cued, then the start moved: of what has happened only `fixed` is true.
+    """
+    given = draft(
+        announce_late=False,
+        stages=(Stage(key="live"), Stage(key="fixed", anchor=Anchor.ABSOLUTE, at=START)),
+    )
+    night = Night(given, now=START).cue("live", at=1).shift(60, at=1)
+    assert night.said == [("live", Cause.CUE)]
+    night.at(1)
+    assert night.said[-1] == ("fixed", Cause.SCHEDULED)
+    assert night.states() == {"live": "armed", "fixed": "dispatched"}
