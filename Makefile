@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test lint types integration bench fmt lock clean
+.PHONY: help setup setup-dev demo test lint types kills integration bench fmt lock clean
 
 help: ## these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ lint: setup-dev ## ruff and the import contracts
 
 types: setup-dev ## mypy, strict
 	@$(BIN)/mypy
+
+kills: setup-dev ## fifty more kill -9 of the producer and of the whole system, at random instants
+	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k random tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
 
 integration: setup-dev ## tests that need real servers
 	@$(BIN)/python -m pytest -m external_service
