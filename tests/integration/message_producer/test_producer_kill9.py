@@ -131,6 +131,7 @@ def test_killed_at_a_failpoint(tmp_path: Path, failpoint: str) -> None:
     assert check(tmp_path, lines) > 3
 
 
+@pytest.mark.timeout(300)
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     rng = random.Random(20241115)
     lines: list[str] = []
