@@ -240,12 +240,11 @@ def _dispatch_due(work: _Work, topic: str, late_after_ms: int) -> None:
     while any(work.is_overdue(o) for o in work.stages(topic)):
         truth = is_true_now(work.stages(topic), work.now)
         if truth is not None and truth.state is _ARMED:
-            missed = _missed(work, truth, late_after_ms, work.announce_late)
-            if missed and not work.shows_untruth(topic):
-                work.put(msgspec.structs.replace(truth, state=_SUPERSEDED, passed_over_at=work.now))
-                continue
             if truth.stage_key == work.topics[topic].announced:
                 work.put_told(truth)
+            elif _missed(work, truth, late_after_ms, work.announce_late) and not work.shows_untruth(topic):
+                work.put(msgspec.structs.replace(truth, state=_SUPERSEDED, passed_over_at=work.now))
+                continue
             else:
                 work.send(truth, Cause.SCHEDULED)
         work.supersede_overdue(topic)

@@ -138,4 +138,4 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
     for _ in range(KILLS):  # each life meets what the one before left behind
         lines += run_until_killed(tmp_path, after_s=rng.uniform(0.5, 1.6))
     recover(tmp_path)
-    assert check(tmp_path, lines) >= 0
+    check(tmp_path, lines)  # how many were dispatched depends on the instants; that none is lost does not

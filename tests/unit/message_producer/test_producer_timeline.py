@@ -357,3 +357,14 @@ def test_a_missed_stage_is_owed_once_a_move_made_the_announced_one_untrue() -> N
     night.at(1)
     assert night.said[-1] == ("fixed", Cause.SCHEDULED)
     assert night.states() == {"live": "armed", "fixed": "dispatched"}
+
+
+def test_what_is_announced_is_never_passed_over_as_missed() -> None:
+    """Moved into the past, the stage on the screens counts as told, however late its new due time makes it look."""
+    given = draft(
+        announce_late=False,
+        stages=(Stage(key="live"), Stage(key="fixed", anchor=Anchor.ABSOLUTE, at=START)),
+    )
+    night = Night(given, now=START).cue("live", at=1).shift(-60, at=1).at(1)
+    assert night.said == [("live", Cause.CUE)]
+    assert night.states() == {"live": "dispatched", "fixed": "superseded"}
