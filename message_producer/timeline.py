@@ -216,6 +216,8 @@ def _settle(work: _Work, topic: str, draft: EventDraft, rearmed: set[str], late_
     announced = work.topics[topic].announced
     if announced is None:
         return  # nothing was said yet, so nothing can be untrue; what is overdue is the dispatcher's
+    if announced not in rearmed and work.is_told_ahead(topic, announced):
+        return  # the clock went back, the plan did not: what was said stays said until its time comes again
     while True:
         truth = is_true_now(work.stages(topic), work.now)
         if truth is None:
@@ -330,6 +332,12 @@ class _Work:
         found = self.occurrences.get((topic, stage_key))
         at = effective_at(found) if found is not None and stage_key not in RESERVED_STAGE_KEYS else None
         return at is not None and at <= self.now
+
+    def is_told_ahead(self, topic: str, stage_key: str) -> bool:
+        """Whether the stage was broadcast and its time is yet to come."""
+        found = self.occurrences.get((topic, stage_key))
+        at = effective_at(found) if found is not None and found.state is _DISPATCHED else None
+        return at is not None and at > self.now and stage_key not in RESERVED_STAGE_KEYS
 
     def shows_untruth(self, topic: str) -> bool:
         """Whether devices show a stage whose time a move put off: then even a stage that was missed is owed to them."""

@@ -217,4 +217,6 @@ class TimelineMachine(RuleBasedStateMachine):
 
 
 TestTimeline = TimelineMachine.TestCase
-TestTimeline.settings = settings(max_examples=150, stateful_step_count=25, deadline=None, database=None)
+TestTimeline.settings = settings(
+    max_examples=150, stateful_step_count=25, deadline=None, database=None, derandomize=True
+)
