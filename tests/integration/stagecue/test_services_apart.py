@@ -44,6 +44,13 @@ ENVIRONMENT = {
 }
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Redis:
     """A redis-server of our own, keeping what it acknowledged."""
 
@@ -52,9 +59,7 @@ class Redis:
         if binary is None:
             pytest.fail("redis-server is not on PATH")
         self._binary, self._folder, self._mode = binary, folder, mode
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = _free_port()
         self._process: Process | None = None
 
     @property
@@ -70,7 +75,8 @@ class Redis:
         else:
             arguments += ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
         if self._mode == "cluster":
-            arguments += ["--cluster-enabled", "yes"]
+            # Its own choice, port + 10,000, does not exist above port 55,535.
+            arguments += ["--cluster-enabled", "yes", "--cluster-port", str(_free_port())]
         self._process = await asyncio.create_subprocess_exec(self._binary, *arguments, stdout=DEVNULL)
         await eventually(self._listens, "redis-server listens")
 
