@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import shutil
 import signal
 import time
@@ -17,18 +16,17 @@ from typing import ClassVar, Final, Self
 
 from loadtest.bench.outcome import CouldNotRun
 
-__all__ = ["Member", "port_answers", "program", "unprivileged_user"]
+__all__ = ["Member", "port_answers", "program"]
 
 _KILL_WITHIN_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
-_UNPRIVILEGED: Final = ("postgres", "nobody")
 
 
 class Member(ABC):
     """A process of its own session, so that what it forks is frozen and killed with it.
 
-    It dies with the process that started it, however that ends. Subclasses give `command` and `until_ready`, and
-    where needed `prepare`. Not for several event loops.
+    It dies with the process that started it, however that ends. Subclasses give `command` and `until_ready`; where
+    needed `prepare`, and `signal_all` and `wait` if they have processes outside their group. One event loop each.
     """
 
     role: ClassVar[str]
@@ -63,10 +61,6 @@ class Member(ABC):
     @abstractmethod
     async def until_ready(self) -> None:
         """Return once it serves. Is cancelled when the process ends or `ready_within_s` is over."""
-
-    def user(self) -> str | None:
-        """Unprivileged user it runs as; None: whoever we are."""
-        return None
 
     # What others use
 
@@ -116,18 +110,18 @@ class Member(ABC):
     def kill(self) -> None:
         """`kill -9` of all its processes: no chance to tidy up. `wait` afterwards."""
         if self.running:
-            self._signal(signal.SIGKILL)
+            self.signal_all(signal.SIGKILL)
             self.kills += 1
 
     def freeze(self) -> None:
         """Stop its processes where they stand, sockets open."""
         if self.running:
             self._frozen = True
-            self._signal(signal.SIGSTOP)
+            self.signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
         if self.running:
-            self._signal(signal.SIGCONT)
+            self.signal_all(signal.SIGCONT)
         self._frozen = False
 
     async def wait(self) -> int | None:
@@ -144,10 +138,10 @@ class Member(ABC):
             return None
         if process.returncode is None:
             self.thaw()
-            self._signal(self.stop_signal)
+            self.signal_all(self.stop_signal)
             try:
                 async with asyncio.timeout(self.stop_within_s):
-                    await process.wait()
+                    await self.wait()
             except TimeoutError:
                 await self._end_now()
             except asyncio.CancelledError:
@@ -174,7 +168,7 @@ class Member(ABC):
     """Standard output is read (`first_line`) instead of logged."""
 
     async def _spawn(self) -> None:
-        command = _dying_with_us(self.command(), self.user())
+        command = _dying_with_us(self.command())
         self.started_at_s = time.time()
         self._frozen = False
         with self.log_path.open("ab") as log:
@@ -208,11 +202,12 @@ class Member(ABC):
         process = self._process
         if process is None or process.returncode is not None:
             return
-        self._signal(signal.SIGKILL)
+        self.signal_all(signal.SIGKILL)
         async with asyncio.timeout(_KILL_WITHIN_S):
-            await asyncio.shield(process.wait())
+            await asyncio.shield(self.wait())
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send it to all its processes, if it runs at all."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -239,24 +234,13 @@ def program(name: str, package: str, *, also_in: Sequence[Path] = ()) -> str:
     return found
 
 
-def unprivileged_user() -> str | None:
-    """Who to run a server as that refuses to run as root; None when we are not root. Raises CouldNotRun."""
-    if os.geteuid() != 0:
-        return None
-    for name in _UNPRIVILEGED:
-        try:
-            return pwd.getpwnam(name).pw_name
-        except KeyError:
-            continue
-    raise CouldNotRun(f"running as root, and none of the users {', '.join(_UNPRIVILEGED)} exists to run a server as")
+def _dying_with_us(command: Sequence[str]) -> list[str]:
+    """`command`, told to die when its parent does.
 
-
-def _dying_with_us(command: Sequence[str], user: str | None) -> list[str]:
-    """`command`, told to die when its parent does, as `user`.
-
-    setpriv ends by becoming the command, so that its process id is the member's.
+    setpriv ends by becoming the command, so that its process id is the member's. A command that begins with setpriv
+    itself, to become somebody else, is told there: the kernel forgets it when the account changes.
     """
-    wrapper = [program("setpriv", "util-linux"), "--pdeathsig", "KILL"]
-    if user is not None:
-        wrapper += ["--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--init-groups"]
-    return [*wrapper, "--", *command]
+    setpriv, rest = program("setpriv", "util-linux"), list(command)
+    if Path(rest[0]).name == "setpriv":
+        return [rest[0], "--pdeathsig", "KILL", *rest[1:]]
+    return [setpriv, "--pdeathsig", "KILL", "--", *rest]
