@@ -26,7 +26,7 @@ class Member(ABC):
     """A process of its own session, so that what it forks is frozen and killed with it.
 
     It dies with the process that started it, however that ends. Subclasses give `command` and `until_ready`; where
-    needed `prepare`, and `signal_all` and `wait` if they have processes outside their group. One event loop each.
+    needed `prepare`, and `_signal` and `wait` if they have processes outside their group. One event loop each.
     """
 
     role: ClassVar[str]
@@ -110,18 +110,18 @@ class Member(ABC):
     def kill(self) -> None:
         """`kill -9` of all its processes: no chance to tidy up. `wait` afterwards."""
         if self.running:
-            self.signal_all(signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self.kills += 1
 
     def freeze(self) -> None:
         """Stop its processes where they stand, sockets open."""
         if self.running:
             self._frozen = True
-            self.signal_all(signal.SIGSTOP)
+            self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         if self.running:
-            self.signal_all(signal.SIGCONT)
+            self._signal(signal.SIGCONT)
         self._frozen = False
 
     async def wait(self) -> int | None:
@@ -138,7 +138,7 @@ class Member(ABC):
             return None
         if process.returncode is None:
             self.thaw()
-            self.signal_all(self.stop_signal)
+            self._signal(self.stop_signal)
             try:
                 async with asyncio.timeout(self.stop_within_s):
                     await self.wait()
@@ -202,11 +202,11 @@ class Member(ABC):
         process = self._process
         if process is None or process.returncode is not None:
             return
-        self.signal_all(signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         async with asyncio.timeout(_KILL_WITHIN_S):
             await asyncio.shield(self.wait())
 
-    def signal_all(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         """Send it to all its processes, if it runs at all."""
         try:
             os.killpg(self.pid, number)
