@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import time
@@ -16,10 +17,11 @@ from typing import ClassVar, Final, Self
 
 from loadtest.bench.outcome import CouldNotRun
 
-__all__ = ["Member", "port_answers", "program"]
+__all__ = ["Member", "port_answers", "program", "unprivileged_user"]
 
 _KILL_WITHIN_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
+_UNPRIVILEGED: Final = ("postgres", "nobody")
 
 
 class Member(ABC):
@@ -232,6 +234,18 @@ def program(name: str, package: str, *, also_in: Sequence[Path] = ()) -> str:
     if found is None:
         raise CouldNotRun(f"{name} is not on PATH; install it, on Debian and Ubuntu: apt-get install {package}")
     return found
+
+
+def unprivileged_user() -> str | None:
+    """Who to run a server as that refuses to run as root; None when we are not root. Raises CouldNotRun."""
+    if os.geteuid() != 0:
+        return None
+    for name in _UNPRIVILEGED:
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise CouldNotRun(f"running as root, and none of the users {', '.join(_UNPRIVILEGED)} exists to run a server as")
 
 
 def _dying_with_us(command: Sequence[str]) -> list[str]:
