@@ -252,9 +252,8 @@ def _dying_with_us(command: Sequence[str]) -> list[str]:
     """`command`, told to die when its parent does.
 
     setpriv ends by becoming the command, so that its process id is the member's. A command that begins with setpriv
-    itself, to become somebody else, is told there: the kernel forgets it when the account changes.
+    itself, to become somebody else, says it there: the kernel forgets it when the account changes.
     """
-    setpriv, rest = program("setpriv", "util-linux"), list(command)
-    if Path(rest[0]).name == "setpriv":
-        return [rest[0], "--pdeathsig", "KILL", *rest[1:]]
-    return [setpriv, "--pdeathsig", "KILL", "--", *rest]
+    if "--pdeathsig" in command:
+        return list(command)
+    return [program("setpriv", "util-linux"), "--pdeathsig", "KILL", "--", *command]
