@@ -393,8 +393,8 @@ async def test_reach_is_merged_and_survives_a_store_in_trouble() -> None:
         await node.report(count(7))
         assert here.reach.counts == {}
         here.reach.failing = False
-        await eventually(lambda: bool(here.reach.counts))
-        assert list(here.reach.counts.values()) == [count(7)]
+        # The second report may still be on its way when the store comes back: the first alone may arrive before.
+        await eventually(lambda: list(here.reach.counts.values()) == [count(7)])
 
 
 async def test_a_router_in_reserve_is_ready_without_a_partition() -> None:
