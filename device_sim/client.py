@@ -1,8 +1,8 @@
 """The lean client: one asyncio.Protocol per connection driving a pure `Device`. No task per connection, no timer each.
 
     context = ClientContext(loop, seed=7)
-    channel = Channel.from_url("ws://127.0.0.1:8402/v1/stream")
-    client = DeviceClient(context, channel, Device("d-1", options, token=token))
+    channels = [Channel.from_url("ws://127.0.0.1:8402/v1/stream")]
+    client = DeviceClient(context, channels, Device("d-1", options, token=token))
     client.follow("event:tyson-paul")
     client.start()
     ...
@@ -21,6 +21,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -32,15 +33,27 @@ from contract.frames import (
     BroadcastFrame,
     ContinuityFrame,
     ServerFrame,
+    WelcomeFrame,
     decode_server_frame,
 )
 from device_sim.actions import Action, CloseSocket, FetchMap, GiveUp, OpenSocket, Send, Show
+from device_sim.addresses import address_of_attempt
 from device_sim.device import NEVER, Device
 from device_sim.stream_socket import StreamSocket
 from device_sim.timer_wheel import TimerWheel
 from device_sim.topic import Render
 
-__all__ = ["Arrival", "Channel", "ClientContext", "ClientStats", "DeviceClient", "MapFetcher", "now_ms"]
+__all__ = [
+    "Arrival",
+    "Channel",
+    "ClientContext",
+    "ClientStats",
+    "ConnectionStep",
+    "DeviceClient",
+    "MapFetcher",
+    "Recorder",
+    "now_ms",
+]
 
 _OPENING_MAX: Final = 256
 """Handshakes under way at once; more wait their turn, as a phone's radio would make them."""
@@ -100,6 +113,28 @@ class MapFetcher(Protocol):
     def request(self, client: DeviceClient, topic: str) -> None: ...
 
 
+class ConnectionStep(IntEnum):
+    """A moment in the life of a connection, for a recorder."""
+
+    OPENING = 0
+    WELCOMED = 1
+    LEFT = 2
+    """The device closed it: silent too long, replaced, stopped; `code` is what it closed with."""
+    ENDED = 3
+    """The transport ended, was refused or never came to be; `code` is the close code, 1006 for none."""
+
+
+class Recorder(Protocol):
+    """Takes what a judge needs as it happens, for fleets too large to keep it as objects. Must be quick."""
+
+    def arrival(self, client: DeviceClient, at_ms: float, payload: bytes) -> None:
+        """A broadcast or continuity, as it came."""
+
+    def render(self, client: DeviceClient, render: Render) -> None: ...
+
+    def connection(self, client: DeviceClient, conn: int, step: ConnectionStep, code: int = 0) -> None: ...
+
+
 class ClientContext:
     """What the clients of one loop share: timers, randomness, decoded frames, the queue of handshakes."""
 
@@ -111,6 +146,7 @@ class ClientContext:
         fetcher: MapFetcher | None = None,
         on_render: Callable[[DeviceClient, Render], None] | None = None,
         record_arrivals: bool = True,
+        recorder: Recorder | None = None,
         opening_max: int = _OPENING_MAX,
     ) -> None:
         self.loop = loop
@@ -119,6 +155,8 @@ class ClientContext:
         self.fetcher = fetcher
         self.on_render = on_render
         self.record_arrivals = record_arrivals
+        """Keep arrivals as objects, on each client."""
+        self.recorder = recorder
         self.stats = ClientStats()
         self._opening_max = opening_max
         self._waiting: deque[tuple[DeviceClient, int]] = deque()
@@ -168,8 +206,8 @@ class ClientContext:
                 self.open(client, conn)
 
     async def _open(self, client: DeviceClient, conn: int) -> None:
-        channel = client.channel
-        stream = StreamSocket(client, conn)
+        channel = client.channel_of(conn)
+        stream = StreamSocket(client, conn, channel)
         try:
             if channel.tls is not None:
                 await self.loop.create_connection(
@@ -198,10 +236,11 @@ class DeviceClient:
         "_back_at",
         "_sockets",
         "arrivals",
-        "channel",
+        "channels",
         "context",
         "device",
         "device_context",
+        "number",
         "profile_id",
         "source",
         "wheel_at_ms",
@@ -210,16 +249,21 @@ class DeviceClient:
     def __init__(
         self,
         context: ClientContext,
-        channel: Channel,
+        channels: Sequence[Channel],
         device: Device,
         *,
+        number: int = 0,
         source: str | None = None,
         profile_id: str = "",
         device_context: Mapping[str, object] | None = None,
     ) -> None:
+        assert channels, "nowhere to connect to"
         self.context = context
-        self.channel = channel
+        self.channels = channels
+        """Where to connect; shared by the devices of a fleet. Each opening goes to the next (`address_of_attempt`)."""
         self.device = device
+        self.number = number
+        """Among the devices of its fleet, from 0: decides the order of addresses."""
         self.source = source
         """Local address to connect from (127.x.y.z: each gives another 28,000 ports); None: the system chooses."""
         self.profile_id = profile_id
@@ -248,6 +292,14 @@ class DeviceClient:
             self._back_at.cancel()
             self._back_at = None
         self._carry_out(now_ms(), self.device.stop())
+
+    def address_of(self, conn: int) -> int:
+        """Index into `channels` of where connection `conn` goes."""
+        # Every new connection has a reason not to go to the same node again, so connections are the attempts.
+        return address_of_attempt(self.number, conn - 1, len(self.channels))
+
+    def channel_of(self, conn: int) -> Channel:
+        return self.channels[self.address_of(conn)]
 
     @property
     def is_closed(self) -> bool:
@@ -320,11 +372,17 @@ class DeviceClient:
                 if self.arrivals is None:
                     self.arrivals = []
                 self.arrivals.append(Arrival(at_ms, cast("BroadcastFrame | ContinuityFrame", frame)))
+            if context.recorder is not None:
+                context.recorder.arrival(self, at_ms, payload)
+        elif kind is WelcomeFrame and context.recorder is not None:
+            context.recorder.connection(self, stream.conn, ConnectionStep.WELCOMED)
         now = int(at_ms)
         self._carry_out(now, self.device.received(now, stream.conn, frame, context.random.random()))
 
     def lost(self, conn: int, code: int, *, retry_after_ms: int = 0) -> None:
         """A connection ended, was refused or never came to be; the device ignores one it already left."""
+        if self.context.recorder is not None:
+            self.context.recorder.connection(self, conn, ConnectionStep.ENDED, code)
         now = now_ms()
         self._carry_out(now, self.device.disconnected(now, conn, code, self._draw(), retry_after_ms=retry_after_ms))
 
@@ -340,15 +398,14 @@ class DeviceClient:
         for action in actions:
             kind = type(action)
             if kind is Show:
-                if self.context.on_render is not None:
-                    self.context.on_render(self, cast("Show", action).render)
+                self._show(cast("Show", action).render)
             elif kind is Send:
                 send = cast("Send", action)
                 for stream in self._sockets:
                     if stream.conn == send.conn:
                         stream.send(send.frame)
             elif kind is OpenSocket:
-                self.context.open(self, cast("OpenSocket", action).conn)
+                self._open(cast("OpenSocket", action).conn)
             elif kind is CloseSocket:
                 self._close(cast("CloseSocket", action))
             elif kind is FetchMap:
@@ -358,7 +415,21 @@ class DeviceClient:
                 assert not may_reconnect(cast("GiveUp", action).code)
         self._sleep()
 
+    def _show(self, render: Render) -> None:
+        context = self.context
+        if context.on_render is not None:
+            context.on_render(self, render)
+        if context.recorder is not None:
+            context.recorder.render(self, render)
+
+    def _open(self, conn: int) -> None:
+        if self.context.recorder is not None:
+            self.context.recorder.connection(self, conn, ConnectionStep.OPENING)
+        self.context.open(self, conn)
+
     def _close(self, action: CloseSocket) -> None:
+        if self.context.recorder is not None:
+            self.context.recorder.connection(self, action.conn, ConnectionStep.LEFT, action.code)
         self.context.cancel_open(self, action.conn)
         for stream in self._sockets:
             if stream.conn == action.conn:

@@ -63,8 +63,10 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A map's TTL is drawn from [1 - spread, 1] of the server's: a narrow spread makes echo herds."""
     welcome_within_ms: int = 15_000
     """A socket that is not welcomed by then counts as failed."""
-    silence_pings: float = 3.0
-    """A connection silent for this many ping intervals is broken."""
+    silence_pings: float = 1.25
+    silence_slack_ms: int = 1_000
+    """A connection silent for this many ping intervals and this long on top is broken: a node pings every interval, and
+    waits about a third of it for the answer, so it would have given up on us by then as well."""
     render_log_max: int = 256
     told_max: int = 256
     keeps_renders: bool = True
@@ -387,7 +389,9 @@ class Device:
         self.clock_offset_ms = frame.server_time - now_ms
         self.reconnect_window_ms = frame.reconnect_window_ms
         self.refetch_window_ms = frame.refetch_window_ms
-        self._silence_ms = int(frame.ping_s * 1000 * self.options.silence_pings)
+        self._silence_ms = 0
+        if frame.ping_s > 0:
+            self._silence_ms = int(frame.ping_s * 1000 * self.options.silence_pings) + self.options.silence_slack_ms
         if self._silence_ms:
             self._want(now_ms + self._silence_ms)
         # Make before break: the old node is left only now (R17).

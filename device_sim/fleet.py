@@ -20,7 +20,7 @@ import msgspec
 
 from contract.errors import BroadcastSystemError, Unavailable
 from device_sim.audit import DeviceLog
-from device_sim.client import Channel, ClientContext, DeviceClient, now_ms
+from device_sim.client import Channel, ClientContext, DeviceClient, Recorder, now_ms
 from device_sim.device import Device, DeviceOptions
 from device_sim.prefetch import ArtworkMode, Prefetched, Prefetcher, Recorded
 from device_sim.topic import Render
@@ -46,8 +46,8 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
     dgs_url: str = ""
     """Where devices prefetch; not needed for fleets built with `add`."""
     event_ids: tuple[str, ...] = ()
-    push_url: str | None = None
-    """Connect here instead of where the channel says."""
+    push_urls: tuple[str, ...] = ()
+    """Connect to these, in turn, instead of where the channel says."""
     first: int = 0
     seed: int = 1
     sources: tuple[str, ...] = ()
@@ -69,15 +69,20 @@ class Fleet:
     """Owns its devices, their connections and the prefetch pool; leaving the context closes all of it."""
 
     def __init__(
-        self, options: FleetOptions, *, on_render: Callable[[DeviceClient, Render], None] | None = None
+        self,
+        options: FleetOptions,
+        *,
+        on_render: Callable[[DeviceClient, Render], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.options = options
         self.clients: list[DeviceClient] = []
         self.prefetcher: Prefetcher | None = None
         self._on_render = on_render
+        self._recorder = recorder
         self._random = random.Random(options.seed)
         self._context: ClientContext | None = None
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[tuple[str, ...], tuple[Channel, ...]] = {}
 
     async def __aenter__(self) -> Self:
         options = self.options
@@ -95,6 +100,7 @@ class Fleet:
             fetcher=self.prefetcher,
             on_render=self._on_render,
             record_arrivals=options.record_arrivals,
+            recorder=self._recorder,
             opening_max=options.opening_max,
         )
         return self
@@ -128,21 +134,26 @@ class Fleet:
         self,
         device_id: str,
         *,
-        url: str,
+        urls: Sequence[str],
         token: str,
         topics: Sequence[str],
         profile_id: str = "",
         device_context: Mapping[str, object] | None = None,
     ) -> DeviceClient:
-        """One device without prefetch, not yet connected. Raises InvalidRequest above 64 topics."""
-        channel = self._channels.get(url)
-        if channel is None:
-            channel = self._channels[url] = Channel.from_url(url)
+        """One device without prefetch, not yet connected. Raises InvalidRequest above 64 topics.
+
+        It connects to its one of `urls`, and goes on to the others when that fails, ends or falls silent.
+        """
+        key = tuple(urls)
+        channels = self._channels.get(key)
+        if channels is None:
+            channels = self._channels[key] = tuple(Channel.from_url(url) for url in urls)
         sources = self.options.sources
         client = DeviceClient(
             self.context,
-            channel,
+            channels,
             Device(device_id, self.options.device, token=token),
+            number=len(self.clients),
             source=sources[len(self.clients) % len(sources)] if sources else None,
             profile_id=profile_id,
             device_context=device_context,
@@ -208,7 +219,7 @@ class Fleet:
         number = self.options.first + index
         client = self.add(
             f"d-{number}",
-            url=self.options.push_url or prefetched.url,
+            urls=self.options.push_urls or (prefetched.url,),
             token=prefetched.token,
             topics=(),
             profile_id=f"p-{number}",
@@ -225,13 +236,17 @@ class Fleet:
         device.artwork_fetched(prefetched.artwork)
 
     # the night
+    def start_all(self, *, over_s: float = 0.0) -> None:
+        """Start every device at a uniformly random moment of `over_s`."""
+        for client in self.clients:
+            client.start(delay_ms=int(self._random.random() * over_s * 1000))
+
     async def connect_all(self, *, over_s: float = 0.0, progress: Progress | None = None) -> None:
         """Start every device at a uniformly random moment of `over_s`; returns once all are welcomed.
 
         Raises Unavailable when some are not, `over_s` + 30 s later.
         """
-        for client in self.clients:
-            client.start(delay_ms=int(self._random.random() * over_s * 1000))
+        self.start_all(over_s=over_s)
         await self._until(lambda client: client.device.online, over_s + 30.0, "connected", progress)
 
     async def wait_subscribed(self, *, timeout_s: float, progress: Progress | None = None) -> None:

@@ -13,7 +13,7 @@ from contract.frames import SUBPROTOCOL, ClientFrame, encode_frame
 from device_sim import wire
 
 if TYPE_CHECKING:
-    from device_sim.client import DeviceClient
+    from device_sim.client import Channel, DeviceClient
 
 __all__ = ["StreamSocket"]
 
@@ -24,11 +24,12 @@ _CLOSE_WITHIN_S: Final = 2.0
 class StreamSocket(asyncio.Protocol):
     """One WebSocket of a device."""
 
-    __slots__ = ("_close_code", "_closing", "_key", "_parser", "client", "conn", "transport")
+    __slots__ = ("_close_code", "_closing", "_key", "_parser", "channel", "client", "conn", "transport")
 
-    def __init__(self, client: DeviceClient, conn: int) -> None:
+    def __init__(self, client: DeviceClient, conn: int, channel: Channel) -> None:
         self.client = client
         self.conn = conn
+        self.channel = channel
         self.transport: asyncio.Transport | None = None
         self._key: bytes | None = None
         self._parser: wire.FrameParser | None = None
@@ -44,7 +45,7 @@ class StreamSocket(asyncio.Protocol):
             return
         client.context.stats.open += 1
         self._key = base64.b64encode(client.context.random.randbytes(16))
-        channel = client.channel
+        channel = self.channel
         self.transport.write(
             wire.handshake_request(
                 f"{channel.host}:{channel.port}",

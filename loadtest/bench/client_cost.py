@@ -101,14 +101,14 @@ def _rss_bytes() -> int:
 async def measure_client(port: int, pipe: Connection, devices: int) -> dict[str, float]:
     """us per connect and per frame, bytes per device; the server at `port` is fed through `pipe`."""
     context = ClientContext(asyncio.get_running_loop(), seed=1, record_arrivals=False)
-    channel = Channel("127.0.0.1", port, "/v1/stream")
+    channels = [Channel("127.0.0.1", port, "/v1/stream")]
     options = DeviceOptions(fetches_maps=False, keeps_renders=False)
     gc.collect()
     gc.freeze()
     rss, cpu = _rss_bytes(), _cpu_s()
     clients = [
         # A token as long as a real one, each its own string, since each is its own in a real fleet.
-        DeviceClient(context, channel, Device(f"d-{number}", options, token=f"{number:0250d}"))
+        DeviceClient(context, channels, Device(f"d-{number}", options, token=f"{number:0250d}"))
         for number in range(devices)
     ]
     for client in clients:

@@ -30,7 +30,7 @@ async def context() -> AsyncIterator[ClientContext]:
 
 def connect(context: ClientContext, node: ScriptedNode, *, topics: tuple[str, ...] = (TOPIC,), **more) -> DeviceClient:
     device = Device("d-1", more.pop("options", OPTIONS), token="secret")
-    client = DeviceClient(context, Channel.from_url(node.url), device, **more)
+    client = DeviceClient(context, [Channel.from_url(node.url)], device, **more)
     for topic in topics:
         client.follow(topic)
     client.start()
@@ -139,14 +139,14 @@ async def test_refused_handshakes(node: ScriptedNode, context: ClientContext, st
 
 
 async def test_nobody_listens_then_somebody_does(context: ClientContext, unused_tcp_port: int) -> None:
-    channel = Channel("127.0.0.1", unused_tcp_port, "/v1/stream")
-    client = DeviceClient(context, channel, Device("d-1", OPTIONS))
+    channels = [Channel("127.0.0.1", unused_tcp_port, "/v1/stream")]
+    client = DeviceClient(context, channels, Device("d-1", OPTIONS))
     client.follow(TOPIC)
     client.start()
     await eventually(lambda: context.stats.failed >= 2)
     assert client.device.failures >= 2
     async with scripted_node() as node:
-        client.channel = Channel.from_url(node.url)
+        channels[0] = Channel.from_url(node.url)
         await eventually(lambda: client.device.online)
         assert client.device.failures == 0
         await stop(client)

@@ -204,7 +204,7 @@ def test_what_ends_a_provisional_state(verdict, frames, last) -> None:
 
 def test_online_the_clock_switches_nothing_however_late_the_broadcast() -> None:
     book = holding().frames(continuity(complete, 100, "upcoming"), schedule(2, live=T0 + 1))
-    book.at(T0 + OFFSET + 60_000)
+    book.at(T0 + OFFSET + 30_000)
     assert book.screen == [("upcoming", 100, "continuity")]
 
 
@@ -311,12 +311,13 @@ def test_an_ack_waits_for_its_moment() -> None:
 
 
 def test_silence_breaks_a_connection_and_a_ping_keeps_it() -> None:
+    """With a ping every 30 s: noticed after 38.5 s, before the node's own ping, pong deadline (10 s) and 2 s."""
     book = holding()
-    book.at(T0 + 80_000)
+    book.at(T0 + 30_000)
     book.device.heard(book.now)
-    book.at(T0 + 169_999)
+    book.at(T0 + 68_499)
     assert book.device.online
-    assert CloseSocket(book.conn, 1001) in book.at(T0 + 170_000)
+    assert CloseSocket(book.conn, 1001) in book.at(T0 + 68_500)
     assert not book.device.online
     assert book.device.reconnect_at_ms is not None
 

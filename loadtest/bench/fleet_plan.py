@@ -1,0 +1,65 @@
+"""What a fleet in a process of its own is made of, and which of its devices follows what. Pure.
+
+Device `i` (from 0) belongs to address `i mod len(push_urls)` and follows `topics_per_device` of the topics, chosen so
+that every topic has the same number of devices on every address, give or take one round.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from device_sim.device import DeviceOptions
+
+__all__ = ["FleetPlan", "source_addresses"]
+
+
+class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One object for parent and child: the child reads it from a file."""
+
+    devices: int
+    push_urls: tuple[str, ...]
+    """`ws://host:port/v1/stream` of every push node; a device goes on to the next when one fails it."""
+    topics: tuple[str, ...]
+    topics_per_device: int | None = None
+    """None: every device follows all topics."""
+    first: int = 0
+    """Number of device 0 among several fleets: device ids are `d-<first + i>`, profiles `p-<first + i>`."""
+    sources: tuple[str, ...] = ()
+    """Local addresses, in turn; empty: the system chooses. One address has some 28,000 ports."""
+    seed: int = 1
+    opening_max: int = 256
+    """Handshakes under way at once."""
+    device: DeviceOptions = DeviceOptions(fetches_maps=False, keeps_renders=False, told_max=1024)
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or not self.push_urls or not self.topics:
+            raise ValueError("a fleet has devices, push URLs and topics")
+        if not 1 <= self.resolved_topics_per_device <= len(self.topics):
+            raise ValueError(f"topics_per_device lies in 1..{len(self.topics)}")
+
+    @property
+    def resolved_topics_per_device(self) -> int:
+        return len(self.topics) if self.topics_per_device is None else self.topics_per_device
+
+    def topic_indexes(self, device: int) -> tuple[int, ...]:
+        """Indexes into `topics` of what device `device` follows, distinct."""
+        count, each = len(self.topics), self.resolved_topics_per_device
+        # Counting per address, so that topics are spread over every node alike; neighbours start one topic apart.
+        start = device // len(self.push_urls)
+        return tuple((start + number * count // each) % count for number in range(each))
+
+    def topics_of(self, device: int) -> tuple[str, ...]:
+        return tuple(self.topics[index] for index in self.topic_indexes(device))
+
+    def device_id(self, device: int) -> str:
+        return f"d-{self.first + device}"
+
+    def profile_id(self, device: int) -> str:
+        return f"p-{self.first + device}"
+
+
+def source_addresses(count: int, *, block: int = 1) -> tuple[str, ...]:
+    """`count` loopback addresses 127.<block>.y.z; another block for another fleet."""
+    assert 1 <= block <= 254, "127.0.0.0/16 is where services listen"
+    assert 1 <= count <= 250 * 256, "one block of addresses"
+    return tuple(f"127.{block}.{number // 250}.{number % 250 + 1}" for number in range(count))
