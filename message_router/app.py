@@ -31,7 +31,24 @@ class Router(msgspec.Struct, frozen=True):
 
     service: Service
     metrics: RouterMetrics
+    _router_id: str
+    _relay: Relay
     _links: NodeLinks
+    _readiness: Readiness
+
+    def status(self) -> dict[str, object]:
+        """How it is now, for `GET /status`; plain JSON values. `lag` counts entries taken and not yet finished."""
+        partitions = self._relay.partitions()
+        return {
+            "role": "router",
+            "router": self._router_id,
+            "ready": self._readiness.ready,
+            "partitions": partitions,
+            "lag": sum(partition["in_flight"] for partition in partitions.values()),
+            "links": self._links.count,
+            "behind": self._links.behind,
+            "interest": {"topics": self._links.topics},
+        }
 
     def attach(self, channel: MessageChannel) -> None:
         """A new link from a node; the router owns it until it closes. Call inside the running event loop."""
@@ -103,7 +120,7 @@ def build_router(
         new_backoff=new_backoff,
         metrics=metrics,
     )
-    return Router(relay, metrics, links)
+    return Router(relay, metrics, settings.router_id, relay, links, readiness)
 
 
 def build_node_links(

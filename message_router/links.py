@@ -93,6 +93,23 @@ class NodeLinks:
         self._closed = False
         self._count = 0
 
+    # -- what a status shows ------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Nodes linked."""
+        return len(self._by_node)
+
+    @property
+    def behind(self) -> list[str]:
+        """Ids of the nodes that are sent to but not awaited (R12)."""
+        return sorted(node_id for node_id, link in self._by_node.items() if link.window.behind)
+
+    @property
+    def topics(self) -> int:
+        """Topics some node is interested in."""
+        return len(self._interest)
+
     # -- what the relay asks ------------------------------------------------------------------------------------
 
     def attach(self, channel: MessageChannel) -> None:

@@ -171,6 +171,17 @@ class Relay:
         except (TimeoutError, LogUnavailable) as exc:
             _log.warning("router_last_commit_failed", why=str(exc))
 
+    def partitions(self) -> dict[str, dict[str, int | bool]]:
+        """What of each partition of ours is committed, how much is on its way, whether its replay logs are whole."""
+        return {
+            str(number): {
+                "committed": self._committed[number],
+                "in_flight": partition.progress.in_flight,
+                "whole": partition.gate.is_set(),
+            }
+            for number, partition in sorted(self._partitions.items())
+        }
+
     # -- taking from the log ------------------------------------------------------------------------------------
 
     async def _poll_forever(self) -> None:

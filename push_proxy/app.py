@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 import socket
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from contract.clock import Clock
@@ -94,13 +95,25 @@ class PushNode:
     """A composed node."""
 
     def __init__(
-        self, *, service: PushService, links: RouterLinks, node_id: str, incarnation: str, metrics: NodeMetrics
+        self,
+        *,
+        service: PushService,
+        links: RouterLinks,
+        node_id: str,
+        incarnation: str,
+        metrics: NodeMetrics,
+        status: Callable[[], Mapping[str, object]],
     ) -> None:
         self.service = service
         self.node_id = node_id
         self.incarnation = incarnation
         self.metrics = metrics
         self._links = links
+        self._status = status
+
+    def status(self) -> Mapping[str, object]:
+        """How it is now, for `GET /status`; plain JSON values."""
+        return self._status()
 
     def attach_router(self, channel: MessageChannel) -> None:
         """Own a link to one more router until it closes; may be called before the service runs."""
@@ -139,6 +152,20 @@ def build_push_node(
         tally=tally,
         metrics=metrics,
     )
+
+    def status() -> Mapping[str, object]:
+        return {
+            "role": "push",
+            "node": node_id,
+            "incarnation": incarnation,
+            "ready": readiness.ready,
+            "connections": listener.connections,
+            "topics": len(node.followed_topics),
+            "routers": links.count,
+            "open_holes": node.open_holes,
+            "isolated": watch.isolated,
+        }
+
     listener = DeviceListener(
         settings,
         node=node,
@@ -149,6 +176,7 @@ def build_push_node(
         readiness=readiness,
         metrics=metrics,
         sock=sock,
+        status=status,
     )
     watch = SourceWatch(
         clock=clock,
@@ -179,4 +207,6 @@ def build_push_node(
         tally=tally,
         reach_report_s=settings.reach_report_s,
     )
-    return PushNode(service=service, links=links, node_id=node_id, incarnation=incarnation, metrics=metrics)
+    return PushNode(
+        service=service, links=links, node_id=node_id, incarnation=incarnation, metrics=metrics, status=status
+    )

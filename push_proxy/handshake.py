@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -13,10 +13,26 @@ from contract.errors import Unauthorized
 from contract.frames import BEARER_SUBPROTOCOL_PREFIX, SUBPROTOCOL
 from push_proxy.session import Grant
 
-__all__ = ["STREAM_PATH", "Accept", "HeaderSource", "Page", "Refuse", "RefuseAfterUpgrade", "judge_request", "problem"]
+__all__ = [
+    "STREAM_PATH",
+    "Accept",
+    "HeaderSource",
+    "Page",
+    "PageName",
+    "Refuse",
+    "RefuseAfterUpgrade",
+    "judge_request",
+    "problem",
+]
 
 STREAM_PATH: Final = "/v1/stream"
-_PAGES: Final = {"/healthz": "healthz", "/readyz": "readyz", "/metrics": "metrics"}
+PageName = Literal["healthz", "readyz", "metrics", "status"]
+_PAGES: Final[Mapping[str, PageName]] = {
+    "/healthz": "healthz",
+    "/readyz": "readyz",
+    "/metrics": "metrics",
+    "/status": "status",
+}
 
 
 class HeaderSource(Protocol):
@@ -26,7 +42,7 @@ class HeaderSource(Protocol):
 
 
 class Page(NamedTuple):
-    name: Literal["healthz", "readyz", "metrics"]
+    name: PageName
 
 
 class Refuse(NamedTuple):
@@ -71,7 +87,7 @@ def judge_request(
     if method != "GET":
         return Refuse(405, f"{method[:20]} is not possible here; use GET", headers=(("Allow", "GET"),))
     if parts.path != STREAM_PATH:
-        return Page(_PAGES[parts.path])  # type: ignore[arg-type]
+        return Page(_PAGES[parts.path])
     if "websocket" not in _tokens(headers, "Upgrade", lower=True):
         return Refuse(426, "this is a WebSocket endpoint", "Upgrade", (("Upgrade", "websocket"),))
     offered = _tokens(headers, "Sec-WebSocket-Protocol")

@@ -195,6 +195,11 @@ class StreamNode:
         _log.warning("store_unavailable")
 
     @property
+    def open_holes(self) -> int:
+        """Topics of which something is known to be missing."""
+        return sum(followed.state.hole_open for followed in self._topics.values())
+
+    @property
     def followed_topics(self) -> tuple[str, ...]:
         return tuple(self._topics)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final, Literal
 
@@ -15,6 +16,7 @@ from contract.runtime.runner import Readiness
 from contract.tokens import DeviceClaims, KeyRing
 from push_proxy.adapters.device_connection import DeviceConnection
 from push_proxy.drain import plan_drain
+from push_proxy.handshake import PageName
 from push_proxy.metrics import NodeMetrics
 from push_proxy.node import StreamNode
 from push_proxy.session import Grant, Session, SessionTerms
@@ -42,6 +44,7 @@ class DeviceListener:
         readiness: Readiness,
         metrics: NodeMetrics,
         sock: socket.socket,
+        status: Callable[[], Mapping[str, object]],
     ) -> None:
         self.settings = settings
         self.node = node
@@ -52,6 +55,7 @@ class DeviceListener:
         self._random = random
         self._readiness = readiness
         self._sock = sock
+        self._status = status
         self._server: asyncio.Server | None = None
         self._all: set[DeviceConnection] = set()
         self._sessions: dict[DeviceConnection, None] = {}
@@ -63,6 +67,11 @@ class DeviceListener:
     def devices(self) -> tuple[DeviceConnection, ...]:
         """Connections with a session, oldest first."""
         return tuple(self._sessions)
+
+    @property
+    def connections(self) -> int:
+        """Connections with a session."""
+        return len(self._sessions)
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -148,12 +157,14 @@ class DeviceListener:
         why = "full" if code is CloseCode.NODE_FULL else "drain"
         return GoawayFrame(reason=why, reconnect_after_ms=int(window_ms * self._random.random()), window_ms=window_ms)
 
-    def page(self, name: Literal["healthz", "readyz", "metrics"]) -> tuple[int, str, bytes]:
+    def page(self, name: PageName) -> tuple[int, str, bytes]:
         """Status, content type and body of a plain page."""
         if name == "metrics":
             return 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render()
         if name == "healthz":
             return 200, "application/json", b'{"status":"alive"}'
+        if name == "status":
+            return 200, "application/json", json.dumps(self._status()).encode()
         status, body = self._readiness.report()
         return status, "application/json", json.dumps(body).encode()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 
 import pytest
@@ -171,3 +172,21 @@ async def test_leases_of_other_networks_are_ignored() -> None:
         assert node.links == []
         stop.set()
         await running
+
+
+async def test_a_status_says_what_is_linked_behind_and_on_its_way() -> None:
+    """What `GET /status` answers: partitions, lag, links, who is behind, interest."""
+    async with world() as here:
+        await here.node("good", TOPIC)
+        silent = await here.node("silent", TOPIC, "event:other", acking=False)
+        broadcasts = night(3)
+        here.log.publish(*broadcasts)
+        await eventually(lambda: here.log.committed.get(0) == here.log.end(0))
+        await eventually(lambda: here.router.status()["behind"] == ["silent"])
+        status = here.router.status()
+        assert status["partitions"] == {"0": {"committed": here.log.end(0), "in_flight": 0, "whole": True}}
+        assert (status["role"], status["lag"], status["links"], status["interest"]) == ("router", 0, 2, {"topics": 2})
+        assert status["ready"] is True
+        json.dumps(status)
+        await silent.ack_all()
+        await eventually(lambda: here.router.status()["behind"] == [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from push_world import TOPIC, World, broadcast, eventually, schedule
@@ -398,3 +399,39 @@ async def test_two_nodes_in_one_process() -> None:
     for made in worlds:
         await made.end()
     listen_on("127.0.0.1", worlds[0].port).close()  # the port is free again
+
+
+async def test_a_status_says_who_is_here_and_what_is_missing(world: World) -> None:
+    """What `GET /status` answers, asked of the device listener like any supervisor would."""
+    device = await world.connect()
+    await device.subscribe(None)
+    await device.until("continuity")
+    await world.routers[0].deliver(broadcast(1000, 0))
+    asked = await fetched(world, "/status")
+    assert asked == world.node.status()
+    assert asked == {
+        "role": "push",
+        "node": "n1",
+        "incarnation": world.node.incarnation,
+        "ready": True,
+        "connections": 1,
+        "topics": 1,
+        "routers": 1,
+        "open_holes": 0,
+        "isolated": False,
+    }
+    await world.routers[0].send(broadcast(3000, 2000))
+    await device.until("broadcast")
+    await device.until("broadcast")
+    assert world.node.status()["open_holes"] == 1
+
+
+async def fetched(world: World, path: str) -> dict[str, object]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: n\r\n\r\n".encode())
+    _, _, body = (await asyncio.wait_for(reader.read(), 3)).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    answer = json.loads(body)
+    assert isinstance(answer, dict)
+    return answer

@@ -151,7 +151,7 @@ def test_refusals(request_: dict[str, str], status: int) -> None:
     assert verdict.status == status
 
 
-@pytest.mark.parametrize("page", ["healthz", "readyz", "metrics"])
+@pytest.mark.parametrize("page", ["healthz", "readyz", "metrics", "status"])
 def test_pages(page: str) -> None:
     """Plain pages need no token and no upgrade."""
     assert judge(target=f"/{page}?x=1") == Page(page)  # type: ignore[arg-type]
