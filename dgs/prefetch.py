@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import cycle
 from typing import Final
 
 import msgspec
@@ -83,6 +84,7 @@ class Prefetch:
         draw: Callable[[], float],
     ) -> None:
         self._settings = settings
+        self._push_urls = cycle(settings.push_urls)
         self._titles = {title.id: title for title in titles}
         self._profile = lru_cache(maxsize=settings.profile_cache_entries)(profiles.profile)
         self._recommendations = recommendations
@@ -142,7 +144,7 @@ class Prefetch:
             topics=tuple(state.topic for state in states),
         )
         return Channel(
-            url=self._settings.push_url,
+            url=next(self._push_urls),
             subprotocol=SUBPROTOCOL,
             token=self._device_ring.sign(claims),
             topics=states,

@@ -42,7 +42,8 @@ class DgsSettings(ServiceSettings):
 
     push_url: str = Field(
         default="ws://127.0.0.1:8402/v1/stream",
-        description="Where broadcastChannel sends devices; stagecue names its installation's push node when unset.",
+        description="Where broadcastChannel sends devices: one URL, or several separated by commas, handed out in turn; "
+        "stagecue names its installation's push node when unset.",
     )
     connect_window_ms: int = Field(
         default=30_000,
@@ -94,10 +95,15 @@ class DgsSettings(ServiceSettings):
         default=200_000, ge=1_000, description="Requests remembered for it; 10 ms to count."
     )
 
+    @property
+    def push_urls(self) -> tuple[str, ...]:
+        """Every URL of `push_url`."""
+        return tuple(url.strip() for url in self.push_url.split(","))
+
     @model_validator(mode="after")
     def _relations(self) -> Self:
-        if not self.push_url.startswith(("ws://", "wss://")):
-            raise ValueError("push_url: must start with ws:// or wss://")
+        if not all(url.startswith(("ws://", "wss://")) for url in self.push_urls):
+            raise ValueError("push_url: every URL must start with ws:// or wss://")
         if self.artwork_base_url and not self.artwork_base_url.startswith(("http://", "https://")):
             raise ValueError("artwork_base_url: must be empty or start with http:// or https://")
         if self.artwork_base_url.endswith("/"):

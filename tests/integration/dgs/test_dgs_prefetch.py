@@ -190,6 +190,17 @@ async def test_settings_reach_the_channel(bare_world: World) -> None:
     )
 
 
+async def test_push_nodes_are_handed_out_in_turn(bare_world: World) -> None:
+    """Every node gets its share of the devices, whoever asks."""
+    world = bare_world
+    app = world.build(push_url="ws://a.test/v1/stream, ws://b.test/v1/stream", connect_window_ms=0)
+    async with world.client(app) as world.http:
+        await world.plan()
+        answers = [await world.ask(CHANNEL, events=["tyson-paul"], profile="p-1", device=TV) for _ in range(4)]
+    urls = [answer["data"]["broadcastChannel"]["url"] for answer in answers]
+    assert urls == ["ws://a.test/v1/stream", "ws://b.test/v1/stream"] * 2
+
+
 async def test_home_has_what_is_near(world: World) -> None:
     """Running and soon, soonest first; over, cancelled, too late and other regions' events are left out."""
     await world.plan("running", starts_in_ms=-HOUR_MS)

@@ -128,6 +128,8 @@ def test_bad_durations(text: str) -> None:
     ("field", "value"),
     [
         ("push_url", "http://x"),
+        ("push_url", "ws://x,http://y"),
+        ("push_url", "ws://x,"),
         ("artwork_base_url", "ftp://x"),
         ("artwork_base_url", "https://x/"),
         ("titles_per_row", 7),
