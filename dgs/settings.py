@@ -42,8 +42,8 @@ class DgsSettings(ServiceSettings):
 
     push_url: str = Field(
         default="ws://127.0.0.1:8402/v1/stream",
-        description="Where broadcastChannel sends devices: one URL, or several separated by commas, handed out in turn; "
-        "stagecue names its installation's push node when unset.",
+        description="Where broadcastChannel sends devices: one URL, or several separated by commas, handed out in "
+        "turn; stagecue names its installation's push node when unset.",
     )
     connect_window_ms: int = Field(
         default=30_000,
