@@ -36,6 +36,11 @@ class InstallationSettings(ServiceSettings):
         "127.0.0.1",
         description="Address of the push node's listener for routers when services run apart; told in its lease.",
     )
+    link_told: str | None = Field(
+        None,
+        description="ip:port of the push node's listener for routers as its lease tells it, where something stands "
+        "between, a proxy or NAT; default: link_host and its port.",
+    )
     kv_url: str | None = Field(
         None, description="redis:// address of the KV store; needed when services run apart. Default: in memory."
     )
@@ -61,6 +66,17 @@ class InstallationSettings(ServiceSettings):
         if useless:
             raise ValueError("an address routers can connect to, not the one that means all of them")
         return host
+
+    @field_validator("link_told")
+    @classmethod
+    def _link_told_is_an_address(cls, told: str | None) -> str | None:
+        if told is None:
+            return None
+        host, _, port = told.rpartition(":")
+        if not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ValueError("ip:port, as in 10.0.0.7:8403")
+        cls._link_host_can_be_told(host.removeprefix("[").removesuffix("]"))
+        return told
 
     @property
     def producer_port(self) -> int:

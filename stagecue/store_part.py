@@ -8,9 +8,14 @@ from stagecue.settings import InstallationSettings
 __all__ = ["producer_settings"]
 
 
-def producer_settings(settings: InstallationSettings) -> ProducerSettings:
-    """The producer's settings, its data in this installation's directory unless PRODUCER_DATA_DIR says otherwise."""
+def producer_settings(settings: InstallationSettings, database_url: str | None = None) -> ProducerSettings:
+    """The producer's settings, its data in this installation's directory unless PRODUCER_DATA_DIR says otherwise.
+
+    `database_url`, where given, is the schedule store's instead of PRODUCER_DATABASE_URL.
+    """
     given = ProducerSettings()
+    if database_url is not None:
+        return given.model_copy(update={"database_url": database_url})
     if "data_dir" in given.model_fields_set or given.database_url:
         return given
     return given.model_copy(update={"data_dir": settings.data_dir})

@@ -10,6 +10,7 @@ from contract.runtime.asgi import AsgiService, listen_on
 from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
 from dgs.app import build_dgs
+from stagecue.apart.health import with_status
 from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
 from stagecue.keys import load_or_create_keys
@@ -34,20 +35,25 @@ async def run_dgs(
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on(settings.host, settings.dgs_port))
         kv = await stack.enter_async_context(open_kv(kv_url))
+        chosen = dgs_settings(settings, catalog=catalog, profiles=profiles)
         app = build_dgs(
-            dgs_settings(settings, catalog=catalog, profiles=profiles),
+            chosen,
             schedule_view=kv.schedule_view,
             replay_log=kv.replay_log,
             device_ring=keys.device,
             clock=clock,
             readiness=readiness,
         )
+
+        def status() -> dict[str, object]:
+            return {"role": "dgs", "ready": readiness.ready, "sends_devices_to": chosen.push_url.split(",")}
+
         address = ServiceAddress(
             service="dgs", address=settings.url("http", settings.dgs_port), data_dir=str(settings.data_dir)
         )
         await run_services(
             [
-                AsgiService("dgs", app, sock),
+                AsgiService("dgs", with_status(app, status), sock),
                 KvWatch(kv, readiness),
                 ReadyLine(readiness, address, announce),
             ],

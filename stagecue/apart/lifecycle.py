@@ -1,8 +1,9 @@
-"""What every service process shares: patience with the schedule store, the ready line."""
+"""What every service process shares: patience with what it starts on, the ready line."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -12,13 +13,25 @@ import msgspec
 import structlog
 
 from contract.backoff import Backoff
-from contract.errors import StoreUnavailable
+from contract.errors import InvalidRequest, Unavailable
 from contract.runtime.runner import Readiness
 
-__all__ = ["Announce", "ReadyLine", "ServiceAddress", "StoppedEarly", "opened_patiently"]
+__all__ = [
+    "DATABASE_FILE_PATIENCE_S",
+    "DATABASE_SETTING",
+    "KAFKA_SETTING",
+    "Announce",
+    "ReadyLine",
+    "ServiceAddress",
+    "StoppedEarly",
+    "opened_patiently",
+]
 
 T = TypeVar("T")
-_STORE_PATIENCE_S: Final = 10.0
+DATABASE_SETTING: Final = "--database (PRODUCER_DATABASE_URL)"
+KAFKA_SETTING: Final = "--kafka (KAFKA_BOOTSTRAP_SERVERS)"
+DATABASE_FILE_PATIENCE_S: Final = 10.0
+"""A SQLite file that another process holds for longer will not be let go."""
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_CAP_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.02
@@ -49,31 +62,44 @@ class StoppedEarly(Exception):
 
 @asynccontextmanager
 async def opened_patiently(
-    open_once: Callable[[], AbstractAsyncContextManager[T]], stop: asyncio.Event
+    open_once: Callable[[], AbstractAsyncContextManager[T]],
+    stop: asyncio.Event,
+    *,
+    setting: str,
+    readiness: Readiness,
+    condition: str,
+    patience_s: float | None = DATABASE_FILE_PATIENCE_S,
 ) -> AsyncIterator[T]:
-    """Enter `open_once()`, trying again while another process holds the store's lock.
+    """Enter `open_once()`, trying again with back-off where the error says that waiting may help.
 
-    Raises StoreUnavailable after ten seconds, or at once where waiting cannot help (another producer, a newer schema),
-    and StoppedEarly.
+    Meanwhile `condition` tells in `readiness` what is waited for. Raises what was raised where waiting cannot help
+    (Unavailable without `retry_after_s`, InvalidRequest), Unavailable after `patience_s` (None: never), and
+    StoppedEarly. Every error names `setting`, unless it names another already.
     """
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + _STORE_PATIENCE_S
+    deadline_s = loop.time() + (math.inf if patience_s is None else patience_s)
     backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
+    said_at_s = -math.inf
     async with AsyncExitStack() as stack:
         while True:
             try:
                 opened = await stack.enter_async_context(open_once())
                 break
-            except StoreUnavailable as exc:
-                if exc.retry_after_s is None or loop.time() >= deadline_s:
+            except (Unavailable, InvalidRequest) as exc:
+                exc.field = exc.field or setting
+                if isinstance(exc, InvalidRequest) or exc.retry_after_s is None or loop.time() >= deadline_s:
                     raise
-                _log.warning("store_not_open_yet", why=str(exc))
+                readiness.expect(condition, str(exc))
+                if loop.time() - said_at_s >= _SAY_EVERY_S:
+                    said_at_s = loop.time()
+                    _log.warning("waiting", condition=condition, why=str(exc), then="retrying")
             try:
                 async with asyncio.timeout(backoff.next_s()):
                     await stop.wait()
             except TimeoutError:
                 continue
             raise StoppedEarly
+        readiness.hold(condition)
         yield opened
 
 

@@ -1,20 +1,36 @@
-"""The message producer alone: schedule store, dispatcher, operator API, feeds. It needs no other service."""
+"""The message producer alone: schedule store, dispatcher, operator API, feeds; publishing to Kafka, if there is one."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contract.runtime.asgi import listen_on
+from contract.runtime.kafka_settings import KafkaSettings
 from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
 from message_producer.app import open_producer
-from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress, opened_patiently
+from stagecue.apart.lifecycle import (
+    DATABASE_FILE_PATIENCE_S,
+    DATABASE_SETTING,
+    KAFKA_SETTING,
+    Announce,
+    ReadyLine,
+    ServiceAddress,
+    opened_patiently,
+)
+from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings
+
+if TYPE_CHECKING:
+    from message_producer.app import Producer
+    from message_producer.settings import ProducerSettings
 
 __all__ = ["run_producer"]
 
@@ -24,18 +40,23 @@ async def run_producer(
     stop: asyncio.Event,
     announce: Announce,
     *,
+    kafka: KafkaSettings,
+    database_url: str | None = None,
     feeds: tuple[str, ...] = (),
     stage_template: Path | None = None,
 ) -> None:
-    """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or StoreUnavailable where waiting cannot help."""
+    """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or what waiting cannot help against.
+
+    That is InvalidRequest for a log or a database that is none, or refuses us, and StoreUnavailable for one that
+    another producer has, or that is newer than this code.
+    """
     clock, readiness = SystemClock(), Readiness()
     keys = load_or_create_keys(settings.data_dir)
-    chosen = producer_settings(settings)
+    chosen = producer_settings(settings, database_url)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on(settings.host, settings.producer_port))
-        producer = await stack.enter_async_context(
-            opened_patiently(lambda: open_producer(chosen, clock=clock, readiness=readiness), stop)
-        )
+        async with answering_meanwhile(sock, readiness, "producer"):
+            producer = await stack.enter_async_context(_opened(chosen, kafka, clock, readiness, stop))
         services = operator_services(
             producer.operations,
             operator_ring=keys.operator,
@@ -58,4 +79,36 @@ async def run_producer(
             stop=stop,
             stop_deadline_s=settings.stop_deadline_s,
             on_stopping=readiness.stopping,
+        )
+
+
+@asynccontextmanager
+async def _opened(
+    chosen: ProducerSettings, kafka: KafkaSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
+) -> AsyncIterator[Producer]:
+    """The producer on its database, and on Kafka if there is one; waits for both as long as waiting may help."""
+    async with AsyncExitStack() as stack:
+        publisher = None
+        if kafka.bootstrap_servers:
+            from message_producer.adapters.kafka_publisher import open_kafka_publisher
+
+            publisher = await stack.enter_async_context(
+                opened_patiently(
+                    lambda: open_kafka_publisher(kafka, readiness=readiness),
+                    stop,
+                    setting=KAFKA_SETTING,
+                    readiness=readiness,
+                    condition="kafka",
+                    patience_s=None,
+                )
+            )
+        yield await stack.enter_async_context(
+            opened_patiently(
+                lambda: open_producer(chosen, clock=clock, readiness=readiness, publisher=publisher),
+                stop,
+                setting=DATABASE_SETTING,
+                readiness=readiness,
+                condition="database",
+                patience_s=None if chosen.database_url else DATABASE_FILE_PATIENCE_S,
+            )
         )

@@ -48,12 +48,13 @@ async def run_push(settings: InstallationSettings, kv_url: str, stop: asyncio.Ev
                 on_link=lambda channel, router_id: node.attach_router(channel),
             )
         )
-        lease = NodeLease(node_id=node.node_id, incarnation=node.incarnation, link_address=link_address)
+        told = settings.link_told or link_address
+        lease = NodeLease(node_id=node.node_id, incarnation=node.incarnation, link_address=told)
         address = ServiceAddress(
             service="push",
             address=settings.url("ws", settings.push_port),
             data_dir=str(settings.data_dir),
-            link=link_address,
+            link=told,
         )
         # Stopped in reverse: the lease goes first, so that no router comes; the last reach leaves over open links.
         await run_services(

@@ -1,19 +1,35 @@
-"""The message router alone: its log is the producer's database, its store Redis; nodes are linked over WebSockets."""
+"""The message router alone: its log is Kafka or the producer's database, its store Redis, its links WebSockets."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
+from contract.log import BroadcastLog, ReachSink
 from contract.runtime.asgi import AsgiService, listen_on
-from contract.runtime.runner import Readiness, run_services
+from contract.runtime.kafka_settings import KafkaSettings
+from contract.runtime.runner import Readiness, Service, run_services
 from contract.runtime.system_clock import SystemClock
 from message_producer.app import open_log
+from message_producer.settings import ProducerSettings
 from message_router.app import build_node_links, build_router
 from message_router.settings import RouterSettings
 from stagecue.apart.health import health_app
 from stagecue.apart.kv import KvWatch, open_kv
-from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress, opened_patiently
+from stagecue.apart.lifecycle import (
+    DATABASE_FILE_PATIENCE_S,
+    DATABASE_SETTING,
+    KAFKA_SETTING,
+    Announce,
+    ReadyLine,
+    ServiceAddress,
+    opened_patiently,
+)
+from stagecue.apart.reach import LateReach
+from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings
@@ -21,23 +37,44 @@ from stagecue.store_part import producer_settings
 __all__ = ["run_router"]
 
 
-async def run_router(settings: InstallationSettings, kv_url: str, stop: asyncio.Event, announce: Announce) -> None:
-    """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or InvalidRequest for a KV store that is none."""
+@dataclass(frozen=True)
+class _Log:
+    """What a router reads, and where it reports."""
+
+    log: BroadcastLog
+    reach: ReachSink
+    services: list[Service] = field(default_factory=list)
+
+
+async def run_router(
+    settings: InstallationSettings,
+    kv_url: str,
+    stop: asyncio.Event,
+    announce: Announce,
+    *,
+    kafka: KafkaSettings,
+    database_url: str | None = None,
+) -> None:
+    """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or what waiting cannot help against.
+
+    That is InvalidRequest for a log, a store or a database that is none, or refuses us, and StoreUnavailable for one
+    that is newer than this code.
+    """
     clock, readiness = SystemClock(), Readiness()
     keys = load_or_create_keys(settings.data_dir)
-    chosen, store = RouterSettings(), producer_settings(settings)
+    chosen, store = _named(RouterSettings(), settings), producer_settings(settings, database_url)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on(settings.host, settings.router_port))
-        kv = await stack.enter_async_context(open_kv(kv_url))
-        shared = await stack.enter_async_context(
-            opened_patiently(lambda: open_log(store, clock=clock, readiness=readiness), stop)
-        )
+        async with answering_meanwhile(sock, readiness, "router"):
+            kv = await stack.enter_async_context(open_kv(kv_url))
+            opened = _kafka_log if kafka.bootstrap_servers else _embedded_log
+            source = await stack.enter_async_context(opened(kafka, store, clock, readiness, stop))
         router = build_router(
             chosen,
-            log=shared.log,
+            log=source.log,
             replay_log=kv.replay_log,
             schedule_view=kv.schedule_view,
-            reach=shared.reach,
+            reach=source.reach,
             clock=clock,
             readiness=readiness,
         )
@@ -50,8 +87,9 @@ async def run_router(settings: InstallationSettings, kv_url: str, stop: asyncio.
         # The links are stopped after the router: its drain awaits acknowledgements that come over them.
         await run_services(
             [
-                AsgiService("router-health", health_app(readiness, router.metrics.registry), sock),
+                AsgiService("router-health", health_app(readiness, router.metrics.registry, router.status), sock),
                 KvWatch(kv, readiness),
+                *source.services,
                 links,
                 router.service,
                 ReadyLine(readiness, address, announce),
@@ -60,3 +98,48 @@ async def run_router(settings: InstallationSettings, kv_url: str, stop: asyncio.
             stop_deadline_s=settings.stop_deadline_s,
             on_stopping=readiness.stopping,
         )
+
+
+def _named(chosen: RouterSettings, settings: InstallationSettings) -> RouterSettings:
+    """Routers are told apart by host and port, unless somebody named this one."""
+    if "router_id" in chosen.model_fields_set:
+        return chosen
+    return chosen.model_copy(update={"router_id": f"{socket.gethostname()}:{settings.router_port}"})
+
+
+@asynccontextmanager
+async def _kafka_log(
+    kafka: KafkaSettings, store: ProducerSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
+) -> AsyncIterator[_Log]:
+    """The log is Kafka, waited for as long as waiting may help; reach goes to the database when there is one."""
+    from message_producer.app import open_reach
+    from message_router.adapters.kafka_log import open_kafka_log
+
+    opened = opened_patiently(
+        lambda: open_kafka_log(kafka, readiness=readiness, clock=clock),
+        stop,
+        setting=KAFKA_SETTING,
+        readiness=readiness,
+        condition="kafka",
+        patience_s=None,
+    )
+    async with opened as log:
+        reach = LateReach(lambda: open_reach(store, clock=clock, readiness=readiness), readiness)
+        yield _Log(log, reach, [reach])
+
+
+@asynccontextmanager
+async def _embedded_log(
+    kafka: KafkaSettings, store: ProducerSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
+) -> AsyncIterator[_Log]:
+    """The log is the producer's outbox, in the database that reach goes to, too."""
+    opened = opened_patiently(
+        lambda: open_log(store, clock=clock, readiness=readiness),
+        stop,
+        setting=DATABASE_SETTING,
+        readiness=readiness,
+        condition="database",
+        patience_s=None if store.database_url else DATABASE_FILE_PATIENCE_S,
+    )
+    async with opened as shared:
+        yield _Log(shared.log, shared.reach)

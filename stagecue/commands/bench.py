@@ -39,3 +39,45 @@ def dispatch(devices: int, stages: int, events: int, span_s: float, seed: int, a
 
     options = DispatchOptions(devices=devices, stages=stages, events=events, span_s=span_s, seed=seed)
     raise SystemExit(run_dispatch(options, as_json=as_json))
+
+
+@bench.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue bench faults --list\n"
+    "  stagecue bench faults --fault node-killed --devices 400\n"
+    "  stagecue bench faults --runs 3 --update-docs --json | jq .missed\n"
+)
+@click.option("--fault", "faults", multiple=True, metavar="NAME", help="This one alone; may be given again. All.")
+@click.option("--list", "as_list", is_flag=True, help="Name the faults and stop.")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Runs of each fault.")
+@click.option("--devices", type=click.IntRange(20), default=2_000, show_default=True, help="Connected devices.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the devices' moments of return.")
+@click.option("--keep", type=click.Path(file_okay=False), help="Keep logs and records in this directory.")
+@click.option("--update-docs", is_flag=True, help="Write the table into docs/reliability.md; wants all faults.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def faults(
+    faults: tuple[str, ...],
+    as_list: bool,
+    runs: int,
+    devices: int,
+    seed: int,
+    keep: str | None,
+    update_docs: bool,
+    as_json: bool,
+) -> None:
+    """Kill, freeze, cut off, empty and set back every part of a cluster, and audit every device.
+
+    Promised each time: no broadcast missed by any device connected at the end, none applied out of order, each with one
+    timestamp; live again within the bound printed beside what was measured. Starts Kafka, Redis, PostgreSQL and ten
+    services as processes on loopback: about a minute per fault.
+    """
+    from pathlib import Path
+
+    from loadtest.bench.faults.command import FaultsOptions, list_faults, run_faults
+
+    if as_list:
+        raise SystemExit(list_faults())
+    options = FaultsOptions(
+        faults=faults, runs=runs, devices=devices, seed=seed, update_docs=update_docs, keep=Path(keep) if keep else None
+    )
+    raise SystemExit(run_faults(options, as_json=as_json))

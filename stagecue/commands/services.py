@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagecue.commands.up import (
+    checked_settings,
     installation_options,
     installation_settings,
     operator_options,
@@ -22,12 +23,19 @@ from stagecue.commands.up import (
 if TYPE_CHECKING:
     import asyncio
 
+    from contract.runtime.kafka_settings import KafkaSettings
     from stagecue.apart.lifecycle import Announce
     from stagecue.settings import InstallationSettings
 
 __all__ = ["dgs", "producer", "push", "router"]
 
 _kv_option = click.option("--kv", "kv_url", help="redis://host:port of the KV store, or STAGECUE_KV_URL. Required.")
+_kafka_option = click.option(
+    "--kafka", "kafka_servers", help="host:port[,host:port] of Kafka, or KAFKA_BOOTSTRAP_SERVERS."
+)
+_database_option = click.option(
+    "--database", "database_url", help="postgresql+psycopg://user:password@host:port/name, or PRODUCER_DATABASE_URL."
+)
 
 
 @click.command(
@@ -35,20 +43,39 @@ _kv_option = click.option("--kv", "kv_url", help="redis://host:port of the KV st
     "  stagecue producer\n"
     "  stagecue producer --data-dir ./night --port-base 9000\n"
     "  stagecue producer --feed examples/schedules/live-events.ics\n"
+    "  stagecue producer --kafka 127.0.0.1:9092 --database postgresql+psycopg://me:secret@127.0.0.1:5432/stagecue\n"
 )
 @installation_options
+@_kafka_option
+@_database_option
 @operator_options
 @ready_option
-def producer(feeds: tuple[str, ...], stage_template: Path | None, ready_json: bool, **installation: object) -> None:
+def producer(
+    kafka_servers: str | None,
+    database_url: str | None,
+    feeds: tuple[str, ...],
+    stage_template: Path | None,
+    ready_json: bool,
+    **installation: object,
+) -> None:
     """Run the message producer alone: schedule, dispatch, operator API, feeds.
 
-    Its log is the SQLite file in --data-dir, which a router on this host reads. It needs no other service.
+    Without --kafka and --database its log is the SQLite file in --data-dir, which a router on this host reads, and it
+    needs no other service. With both, several may run: one leads.
     """
-    settings = installation_settings(**installation)
+    settings, kafka = installation_settings(**installation), _kafka_settings(kafka_servers)
     from stagecue.apart.producer import run_producer
 
     async def main(stop: asyncio.Event, announce: Announce) -> None:
-        await run_producer(settings, stop, announce, feeds=feeds, stage_template=stage_template)
+        await run_producer(
+            settings,
+            stop,
+            announce,
+            kafka=kafka,
+            database_url=database_url,
+            feeds=feeds,
+            stage_template=stage_template,
+        )
 
     _run(settings, "producer", main, ready_json)
 
@@ -58,21 +85,25 @@ def producer(feeds: tuple[str, ...], stage_template: Path | None, ready_json: bo
     "  stagecue router --kv redis://127.0.0.1:6379\n"
     "  stagecue router --data-dir ./night --port-base 9000 --kv redis://127.0.0.1:6379/3\n"
     "  STAGECUE_KV_URL=redis://127.0.0.1:6379 stagecue router --ready-json\n"
+    "  stagecue router --kafka 127.0.0.1:9092 --database postgresql+psycopg://me:secret@127.0.0.1:5432/stagecue\n"
 )
 @installation_options
 @_kv_option
+@_kafka_option
+@_database_option
 @ready_option
-def router(ready_json: bool, **installation: object) -> None:
-    """Run the message router alone: from the producer's log to Redis and to every push node.
+def router(kafka_servers: str | None, database_url: str | None, ready_json: bool, **installation: object) -> None:
+    """Run the message router alone: from the log to Redis and to every push node.
 
-    Reads the SQLite file in --data-dir, so it runs on the producer's host. Answers /healthz, /readyz and /metrics.
+    Without --kafka it reads the SQLite file in --data-dir, so it runs on the producer's host. With it, several share
+    the work, and --database is where reach is counted. Answers /healthz, /readyz, /status and /metrics.
     """
-    settings = installation_settings(**installation)
+    settings, kafka = installation_settings(**installation), _kafka_settings(kafka_servers)
     kv_url = _kv_url(settings, "router")
     from stagecue.apart.router import run_router
 
     async def main(stop: asyncio.Event, announce: Announce) -> None:
-        await run_router(settings, kv_url, stop, announce)
+        await run_router(settings, kv_url, stop, announce, kafka=kafka, database_url=database_url)
 
     _run(settings, "router", main, ready_json)
 
@@ -132,6 +163,13 @@ def _kv_url(settings: InstallationSettings, service: str) -> str:
             f"kv_url: `stagecue {service}` needs a Redis: give --kv redis://host:port or set STAGECUE_KV_URL"
         )
     return settings.kv_url
+
+
+def _kafka_settings(servers: str | None) -> KafkaSettings:
+    """The log's settings; `servers` win over KAFKA_BOOTSTRAP_SERVERS. Raises click.UsageError naming the setting."""
+    from contract.runtime.kafka_settings import KafkaSettings
+
+    return checked_settings(KafkaSettings, {} if servers is None else {"bootstrap_servers": servers})
 
 
 def _run(

@@ -20,6 +20,7 @@ MODELS: Final = {
     "router": "message_router.settings:RouterSettings",
     "push": "push_proxy.settings:PushSettings",
     "dgs": "dgs.settings:DgsSettings",
+    "kafka": "contract.runtime.kafka_settings:KafkaSettings",
 }
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     import asyncio
 
+    from contract.runtime.settings import ServiceSettings
     from stagecue.settings import InstallationSettings
     from stagecue.standalone import Addresses
 
 __all__ = [
+    "checked_settings",
     "installation_options",
     "installation_settings",
     "operator_options",
@@ -27,6 +29,7 @@ __all__ = [
     "up",
 ]
 
+S = TypeVar("S", bound="ServiceSettings")
 _PORTS: Final = "Producer API; DGS +1, push node +2; apart also: node link +3, router +4. [8400]"
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -65,12 +68,17 @@ ready_option = click.option("--ready-json", is_flag=True, help="Print one JSON l
 
 def installation_settings(**given: object) -> InstallationSettings:
     """Settings from options and environment. Raises click.UsageError that names the setting."""
-    from pydantic import ValidationError
-
     from stagecue.settings import InstallationSettings
 
+    return checked_settings(InstallationSettings, {name: value for name, value in given.items() if value is not None})
+
+
+def checked_settings(model: type[S], given: Mapping[str, object]) -> S:
+    """`model` from what was given and its environment. Raises click.UsageError that names the setting."""
+    from pydantic import ValidationError
+
     try:
-        return InstallationSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return model(**given)  # type: ignore[arg-type]
     except ValidationError as exc:
         found = [(".".join(map(str, error["loc"])) or "settings", error["msg"]) for error in exc.errors()]
         lines = "; ".join(f"{field}: {why.removeprefix('Value error, ')}" for field, why in found)

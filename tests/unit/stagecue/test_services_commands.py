@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -17,10 +18,12 @@ from click.testing import CliRunner
 
 from contract.errors import InvalidRequest, StoreUnavailable
 from contract.kv.ports import NodeLease
+from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness
 from stagecue.apart.kv import KvWatch, contact, open_kv, shown_address
 from stagecue.apart.lease import LeaseRenewal
 from stagecue.apart.lifecycle import ReadyLine, ServiceAddress, StoppedEarly, opened_patiently
+from stagecue.apart.waiting import answering_meanwhile
 from stagecue.cli import cli
 
 ROOT = Path(__file__).parents[3]
@@ -233,18 +236,34 @@ class Opening:
         self.closed = True
 
 
+def patiently(opening: Opening, stop: asyncio.Event | None = None, readiness: Readiness | None = None):
+    return opened_patiently(
+        lambda: opening, stop or asyncio.Event(), setting="--it", readiness=readiness or Readiness(), condition="it"
+    )
+
+
 async def test_a_locked_store_is_tried_again_and_closed_afterwards() -> None:
-    opening = Opening(StoreUnavailable("locked", retry_after_s=1.0), StoreUnavailable("locked", retry_after_s=1.0))
-    async with opened_patiently(lambda: opening, asyncio.Event()) as opened:
+    """Meanwhile readiness says what is waited for, by the setting's name."""
+    readiness, told = Readiness(), []
+
+    class Watched(Opening):
+        async def __aenter__(self) -> Opening:
+            told.append(readiness.failing().get("it"))
+            return await super().__aenter__()
+
+    opening = Watched(StoreUnavailable("locked", retry_after_s=1.0), StoreUnavailable("locked", retry_after_s=1.0))
+    async with patiently(opening, readiness=readiness) as opened:
         assert opened is opening
         assert not opening.closed
+        assert readiness.ready
     assert opening.closed
+    assert told == [None, "--it: locked", "--it: locked"]
 
 
 async def test_a_store_that_never_opens_for_us_is_told_at_once() -> None:
     opening = Opening(StoreUnavailable("a newer schema"), StoreUnavailable("never asked"))
-    with pytest.raises(StoreUnavailable, match="newer"):
-        async with opened_patiently(lambda: opening, asyncio.Event()):
+    with pytest.raises(StoreUnavailable, match="--it: a newer schema"):
+        async with patiently(opening):
             pytest.fail("opened")
 
 
@@ -252,8 +271,41 @@ async def test_a_stop_ends_the_waiting_for_a_store() -> None:
     stop = asyncio.Event()
     stop.set()
     with pytest.raises(StoppedEarly):
-        async with opened_patiently(lambda: Opening(StoreUnavailable("locked", retry_after_s=1.0)), stop):
+        async with patiently(Opening(StoreUnavailable("locked", retry_after_s=1.0)), stop):
             pytest.fail("opened")
+
+
+async def test_a_service_that_waits_answers_that_it_is_alive_and_why_it_is_not_ready() -> None:
+    """On the listener the service takes over afterwards: nobody who connects in between is refused."""
+    readiness = Readiness()
+    readiness.expect("database", "no PostgreSQL answers")
+    with listen_on("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+
+        async def get(path: str) -> tuple[int, dict]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            answer = (await reader.read()).partition(b"\r\n\r\n")
+            writer.close()
+            return int(answer[0].split()[1]), json.loads(answer[2])
+
+        async with asyncio.timeout(5), answering_meanwhile(sock, readiness, "router"):
+            assert await get("/healthz") == (200, {"status": "alive"})
+            code, body = await get("/readyz?verbose")
+            assert (code, body["failing"]) == (503, {"database": "no PostgreSQL answers"})
+            assert (await get("/v1/events"))[0] == 503
+        late = asyncio.create_task(get("/healthz"))
+        served = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n{}")
+            writer.close()
+
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5), await asyncio.start_server(serve, sock=sock):
+            assert await late == (200, {})
+        assert len(served) == 1
 
 
 async def test_the_ready_line_is_said_once_and_only_when_ready() -> None:
