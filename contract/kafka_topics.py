@@ -32,16 +32,12 @@ def declared_topics(
         "min.insync.replicas": str(min_insync_replicas),
         # A replica that fell behind would take acknowledged broadcasts back.
         "unclean.leader.election.enable": "false",
-    }
-    delete = {
-        **common,
-        "cleanup.policy": "delete",
-        "retention.ms": str(retention_ms),
-        # The record's timestamp is the broadcast's cursor (R1), which may run ahead of the broker's clock.
+        # A record's timestamp is the broadcast's cursor (R1): whoever's clock is wrong, it is not refused.
         "message.timestamp.type": "CreateTime",
         "message.timestamp.after.max.ms": str(_NO_LIMIT),
         "message.timestamp.before.max.ms": str(_NO_LIMIT),
     }
+    delete = {**common, "cleanup.policy": "delete", "retention.ms": str(retention_ms)}
     return (
         KafkaTopic(name=KAFKA_BROADCASTS, partitions=partitions, replication_factor=replication_factor, config=delete),
         KafkaTopic(
@@ -69,7 +65,7 @@ def differences(declared: KafkaTopic, partitions: int, config: Mapping[str, str]
         wanted = declared.config.get(name)
         if wanted is not None and config.get(name, wanted) != wanted:
             found.append(f"{declared.name} has {name}={config[name]}, it must be {wanted}")
-    for name in ("retention.ms", "message.timestamp.after.max.ms"):
+    for name in ("retention.ms", "message.timestamp.after.max.ms", "message.timestamp.before.max.ms"):
         wanted, has = declared.config.get(name), config.get(name)
         if wanted is not None and has is not None and 0 <= int(has) < int(wanted):
             found.append(f"{declared.name} has {name}={has}, it must be at least {wanted}{_SETTING.get(name, '')}")

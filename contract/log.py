@@ -24,6 +24,8 @@ class LogEntry(msgspec.Struct, frozen=True):
     offset: int
     broadcast: Broadcast | None = None
     schedule: TopicSchedule | None = None
+    traceparent: str | None = None
+    """W3C trace context it came with, if the log carries one."""
 
 
 class LogBatch(msgspec.Struct, frozen=True):

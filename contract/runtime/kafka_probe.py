@@ -17,6 +17,11 @@ _NO_ERROR_OR_VERSION: Final = (0, 35)
 class NotKafka(Exception):
     """It accepts connections and does not speak Kafka's protocol in the clear; `str()` says what it did instead."""
 
+    def __init__(self, what: str, *, answered: bool = False) -> None:
+        super().__init__(what)
+        self.answered = answered
+        """It said something else: no broker that is only slow, stopping or frozen."""
+
 
 async def is_kafka(host: str, port: int, *, timeout_s: float) -> None:
     """Return if a Kafka listener without TLS answers there.
@@ -33,10 +38,10 @@ async def is_kafka(host: str, port: int, *, timeout_s: float) -> None:
             await writer.drain()
             size, correlation, error = struct.unpack(">iih", await reader.readexactly(10))
     except TimeoutError:
-        raise NotKafka(f"did not answer within {timeout_s:g} s") from None
+        raise NotKafka(f"does not answer within {timeout_s:g} s") from None
     except (OSError, asyncio.IncompleteReadError):
-        raise NotKafka("closed the connection") from None
+        raise NotKafka("closes the connection") from None
     finally:
         writer.close()
     if correlation != _CORRELATION or not 0 < size <= _ANSWER_MAX_BYTES or error not in _NO_ERROR_OR_VERSION:
-        raise NotKafka("answered something else")
+        raise NotKafka("answers something else", answered=True)

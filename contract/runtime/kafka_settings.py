@@ -61,7 +61,9 @@ class KafkaSettings(ServiceSettings):
         3.0, gt=0, le=8, description="How long one broker may take to answer at a start, which says why within 10 s."
     )
     send_timeout_s: float = Field(
-        5.0, gt=0, description="How long a broadcast may take to be durable before the outbox tries again."
+        2.0,
+        gt=0,
+        description="How long a broadcast may take to be durable before it counts as failed and other topics go on.",
     )
     renew_after_s: float = Field(
         15.0, gt=0, description="A client that got nowhere for this long is replaced by a new one."

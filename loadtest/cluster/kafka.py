@@ -154,11 +154,7 @@ async def kafka_jars() -> Path:
             within_s=_RESOLVE_WITHIN_S,
             what="resolving Kafka with Maven (it needs a repository it can reach)",
         )
-        try:
-            making.rename(kept)
-        except OSError:
-            if not kept.is_dir():  # else somebody else was first, with the same
-                raise
+        _name(making, kept)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return kept
@@ -190,5 +186,17 @@ async def _run(command: Sequence[str], log: Path, *, within_s: float, what: str)
                 process.kill()
                 await process.wait()
     if code != 0:
-        end = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-        raise CouldNotRun(f"{what} failed:\n{end}")
+        raise CouldNotRun(f"{what} failed:\n{_end_of(log)}")
+
+
+def _name(making: Path, kept: Path) -> None:
+    """Give what was made its name, all at once."""
+    try:
+        making.rename(kept)
+    except OSError:
+        if not kept.is_dir():  # else somebody else was first, with the same
+            raise
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-8:])
