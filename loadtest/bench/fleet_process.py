@@ -27,6 +27,7 @@ from typing import Any, Final, Self, TypeVar
 import msgspec
 
 from contract.tokens import DeviceClaims, KeyRing
+from device_sim.fleet import Progress
 from loadtest.bench.fleet_child import (
     PLAN_FILE,
     TOKENS_FILE,
@@ -142,11 +143,13 @@ class FleetProcess:
         """Start every device at a random moment of `over_s`; returns at once. Once."""
         await self._ask(Connect(over_s), Done)
 
-    async def subscribed(self, timeout_s: float) -> FleetSnapshot:
+    async def subscribed(self, timeout_s: float, *, progress: Progress | None = None) -> FleetSnapshot:
         """Wait until every device has been connected with a cursor for each topic. Raises CouldNotRun after that."""
         deadline = time.monotonic() + timeout_s
         while True:
             found = await self.snapshot()
+            if progress is not None:
+                progress(found.subscribed, found.devices)
             if found.subscribed == found.devices:
                 return found
             if time.monotonic() >= deadline:
@@ -155,6 +158,22 @@ class FleetProcess:
                     f"({found.connected} connected, {found.failed} connections failed, {found.refused} refused)"
                 )
             await asyncio.sleep(0.1)
+
+    async def received(
+        self, broadcasts: int, devices_each: float, *, timeout_s: float, progress: Progress | None = None
+    ) -> bool:
+        """Wait until devices got `broadcasts` broadcasts of `devices_each` devices each, counted from the start.
+
+        Returns whether they did within `timeout_s`; repeats count, so it may be early, never too late.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            came = (await self.snapshot()).broadcasts / devices_each
+            if progress is not None:
+                progress(int(came), broadcasts)
+            if came >= broadcasts or time.monotonic() >= deadline:
+                return came >= broadcasts
+            await asyncio.sleep(0.2)
 
     async def snapshot(self) -> FleetSnapshot:
         """How it stands: under a millisecond of the fleet's time for 2,000 devices."""

@@ -10,12 +10,11 @@ import aiohttp
 import numpy as np
 import pytest
 
-from contract.names import topic_of
 from contract.tokens import new_key_ring
 from device_sim.audit import audit_fleet, outbox_from_json
 from device_sim.client import ConnectionStep
 from device_sim.device import DeviceOptions
-from loadtest.bench.dispatch import DispatchOptions, plan_events
+from loadtest.bench.event_plan import EventPlan
 from loadtest.bench.fleet_plan import FleetPlan
 from loadtest.bench.fleet_process import FleetProcess, device_ring
 from loadtest.bench.operator_api import OperatorApi
@@ -25,17 +24,16 @@ from loadtest.bench.system import EmbeddedSystem
 
 async def test_what_it_records_is_what_was_broadcast(tmp_path: Path) -> None:
     """Two dead addresses among three: every device ends on the living one; a drop in the middle is replayed."""
-    options = DispatchOptions(devices=30, stages=12, events=3, span_s=4.0)
+    events = EventPlan(events=3, stages=12, span_s=4.0, seed=1)
     async with (
         EmbeddedSystem(tmp_path / "system", environment={"PUSH_RECONNECT_WINDOW_MS": "100"}) as system,
         aiohttp.ClientSession() as session,
     ):
         api = OperatorApi(session, system.addresses)
         first_due_s = time.time() + 4.0
-        events = plan_events(options, first_due_ms=int(first_due_s * 1000))
-        for event in events:
+        for event in events.requests(first_due_ms=int(first_due_s * 1000)):
             await api.create_event(event)
-        topics = tuple(topic_of(event["id"]) for event in events)
+        topics = events.topics
         plan = FleetPlan(
             devices=30,
             push_urls=("ws://127.0.0.1:1/", system.addresses.push + "/v1/stream", "ws://127.0.0.1:1/x"),
@@ -52,7 +50,7 @@ async def test_what_it_records_is_what_was_broadcast(tmp_path: Path) -> None:
             await asyncio.sleep(first_due_s + 2.0 - time.time())
             await fleet.drop()
             await asyncio.sleep(first_due_s + 5.0 - time.time())
-            outbox = [item for event in events for item in await api.broadcasts(event["id"])]
+            outbox = [item for event_id in events.event_ids for item in await api.broadcasts(event_id)]
             record = await fleet.finish()
     audit = audit_fleet(outbox_from_json(outbox), record.logs)
     assert len(outbox) == 12

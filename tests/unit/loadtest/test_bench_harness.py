@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_sim.audit import FleetAudit
-from loadtest.bench.cpu import CpuMeter, Usage
-from loadtest.bench.dispatch import HOPS, DispatchOptions, DispatchResult, DispatchRow, plan_events
+from loadtest.bench.cpu import CpuMeter
+from loadtest.bench.dispatch import LIMITS, DispatchOptions
 from loadtest.bench.envelope import Envelope, git_commit, machine, versions
 from loadtest.bench.histogram import LatencyHistogram
+from loadtest.bench.hops import HOPS, HopFigures, HopRow
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter, shown
 from loadtest.bench.rounds import Round, alternate, ratio_of_rounds
@@ -178,8 +179,8 @@ def test_tables_go_to_standard_output_for_people(capsys) -> None:
 @given(st.integers(0, 99), st.integers(1, 10), st.integers(10, 60))
 def test_a_plan_is_seeded_ordered_spaced_and_within_the_span(seed: int, events: int, stages: int) -> None:
     options = DispatchOptions(seed=seed, events=events, stages=max(stages, events), span_s=60.0)
-    plan = plan_events(options, first_due_ms=1_700_000_000_000)
-    assert plan == plan_events(options, first_due_ms=1_700_000_000_000)
+    plan = options.plan.requests(first_due_ms=1_700_000_000_000)
+    assert plan == options.plan.requests(first_due_ms=1_700_000_000_000)
     assert sum(len(event["stages"]) for event in plan) == options.stages
     for event in plan:
         due = [datetime.fromisoformat(stage["at"]).timestamp() * 1000 for stage in event["stages"]]
@@ -196,18 +197,19 @@ def test_impossible_options_are_refused(options) -> None:
         DispatchOptions(**options).check()
 
 
-def result(*, first: float = 10.0, last: float = 20.0, early: int = 0, routed: float | None = 3.0, **audit: int):
+def result(
+    *, first: float = 10.0, last: float = 20.0, dispatched: float = 1.0, routed: float | None = 3.0, **audit: int
+):
     fields = ("devices", "unsubscribed", "missed", "untold", "out_of_order", "wrong_renders")
     zeros = dict.fromkeys((*fields, "unknown_frames", "not_newest", "provisional_renders"), 0)
-    hops = dict(zip(HOPS, (1.0, 2.0, routed, first, last), strict=True))
-    return DispatchResult(
-        rows=[DispatchRow("t", "live", 1, hops)],
+    hops = dict(zip(HOPS, (dispatched, 2.0, routed, first, last), strict=True))
+    return HopFigures(
+        rows=[HopRow("t", "live", 1, hops)],
         planned=1,
         devices=1,
-        early=early,
         audit=FleetAudit(broadcasts=[], **{**zeros, **audit}),
-        server=Usage(1.0, 1.0, 1, 1),
         generator=GeneratorReport(0.1, 0.0, 1.0, 2.0, ()),
+        limits=LIMITS,
     )
 
 
@@ -216,7 +218,7 @@ def result(*, first: float = 10.0, last: float = 20.0, early: int = 0, routed: f
     [
         ({"first": 20.1}, "first_device p99"),
         ({"last": 60.2}, "last_device p99"),
-        ({"early": 1}, "before their due time"),
+        ({"dispatched": -1.0}, "before their due time"),
         ({"missed": 2}, "2 broadcasts missed"),
         ({"out_of_order": 1}, "out of order"),
         ({"not_newest": 1}, "newest"),
