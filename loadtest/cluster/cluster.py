@@ -57,7 +57,7 @@ class LocalCluster:
         self._environment = dict(environment or {})
         self._member_environment = {name: dict(given) for name, given in (member_environment or {}).items()}
         self._log_level = log_level
-        self._on_change = on_change or (lambda member, what: None)
+        self.on_change = on_change or (lambda member, what: None)
         count = producers + dgs + routers + _SERVERS + nodes
         self.ports = reserve_ports(count) if port_base is None else PortBlocks(port_base, count)
         blocks = iter(range(count))
@@ -189,6 +189,6 @@ class LocalCluster:
             raise failed.exceptions[0] from None
 
     async def _start(self, member: Member) -> None:
-        self._on_change(member, "starting")
+        self.on_change(member, "starting")
         await member.start()
-        self._on_change(member, "ready")
+        self.on_change(member, "ready")

@@ -94,8 +94,11 @@ class Member(ABC):
     ) -> None:
         await self.stop()
 
-    async def start(self) -> None:
-        """Start it and wait until it serves. Raises CouldNotRun with its log's end; then, or cancelled, it is gone."""
+    async def start(self, *, within_s: float | None = None) -> None:
+        """Start it and wait until it serves, at most `within_s` (None: what its kind takes).
+
+        Raises CouldNotRun with its log's end; then, or cancelled, it is gone.
+        """
         if self.running:
             raise CouldNotRun(f"{self.name} is running already")
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,7 @@ class Member(ABC):
         await self.prepare()
         await self._spawn()
         try:
-            await self._until_ready_or_ended()
+            await self._until_ready_or_ended(self.ready_within_s if within_s is None else within_s)
         except BaseException:
             await self._end_now()
             raise
@@ -184,17 +187,17 @@ class Member(ABC):
                 start_new_session=True,
             )
 
-    async def _until_ready_or_ended(self) -> None:
+    async def _until_ready_or_ended(self, within_s: float) -> None:
         assert self._process is not None
         ready = asyncio.create_task(self.until_ready(), name=f"{self.name}.until-ready")
         ended = asyncio.create_task(self._process.wait(), name=f"{self.name}.ended")
         try:
-            await asyncio.wait({ready, ended}, timeout=self.ready_within_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, ended}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and not (ended.done() and ready.exception() is None):
                 return ready.result()
             if ended.done():
                 raise CouldNotRun(f"{self.name} ended with code {ended.result()} before it was ready{self.log_end()}")
-            raise CouldNotRun(f"{self.name} was not ready within {self.ready_within_s:.0f} s{self.log_end()}")
+            raise CouldNotRun(f"{self.name} was not ready within {within_s:.0f} s{self.log_end()}")
         finally:
             for task in (ready, ended):
                 task.cancel()

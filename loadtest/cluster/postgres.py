@@ -109,6 +109,7 @@ class PostgresServer(Member):
         if account is not None:
             account.own(self.directory, password)
         if (self.data / "PG_VERSION").exists():
+            self._forget_the_dead()
             return
         # Under another name until it is whole: a start that was killed leaves no half of one.
         making = self.directory / "data.new"
@@ -134,6 +135,13 @@ class PostgresServer(Member):
                 await asyncio.sleep(_LOOK_EVERY_S)
             else:
                 return
+
+    def _forget_the_dead(self) -> None:
+        """Remove the lock file of a server that was killed and that nobody reaped: PostgreSQL takes it for alive."""
+        lock = self.data / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError):
+            if not _lives(int(lock.read_text().split()[0])):
+                lock.unlink()
 
     def _as_account(self) -> list[str]:
         account = unprivileged_account()
