@@ -13,12 +13,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-__all__ = ["DEVICE_SILENCE_S", "FAULTS", "Fault", "Scene", "fault_named"]
+__all__ = ["FAULTS", "PING_S", "PONG_DEADLINE_S", "Fault", "Scene", "fault_named"]
 
 PING_S: Final = 3.0
 PONG_DEADLINE_S: Final = 1.5
 """Of the nodes in this benchmark: the frozen node's bound is made of them."""
-DEVICE_SILENCE_S: Final = PING_S + PONG_DEADLINE_S
 
 _PRODUCER_S: Final = 3.0
 _ROUTER_S: Final = 8.0

@@ -23,7 +23,7 @@ from loadtest.bench.faults.evidence import (
     receipts_of,
     until_published,
 )
-from loadtest.bench.faults.injections import DEVICE_SILENCE_S, PING_S, PONG_DEADLINE_S, Fault
+from loadtest.bench.faults.injections import PING_S, PONG_DEADLINE_S, Fault
 from loadtest.bench.faults.operators import Operators
 from loadtest.bench.faults.plan import FaultPlan
 from loadtest.bench.faults.recovery import arrival_counts, recovery_of
@@ -132,9 +132,7 @@ async def run_fault(fault: Fault, shared: FaultCluster, options: RunOptions, rep
         topics=plan.topics(),
         topics_per_device=plan.topics_per_device,
         seed=options.seed,
-        device=DeviceOptions(
-            fetches_maps=False, keeps_renders=False, told_max=4096, silence_pings=DEVICE_SILENCE_S / PING_S
-        ),
+        device=DeviceOptions(fetches_maps=False, keeps_renders=False, told_max=4096),
     )
     async with FleetProcess(
         shared.directory / f"fleet-{number}", fleet_plan, device_ring=device_ring(cluster.data_dir)
