@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "router": ("stagecue.commands.services:router", "Run the message router alone."),
     "push": ("stagecue.commands.services:push", "Run one push node alone."),
     "dgs": ("stagecue.commands.services:dgs", "Run the GraphQL prefetch service alone."),
+    "cluster": ("stagecue.commands.cluster:cluster", "Run everything on Kafka, Redis and PostgreSQL on this machine."),
     "bench": ("stagecue.commands.bench:bench", "Measure the promised figures."),
     "settings": ("stagecue.commands.settings:settings", "List every setting: variable, default, meaning."),
 }
@@ -64,6 +65,7 @@ class LazyGroup(click.Group):
     epilog="\b\nExamples:\n"
     "  stagecue demo                       a night in under a minute, judged device by device\n"
     "  stagecue up --data-dir ./night      the whole system on this machine\n"
+    "  stagecue cluster up                 the same on Kafka, Redis and PostgreSQL, a process each\n"
     "  stagecue event list                 what is planned\n"
     "  stagecue bench dispatch --json      due time to last device, hop by hop\n",
 )

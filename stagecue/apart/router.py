@@ -6,12 +6,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from contract.log import BroadcastLog, ReachSink
 from contract.runtime.asgi import AsgiService, listen_on
 from contract.runtime.kafka_settings import KafkaSettings
-from contract.runtime.runner import Readiness, Service, run_services
+from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
 from message_producer.app import open_log
 from message_producer.settings import ProducerSettings
@@ -28,7 +28,6 @@ from stagecue.apart.lifecycle import (
     ServiceAddress,
     opened_patiently,
 )
-from stagecue.apart.reach import LateReach
 from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys
 from stagecue.settings import InstallationSettings
@@ -37,13 +36,11 @@ from stagecue.store_part import producer_settings
 __all__ = ["run_router"]
 
 
-@dataclass(frozen=True)
-class _Log:
+class _Log(NamedTuple):
     """What a router reads, and where it reports."""
 
     log: BroadcastLog
     reach: ReachSink
-    services: list[Service] = field(default_factory=list)
 
 
 async def run_router(
@@ -89,7 +86,6 @@ async def run_router(
             [
                 AsgiService("router-health", health_app(readiness, router.metrics.registry, router.status), sock),
                 KvWatch(kv, readiness),
-                *source.services,
                 links,
                 router.service,
                 ReadyLine(readiness, address, announce),
@@ -123,9 +119,16 @@ async def _kafka_log(
         condition="kafka",
         patience_s=None,
     )
-    async with opened as log:
-        reach = LateReach(lambda: open_reach(store, clock=clock, readiness=readiness), readiness)
-        yield _Log(log, reach, [reach])
+    counted = opened_patiently(
+        lambda: open_reach(store, clock=clock, readiness=readiness),
+        stop,
+        setting=DATABASE_SETTING,
+        readiness=readiness,
+        condition="database",
+        patience_s=None,
+    )
+    async with opened as log, counted as reach:
+        yield _Log(log, reach)
 
 
 @asynccontextmanager
