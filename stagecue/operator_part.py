@@ -18,6 +18,7 @@ from message_producer.api import create_app
 from message_producer.feeds.poller import FeedPoller, FeedSource
 from message_producer.feeds.template import DEFAULT_TEMPLATE, StageTemplate, load_template
 from message_producer.ports import Operations
+from stagecue.apart.health import Status, with_status
 
 __all__ = ["feed_pollers", "operator_services", "stage_template"]
 
@@ -32,8 +33,12 @@ def operator_services(
     feeds: tuple[str, ...],
     template_file: Path | None,
     registries: Sequence[CollectorRegistry] = (),
+    status: Status | None = None,
 ) -> list[Service]:
-    """The operator API on `sock` and a poller per feed. Raises InvalidRequest naming the template's field, OSError."""
+    """The operator API on `sock`, with `GET /status` where there is a `status`, and a poller per feed.
+
+    Raises InvalidRequest naming the template's field, OSError.
+    """
     template = stage_template(template_file)
     api = create_app(
         operations,
@@ -43,7 +48,8 @@ def operator_services(
         stage_template=template,
         registries=registries,
     )
-    return [AsgiService("producer-api", api, sock), *feed_pollers(feeds, operations, clock, template)]
+    app = api if status is None else with_status(api, status)
+    return [AsgiService("producer-api", app, sock), *feed_pollers(feeds, operations, clock, template)]
 
 
 def stage_template(path: Path | None) -> StageTemplate:

@@ -81,3 +81,71 @@ def faults(
         faults=faults, runs=runs, devices=devices, seed=seed, update_docs=update_docs, keep=Path(keep) if keep else None
     )
     raise SystemExit(run_faults(options, as_json=as_json))
+
+
+@bench.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue bench cluster\n"
+    "  stagecue bench cluster --part latency --part burst\n"
+    "  stagecue bench cluster --json | jq .last_device.p99_ms\n"
+)
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(["latency", "burst", "reconnect", "devices", "nodes"]),
+    help="This one alone; may be given again. All.",
+)
+@click.option("--devices", type=click.IntRange(4), default=2_000, show_default=True, help="Connected devices.")
+@click.option("--stages", type=click.IntRange(1), default=200, show_default=True, help="Stages, at random instants.")
+@click.option("--span", "span_s", type=float, default=60.0, show_default=True, help="Seconds they are spread over.")
+@click.option("--burst-events", type=click.IntRange(4), default=500, show_default=True, help="Events within a minute.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of the router's CPU.")
+@click.option("--devices-many", type=int, default=20_000, show_default=True, help="Compared with 2,000, as to CPU.")
+@click.option("--node-counts", default="4,16,64", show_default=True, help="Push nodes the router's CPU is fitted to.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the instants.")
+@click.option("--keep", type=click.Path(file_okay=False), help="Keep logs and records in this directory.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def cluster(
+    parts: tuple[str, ...],
+    devices: int,
+    stages: int,
+    span_s: float,
+    burst_events: int,
+    rounds: int,
+    devices_many: int,
+    node_counts: str,
+    seed: int,
+    keep: str | None,
+    as_json: bool,
+) -> None:
+    """Due time to every device through Kafka, Redis and PostgreSQL; what the router costs; what a storm asks of Redis.
+
+    Promised: first of 2,000 devices on 4 nodes within 35 ms and last within 120 ms of the due time at the 99th
+    percentile, also when 500 events with 4 stages each fall due within a minute; the router's CPU per broadcast within
+    10 % with ten times the devices; less than 0.01 Redis commands per reconnect. Starts Kafka, Redis, PostgreSQL and
+    ten services as processes on loopback: about ten minutes for all parts.
+    """
+    from pathlib import Path
+    from typing import cast
+
+    from loadtest.bench.cluster.command import run_cluster
+    from loadtest.bench.cluster.options import PARTS, ClusterOptions, Part
+
+    try:
+        counts = tuple(int(count) for count in node_counts.split(","))
+    except ValueError:
+        raise click.UsageError("--node-counts: numbers separated by commas") from None
+    options = ClusterOptions(
+        parts=cast("tuple[Part, ...]", parts) or PARTS,
+        devices=devices,
+        stages=stages,
+        span_s=span_s,
+        burst_events=burst_events,
+        rounds=rounds,
+        devices_many=devices_many,
+        node_counts=counts,
+        seed=seed,
+        keep=Path(keep) if keep else None,
+    )
+    raise SystemExit(run_cluster(options, as_json=as_json))
