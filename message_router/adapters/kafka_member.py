@@ -21,8 +21,9 @@ __all__ = ["GroupMember"]
 
 _CONNECT_WITHIN_S: Final = 5.0
 _ANSWER_WITHIN_S: Final = 3.0
-_FETCH_MAX_WAIT_MS: Final = 250
-"""A fetch that waits for one partition delays the next of another by at most this."""
+_FETCH_MAX_WAIT_MS: Final = 100
+"""A broker answers a connection's requests one after the other: partitions just assigned wait for a fetch that waits
+for others."""
 _ACTIVE_S: Final = 2.0
 _log = structlog.get_logger(__name__)
 

@@ -25,6 +25,8 @@ __all__ = ["KafkaReread", "NewestBroadcasts"]
 _READERS: Final = 2
 """Rebuild and repair may read at the same time; a third waits."""
 _REQUEST_TIMEOUT_MS: Final = 5_000
+_FETCH_MAX_WAIT_MS: Final = 5
+"""A broker answers a connection's requests one after the other: the next read waits for a fetch that finds nothing."""
 _PAGE: Final = 1_000
 _STALL_S: Final = 5.0
 _MAX_TOPICS: Final = 100_000
@@ -148,7 +150,7 @@ class KafkaReread:
             **client_options(self._settings, "reread", request_timeout_ms=_REQUEST_TIMEOUT_MS),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
         )
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_MS / 1000):
@@ -170,6 +172,15 @@ async def _read(reader: AIOKafkaConsumer, start: Mapping[Any, int], end: Mapping
     reader.assign(list(left))
     for tp in left:
         reader.seek(tp, start[tp])
+    try:
+        async for entry in _pages(reader, left, end):
+            yield entry
+    finally:
+        # Nothing more is asked for until the next read.
+        reader.pause(*reader.assignment())
+
+
+async def _pages(reader: AIOKafkaConsumer, left: set[Any], end: Mapping[Any, int]) -> AsyncIterator[LogEntry]:
     moved_s = time.monotonic()
     while left:
         async with asyncio.timeout(_STALL_S):
