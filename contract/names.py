@@ -28,6 +28,7 @@ __all__ = [
     "kv_node_lease",
     "kv_nodes",
     "kv_schedule",
+    "kv_whole",
     "topic_of",
 ]
 
@@ -90,6 +91,10 @@ def kv_event_topics(event_id: str) -> str:
 
 def kv_events() -> str:
     return "stagecue:events"
+
+
+def kv_whole() -> str:
+    return "stagecue:whole"
 
 
 def kv_nodes() -> str:

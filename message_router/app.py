@@ -80,7 +80,7 @@ def build_router(
         metrics=metrics,
     )
     links = NodeLinks(settings, clock=clock, metrics=metrics, on_reach=forwarder.report)
-    health = StoreHealth(readiness, on_recovered=lambda: relay.rebuild_soon())
+    health = StoreHealth(readiness, on_recovered=lambda: relay.check_store_soon())
     writer = StoreWriter(
         log=log,
         replay_log=replay_log,
@@ -92,10 +92,12 @@ def build_router(
         metrics=metrics,
         replay_window_s=settings.replay_window_s,
         max_concurrent=settings.max_concurrent_appends,
+        on_lost=lambda partition: relay.rebuild_soon([partition]),
     )
     rebuilder = Rebuilder(
         log=log,
         replay_log=replay_log,
+        schedule_view=schedule_view,
         writer=writer,
         health=health,
         tails=tails,
@@ -109,6 +111,7 @@ def build_router(
         settings,
         log=log,
         replay_log=replay_log,
+        schedule_view=schedule_view,
         writer=writer,
         rebuilder=rebuilder,
         health=health,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -13,19 +13,20 @@ from contract.backoff import Backoff
 from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
-from contract.kv.ports import ReplayLog
+from contract.kv.ports import ReplayLog, ScheduleView
 from contract.log import BroadcastLog
-from contract.replay_log import AppendOutcome
 from contract.schedule import TopicSchedule
 from message_router.metrics import RouterMetrics
-from message_router.store import StoreHealth, StoreWriter, append_repaired
+from message_router.store import StoreHealth, StoreWriter, lay
 from message_router.tails import RecentTails
 
 __all__ = ["Rebuilder"]
 
 _SCHEDULES_AT_ONCE: Final = 64
 _TOPICS_AT_ONCE: Final = 64
-_REPAIRS: Final = 3
+_ENTRIES_AT_ONCE: Final = 5_000
+"""Broadcasts held at once, about 5 MB, however many the window has."""
+_ATTEMPTS: Final = 4
 _log = structlog.get_logger(__name__)
 
 
@@ -37,6 +38,7 @@ class Rebuilder:
         *,
         log: BroadcastLog,
         replay_log: ReplayLog,
+        schedule_view: ScheduleView,
         writer: StoreWriter,
         health: StoreHealth,
         tails: RecentTails,
@@ -48,6 +50,7 @@ class Rebuilder:
     ) -> None:
         self._log = log
         self._replay_log = replay_log
+        self._schedule_view = schedule_view
         self._writer = writer
         self._health = health
         self._tails = tails
@@ -57,11 +60,15 @@ class Rebuilder:
         self._replay_window_ms = int(replay_window_s * 1000)
         self._on_schedule = on_schedule
 
-    async def rebuild(self, partitions: Sequence[int]) -> None:
-        """Return once schedules and replay logs of `partitions` are whole; retries while a source is unavailable."""
+    async def rebuild(self, partitions: Sequence[int]) -> str:
+        """Return once schedules and replay logs of `partitions` are whole; retries while a source is unavailable.
+
+        Returns the name of the store's life in which that began: a store that died meanwhile bears another one.
+        """
         backoff = self._new_backoff()
         while True:
             try:
+                life = await self._schedule_view.life()
                 await self._schedules()
                 for partition in partitions:
                     await self._replay_logs(partition)
@@ -71,7 +78,7 @@ class Rebuilder:
             except LogUnavailable as exc:
                 _log.warning("rebuild_postponed", why=str(exc))
             else:
-                return
+                return life.name
             await asyncio.sleep(backoff.next_s())
 
     async def _schedules(self) -> None:
@@ -82,35 +89,42 @@ class Rebuilder:
                 self._on_schedule(schedule)
 
     async def _replay_logs(self, partition: int) -> None:
+        """Read the partition once, in pieces: what is held at any moment does not grow with the window."""
         since_ms = max(0, self._clock.now_ms() - self._replay_window_ms)
-        by_topic: dict[str, list[Broadcast]] = {}
+        # What it must hold is what the log says now: an end that only we remember would be missed for ever.
+        self._tails.forget_partition(partition)
+        ends: dict[str, int] = {}
+        piece: dict[str, list[Broadcast]] = {}
+        held = 0
         async for entry in self._log.reread(partition, since_ms=since_ms):
-            if entry.broadcast is not None:
-                by_topic.setdefault(entry.broadcast.topic, []).append(entry.broadcast)
-        topics = iter(by_topic)
-        while chunk := list(islice(topics, _TOPICS_AT_ONCE)):
-            tails = await self._replay_log.tails(chunk)
-            await asyncio.gather(*(self._topic(partition, topic, by_topic[topic], tails[topic]) for topic in chunk))
+            if entry.broadcast is None:
+                continue
+            piece.setdefault(entry.broadcast.topic, []).append(entry.broadcast)
+            held += 1
+            if held >= _ENTRIES_AT_ONCE:
+                await self._store(partition, piece, ends)
+                piece, held = {}, 0
+        await self._store(partition, piece, ends)
 
-    async def _topic(self, partition: int, topic: str, broadcasts: Sequence[Broadcast], tail: int) -> None:
+    async def _store(self, partition: int, piece: Mapping[str, Sequence[Broadcast]], ends: dict[str, int]) -> None:
+        topics = iter(piece)
+        while chunk := list(islice(topics, _TOPICS_AT_ONCE)):
+            unknown = [topic for topic in chunk if topic not in ends]
+            if unknown:
+                ends.update(await self._replay_log.tails(unknown))
+            await asyncio.gather(*(self._topic(partition, topic, piece[topic], ends) for topic in chunk))
+
+    async def _topic(self, partition: int, topic: str, broadcasts: Sequence[Broadcast], ends: dict[str, int]) -> None:
         """Append what is missing; a log is contiguous from its floor to its tail, so that lies above the tail.
 
         Raises StoreUnavailable if the store keeps losing what is written.
         """
-        known = {broadcast.timestamp: broadcast for broadcast in broadcasts}
-        for broadcast in broadcasts:
-            if broadcast.timestamp <= tail:
-                continue
-            result = await self._replay_log.append(broadcast)
-            for _ in range(_REPAIRS):
-                if result.outcome is not AppendOutcome.REFUSED:
-                    break
-                # Below the window, or lost since its tail was read: only what the log no longer has is given up.
-                result = await append_repaired(self._replay_log, broadcast, result.tail, known, self._metrics)
-            if result.outcome is AppendOutcome.REFUSED:
-                raise StoreUnavailable("the replay log loses what is written to it")
-            if result.outcome is AppendOutcome.CONFLICT:
-                self._metrics.conflicts.inc()
-                _log.error("replay_log_conflict", topic=topic, timestamp=broadcast.timestamp, partition=partition)
-            tail = result.tail
-        self._tails.note(topic, partition, tail)
+        for _ in range(_ATTEMPTS):
+            result = await lay(self._replay_log, broadcasts, ends[topic], self._metrics)
+            if result is not None:
+                ends[topic] = result.tail
+                self._tails.note(topic, partition, result.tail)
+                return
+            # Another router, or a death of the store, came in between.
+            ends.update(await self._replay_log.tails([topic]))
+        raise StoreUnavailable("the replay log does not stay where it was left")

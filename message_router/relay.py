@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
-from contract.kv.ports import ReplayLog
+from contract.kv.ports import ReplayLog, ScheduleView
 from contract.log import BroadcastLog, LogBatch, LogEntry
 from contract.replay_log import AppendOutcome
 from contract.runtime.failpoints import failpoint
@@ -86,6 +86,7 @@ class Relay:
         *,
         log: BroadcastLog,
         replay_log: ReplayLog,
+        schedule_view: ScheduleView,
         writer: StoreWriter,
         rebuilder: Rebuilder,
         health: StoreHealth,
@@ -100,6 +101,7 @@ class Relay:
         self._settings = settings
         self._log = log
         self._replay_log = replay_log
+        self._schedule_view = schedule_view
         self._writer = writer
         self._rebuilder = rebuilder
         self._health = health
@@ -116,6 +118,9 @@ class Relay:
         self._touched: set[str] = set()
         self._rebuild_due = asyncio.Event()
         self._rebuild_again = False
+        self._life: str | None = None
+        """The store's life in which the last rebuild began; None before the first."""
+        self._check_due = asyncio.Event()
         self._polled = False
         self._committable_since_s: float | None = None
         self._advanced = asyncio.Event()
@@ -134,7 +139,7 @@ class Relay:
                 background = [
                     group.create_task(self._rebuild_forever(), name="router-rebuild"),
                     group.create_task(self._commit_forever(), name="router-commit"),
-                    group.create_task(self._check_tails_forever(), name="router-tails"),
+                    group.create_task(self._check_store_forever(), name="router-store"),
                     group.create_task(self._reach.run(), name="router-reach"),
                 ]
                 await self._wait(self._whole, stop, timeout_s=self._settings.start_patience_s)
@@ -366,12 +371,18 @@ class Relay:
 
     # -- rebuild and anti-entropy -------------------------------------------------------------------------------
 
-    def rebuild_soon(self) -> None:
-        """The store may have lost something: make every partition whole again (R10)."""
+    def rebuild_soon(self, partitions: Iterable[int] | None = None) -> None:
+        """The store may have lost something, of these partitions or of all: make them whole again (R10)."""
+        chosen = self._partitions if partitions is None else self._partitions.keys() & set(partitions)
         self._rebuild_again = True
-        for partition in self._partitions.values():
-            partition.gate.clear()
+        self._whole.clear()
+        for number in chosen:
+            self._partitions[number].gate.clear()
         self._rebuild_due.set()
+
+    def check_store_soon(self) -> None:
+        """The store answers again: find out at once whether it is still the one we wrote to."""
+        self._check_due.set()
 
     async def _rebuild_forever(self) -> None:
         while True:
@@ -379,31 +390,57 @@ class Relay:
             self._rebuild_due.clear()
             self._rebuild_again = False
             partitions = [partition for partition in self._partitions.values() if not partition.gate.is_set()]
-            await self._rebuilder.rebuild([partition.number for partition in partitions])
+            self._life = await self._rebuilder.rebuild([partition.number for partition in partitions])
             if self._rebuild_again:
                 continue  # the store was in trouble meanwhile: what was just appended may be gone
             for partition in partitions:
                 partition.gate.set()
-            self._health.rebuilt()
             if all(partition.gate.is_set() for partition in self._partitions.values()):
                 self._whole.set()
+                await self._mark_whole(self._life)
 
-    async def _check_tails_forever(self) -> None:
-        """Compare stored tails with what was stored, and trim the logs that grew, every second."""
+    async def _mark_whole(self, life: str) -> None:
+        """Tell readers that what is not in the store does not exist; a router without a partition cannot know."""
+        try:
+            if self._partitions:
+                await self._schedule_view.mark_whole(life)
+        except StoreUnavailable as exc:
+            self._health.failed(exc)
+        else:
+            self._health.whole()
+
+    async def _check_store_forever(self) -> None:
+        """Every second: is it still the store we wrote to, does it hold what it confirmed? Then trim what grew."""
         while True:
-            await asyncio.sleep(self._settings.tail_check_interval_s)
-            expected = self._tails.expected()
+            self._check_due.clear()
             try:
-                stored = await self._replay_log.tails(list(expected) or [_PROBE_TOPIC])
-                lost = lost_partitions(expected, stored)
-                if lost:
-                    _log.warning("replay_log_lost_entries", partitions=sorted(lost))
-                    self.rebuild_soon()
+                await self._check_store()
                 await self._trim()
             except StoreUnavailable as exc:
                 self._health.failed(exc)
             else:
                 self._health.worked()
+            try:
+                async with asyncio.timeout(self._settings.tail_check_interval_s):
+                    await self._check_due.wait()
+            except TimeoutError:
+                continue
+
+    async def _check_store(self) -> None:
+        expected, life_before = self._tails.expected(), self._life
+        life = await self._schedule_view.life()
+        stored = await self._replay_log.tails(list(expected) or [_PROBE_TOPIC])
+        if life_before is None or self._rebuild_due.is_set() or not self._whole.is_set():
+            return  # the rebuild under way, or about to begin, reads for itself which store this is
+        lost = lost_partitions(expected, stored)
+        if life.name != life_before or (self._partitions and not life.whole):
+            _log.warning("store_is_another", name=life.name, whole=life.whole)
+            self.rebuild_soon()
+        elif lost:
+            _log.warning("replay_log_lost_entries", partitions=sorted(lost))
+            self.rebuild_soon(lost)
+        else:
+            self._health.whole()
 
     async def _trim(self) -> None:
         before = self._clock.now_ms() - int(self._settings.replay_window_s * 1000)

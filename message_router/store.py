@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import structlog
@@ -18,11 +18,11 @@ from contract.replay_log import AppendOutcome, AppendResult
 from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
 from contract.schedule import TopicSchedule
-from message_router.chain import repair_chain
+from message_router.chain import chain_above, plan_steps
 from message_router.metrics import RouterMetrics
 from message_router.tails import RecentTails
 
-__all__ = ["StoreHealth", "StoreWriter", "append_repaired"]
+__all__ = ["StoreHealth", "StoreWriter", "lay"]
 
 _T = TypeVar("_T")
 KV_CONDITION: Final = "router.kv"
@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class StoreHealth:
-    """Whether the KV store answers: a readiness condition, and a call once it does again (R10)."""
+    """Whether the KV store answers and is whole: a readiness condition, and a call once it answers again (R10)."""
 
     def __init__(self, readiness: Readiness, on_recovered: Callable[[], None]) -> None:
         self._readiness = readiness
@@ -47,7 +47,7 @@ class StoreHealth:
             self._failing = False
             self._on_recovered()
 
-    def rebuilt(self) -> None:
+    def whole(self) -> None:
         """Everything it should hold is in it."""
         if not self._failing:
             self._readiness.hold(KV_CONDITION)
@@ -69,6 +69,7 @@ class StoreWriter:
         metrics: RouterMetrics,
         replay_window_s: float,
         max_concurrent: int,
+        on_lost: Callable[[int], None],
     ) -> None:
         self._log = log
         self._replay_log = replay_log
@@ -79,8 +80,8 @@ class StoreWriter:
         self._new_backoff = new_backoff
         self._metrics = metrics
         self._replay_window_ms = int(replay_window_s * 1000)
+        self._on_lost = on_lost
         self._slots = asyncio.Semaphore(max_concurrent)
-        # One reread of the log at a time: a store that lost everything refuses every topic at once.
         self._rereading = asyncio.Lock()
 
     async def append(self, broadcast: Broadcast, partition: int, *, open_gate: asyncio.Event) -> AppendOutcome:
@@ -95,14 +96,20 @@ class StoreWriter:
                 failpoint("router.append.before")
                 result = await self._replay_log.append(broadcast)
                 failpoint("router.append.after")
-            if result.outcome is AppendOutcome.REFUSED:
-                result = await self._repair(broadcast, partition, result.tail)
-            return None if result.outcome is AppendOutcome.REFUSED else result
+            if result.outcome is not AppendOutcome.REFUSED:
+                return result
+            if result.tail < self._tails.newest(broadcast.topic):
+                # It lost what it had confirmed, and hardly of one topic only: one reread serves them all.
+                self._on_lost(partition)
+                return None
+            return await self._repair(broadcast, partition, result.tail)
 
         result = await self._until_done(attempt)
         outcome = result.outcome
         self._metrics.appends.labels(outcome.value).inc()
         if outcome is AppendOutcome.CONFLICT:
+            # Below a tail nothing is rewritten: it may be another router's newer truth. The next broadcast above it
+            # shows which chain is the true one.
             self._metrics.conflicts.inc()
             _log.error(
                 "replay_log_conflict",
@@ -140,11 +147,14 @@ class StoreWriter:
             backoff = backoff or self._new_backoff()
             await asyncio.sleep(backoff.next_s())
 
-    async def _repair(self, broadcast: Broadcast, partition: int, tail: int) -> AppendResult:
-        """The store misses what lies between its tail and `broadcast`: fill from the log, or give it up (R9)."""
+    async def _repair(self, broadcast: Broadcast, partition: int, tail: int) -> AppendResult | None:
+        """The store does not end where `broadcast` begins: fill from the log, or give up what does not fit (R9).
+
+        None if the store ends somewhere else meanwhile: start over.
+        """
         async with self._rereading:
             known = await self._still_known(broadcast, partition, tail)
-            return await append_repaired(self._replay_log, broadcast, tail, known, self._metrics)
+            return await lay(self._replay_log, chain_above(broadcast, tail, known), tail, self._metrics)
 
     async def _still_known(self, broadcast: Broadcast, partition: int, tail: int) -> dict[int, Broadcast]:
         since_ms = max(tail + 1, self._clock.now_ms() - self._replay_window_ms)
@@ -158,21 +168,22 @@ class StoreWriter:
         return known
 
 
-async def append_repaired(
-    replay_log: ReplayLog, broadcast: Broadcast, tail: int, known: Mapping[int, Broadcast], metrics: RouterMetrics
-) -> AppendResult:
-    """Append a refused `broadcast` after filling what is missing above `tail` from `known`, or giving it up.
+async def lay(
+    replay_log: ReplayLog, broadcasts: Sequence[Broadcast], tail: int, metrics: RouterMetrics
+) -> AppendResult | None:
+    """Put one topic's `broadcasts`, ascending, into its log, which ends in `tail` and becomes whole again.
 
-    CONFLICT if no append can ever fit: what is stored belongs to another chain, and waiting would block commits. Still
-    REFUSED if the store lost something meanwhile: start over with the tail it names.
+    None if somebody else changed the log in between, whose end is then another one; each step is whole or not there.
     """
-    repair = repair_chain(broadcast, tail, known)
-    if repair is None:
-        return AppendResult(AppendOutcome.CONFLICT, tail)
-    if repair.floor is not None:
-        metrics.floors_raised.inc()
-        _log.warning("replay_floor_raised", topic=broadcast.topic, floor=repair.floor, tail=tail)
-        await replay_log.raise_floor(broadcast.topic, repair.floor)
-    for missing in repair.fill:
-        await replay_log.append(missing)
-    return await replay_log.append(broadcast)
+    result = AppendResult(AppendOutcome.DUPLICATE, tail)
+    for step in plan_steps(broadcasts, tail):
+        result = await replay_log.extend(step.broadcasts, tail=step.tail, floor=step.floor)
+        if result.outcome is AppendOutcome.REFUSED:
+            return None
+        if step.foreign:
+            metrics.conflicts.inc()
+            _log.error("replay_log_foreign", topic=step.broadcasts[0].topic, given_up=step.floor)
+        elif step.floor is not None:
+            metrics.floors_raised.inc()
+            _log.warning("replay_floor_raised", topic=step.broadcasts[0].topic, floor=step.floor, tail=step.tail)
+    return result

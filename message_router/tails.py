@@ -34,12 +34,17 @@ class RecentTails:
         if len(self._tails) > self._bound:
             self._tails.popitem(last=False)
 
+    def newest(self, topic: str) -> int:
+        """What was last confirmed stored of a topic; 0 if that is not known."""
+        known = self._tails.get(topic)
+        return known.timestamp if known is not None else 0
+
     def expected(self) -> dict[str, StoredTail]:
         """A copy, to be taken *before* the stored tails are read: what is noted meanwhile is not missing."""
         return dict(self._tails)
 
     def forget_partition(self, partition: int) -> None:
-        """The partition was revoked: somebody else looks after it."""
+        """The partition was revoked and somebody else looks after it, or it is being read anew."""
         self._tails = OrderedDict((topic, tail) for topic, tail in self._tails.items() if tail.partition != partition)
 
 

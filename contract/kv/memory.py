@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from contract.broadcast import Broadcast
 from contract.clock import Clock
-from contract.kv.ports import NodeLease
+from contract.kv.ports import MAX_EXTEND, NodeLease, StoreLife
 from contract.replay_log import AppendResult, LogSnapshot, TopicLog
 from contract.schedule import TopicSchedule
 
 __all__ = ["MemoryNodeLeases", "MemoryReplayLog", "MemoryScheduleView"]
+
+_ONLY_LIFE: Final = "process"
 
 
 class MemoryReplayLog:
@@ -22,8 +25,9 @@ class MemoryReplayLog:
     async def append(self, broadcast: Broadcast) -> AppendResult:
         return self._log(broadcast.topic).append(broadcast)
 
-    async def raise_floor(self, topic: str, floor: int) -> None:
-        self._log(topic).raise_floor(floor)
+    async def extend(self, broadcasts: Sequence[Broadcast], *, tail: int, floor: int | None = None) -> AppendResult:
+        assert len(broadcasts) <= MAX_EXTEND
+        return self._log(broadcasts[0].topic).extend(broadcasts, tail=tail, floor=floor)
 
     async def trim(self, topic: str, *, keep: int, before: int) -> int:
         log = self._logs.get(topic)
@@ -44,7 +48,7 @@ class MemoryReplayLog:
 
 
 class MemoryScheduleView:
-    """ScheduleView in two dictionaries."""
+    """ScheduleView in two dictionaries. It lives as long as its process, and its router starts before its readers."""
 
     def __init__(self) -> None:
         self._schedules: dict[str, TopicSchedule] = {}
@@ -66,6 +70,12 @@ class MemoryScheduleView:
 
     async def events(self) -> tuple[str, ...]:
         return tuple(sorted(self._topics))
+
+    async def life(self) -> StoreLife:
+        return StoreLife(_ONLY_LIFE, whole=True)
+
+    async def mark_whole(self, name: str) -> None:
+        assert name == _ONLY_LIFE
 
 
 class MemoryNodeLeases:

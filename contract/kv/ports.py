@@ -6,7 +6,7 @@ Every method raises StoreUnavailable when the store does not answer; all are can
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -14,7 +14,29 @@ from contract.broadcast import Broadcast
 from contract.replay_log import AppendResult, LogSnapshot
 from contract.schedule import TopicSchedule
 
-__all__ = ["NodeLease", "NodeLeases", "ReplayLog", "ReplayLogReader", "ScheduleView", "ScheduleViewReader"]
+__all__ = [
+    "MAX_EXTEND",
+    "NodeLease",
+    "NodeLeases",
+    "ReplayLog",
+    "ReplayLogReader",
+    "ScheduleView",
+    "ScheduleViewReader",
+    "StoreLife",
+]
+
+
+MAX_EXTEND: Final = 500
+"""Broadcasts of one `extend`: a few hundred KB at most, so that no single operation blocks the store for long."""
+
+
+class StoreLife(msgspec.Struct, frozen=True):
+    """Which life of the store this is. Whoever wrote during another one may have lost what it wrote (R10)."""
+
+    name: str
+    """Changes with a restart, a fail-over, a change of role."""
+    whole: bool
+    """Whether a router made everything whole during this life; until then, what is not there may still exist."""
 
 
 class ReplayLogReader(Protocol):
@@ -36,8 +58,11 @@ class ReplayLog(ReplayLogReader, Protocol):
         """One atomic append under R9's rules."""
         ...
 
-    async def raise_floor(self, topic: str, floor: int) -> None:
-        """Declare everything at or below `floor` lost; the floor only rises."""
+    async def extend(self, broadcasts: Sequence[Broadcast], *, tail: int, floor: int | None = None) -> AppendResult:
+        """Append one topic's chain in one atomic step if its log still ends in `tail`; else REFUSED, and its tail.
+
+        With a floor all the log held is given up first (see `TopicLog.extend`). At most MAX_EXTEND at once.
+        """
         ...
 
     async def trim(self, topic: str, *, keep: int, before: int) -> int:
@@ -60,12 +85,20 @@ class ScheduleViewReader(Protocol):
         """Ids of every event in the view, sorted."""
         ...
 
+    async def life(self) -> StoreLife:
+        """Which life of the store this is, and whether a router made it whole since it began."""
+        ...
+
 
 class ScheduleView(ScheduleViewReader, Protocol):
     """What is planned, as the router writes it."""
 
     async def put(self, schedule: TopicSchedule) -> bool:
         """Store it if its revision is higher than the one held; returns whether it was (R5)."""
+        ...
+
+    async def mark_whole(self, name: str) -> None:
+        """Schedules and replay logs hold all they should, in the life `name`, read *before* that was made so."""
         ...
 
 

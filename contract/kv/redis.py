@@ -14,18 +14,18 @@ import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from contract import names
 from contract.broadcast import Broadcast, decode_broadcast, encode_broadcast
 from contract.errors import StoreUnavailable
 from contract.kv import redis_scripts
-from contract.kv.ports import NodeLease
+from contract.kv.ports import MAX_EXTEND, NodeLease, StoreLife
 from contract.kv.redis_scripts import Script
-from contract.replay_log import AppendOutcome, AppendResult, LogSnapshot
+from contract.replay_log import AppendOutcome, AppendResult, LogSnapshot, assert_extends
 from contract.schedule import TopicSchedule, decode_schedule, encode_schedule
 
-__all__ = ["RedisNodeLeases", "RedisReplayLog", "RedisScheduleView", "connect_redis"]
+__all__ = ["Client", "RedisNodeLeases", "RedisReplayLog", "RedisScheduleView", "connect_redis"]
 
 Client = Redis | RedisCluster
 _TOPICS_PER_PIPELINE: Final = 1_000
@@ -104,9 +104,17 @@ class RedisReplayLog:
             same = bool(found[2]) and decode_broadcast(found[2]).same_payload(broadcast)
             return AppendResult(AppendOutcome.DUPLICATE if same else AppendOutcome.CONFLICT, tail)
 
-    async def raise_floor(self, topic: str, floor: int) -> None:
-        with _translated("raise a floor"):
-            await _run(self._client, redis_scripts.RAISE_FLOOR, _log_keys(topic), floor)
+    async def extend(self, broadcasts: Sequence[Broadcast], *, tail: int, floor: int | None = None) -> AppendResult:
+        assert len(broadcasts) <= MAX_EXTEND
+        assert_extends(broadcasts, tail=tail, floor=floor)
+        entries: list[str | bytes | int] = []
+        for broadcast in broadcasts:
+            entries += (broadcast.timestamp, encode_broadcast(broadcast))
+        with _translated("extend a replay log"):
+            keys = _log_keys(broadcasts[0].topic)
+            given = "" if floor is None else floor
+            found = await _run(self._client, redis_scripts.EXTEND, keys, tail, given, *entries)
+            return AppendResult(AppendOutcome(found[0].decode()), int(found[1]))
 
     async def trim(self, topic: str, *, keep: int, before: int) -> int:
         assert keep >= 1
@@ -176,6 +184,17 @@ class RedisScheduleView:
         with _translated("read the events"):
             return await self._members(names.kv_events())
 
+    async def life(self) -> StoreLife:
+        with _translated("say who it is"):
+            # The mark last: a store that ends in between is then at worst not whole.
+            name = await _life_name(self._client)
+            mark = cast("bytes | None", await self._client.get(names.kv_whole()))
+            return StoreLife(name, whole=mark is not None and mark.decode() == name)
+
+    async def mark_whole(self, name: str) -> None:
+        with _translated("mark the store whole"):
+            await self._client.set(names.kv_whole(), name)
+
     async def _members(self, key: str) -> tuple[str, ...]:
         members = await cast("Awaitable[Iterable[bytes]]", self._client.smembers(key))
         return tuple(sorted(member.decode() for member in members))
@@ -219,6 +238,29 @@ class RedisNodeLeases:
                 # A node that renews at this very moment is listed again with its next renewal, a third of a lease on.
                 await self._client.srem(names.kv_nodes(), *gone)
             return [msgspec.json.decode(body, type=NodeLease) for body in bodies.values() if body is not None]
+
+
+async def _life_name(client: Client) -> str:
+    """What changes whenever a server may have lost something: its run, its role, and whose replica it is.
+
+    Where INFO is kept from us, all lives bear one name: an emptied store is still told by its missing mark.
+    """
+    try:
+        if isinstance(client, RedisCluster):
+            servers: Mapping[str, Any] = await client.info("server", target_nodes=RedisCluster.PRIMARIES)
+            replicas: Mapping[str, Any] = await client.info("replication", target_nodes=RedisCluster.PRIMARIES)
+            if "run_id" in servers:  # a cluster of one answers without its name
+                servers, replicas = {"": servers}, {"": replicas}
+            return " ".join(sorted(_name(found, replicas.get(node, {})) for node, found in servers.items()))
+        return _name(await client.info("server"), await client.info("replication"))
+    except ResponseError:
+        return "unnamed"
+
+
+def _name(server: Mapping[str, Any], replication: Mapping[str, Any]) -> str:
+    return "/".join(
+        str(found) for found in (server.get("run_id"), replication.get("role"), replication.get("master_replid"))
+    )
 
 
 def _log_keys(topic: str) -> list[str]:

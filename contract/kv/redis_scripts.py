@@ -8,7 +8,7 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Final
 
-__all__ = ["APPEND", "PUT_SCHEDULE", "RAISE_FLOOR", "READ_LOG", "RELEASE_LEASE", "RENEW_LEASE", "TRIM", "Script"]
+__all__ = ["APPEND", "EXTEND", "PUT_SCHEDULE", "READ_LOG", "RELEASE_LEASE", "RENEW_LEASE", "TRIM", "Script"]
 
 
 class Script:
@@ -37,12 +37,18 @@ redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3])
 return {'appended', ARGV[1]}
 """)
 
-RAISE_FLOOR: Final = Script("""
--- KEYS: log, floor. ARGV: floor.
-if tonumber(ARGV[1]) <= tonumber(redis.call('GET', KEYS[2]) or '0') then return 0 end
-redis.call('SET', KEYS[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
-return 1
+EXTEND: Final = Script("""
+-- KEYS: log, floor. ARGV: tail expected, floor or '', then timestamp and member of each. Returns outcome, tail.
+local floor = redis.call('GET', KEYS[2]) or '0'
+local newest = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local tail = newest[2] or floor
+if tonumber(tail) ~= tonumber(ARGV[1]) then return {'refused', tail} end
+if ARGV[2] ~= '' and tonumber(ARGV[2]) > tonumber(floor) then
+  redis.call('SET', KEYS[2], ARGV[2])
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+end
+for at = 3, #ARGV, 2 do redis.call('ZADD', KEYS[1], ARGV[at], ARGV[at + 1]) end
+return {'appended', ARGV[#ARGV - 1]}
 """)
 
 TRIM: Final = Script("""

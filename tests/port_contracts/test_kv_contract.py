@@ -22,8 +22,8 @@ from contract.broadcast import Broadcast
 from contract.clock import ManualClock
 from contract.errors import StoreUnavailable
 from contract.kv.memory import MemoryNodeLeases, MemoryReplayLog, MemoryScheduleView
-from contract.kv.ports import NodeLease, NodeLeases, ReplayLog, ScheduleView
-from contract.kv.redis import RedisNodeLeases, RedisReplayLog, RedisScheduleView, connect_redis
+from contract.kv.ports import MAX_EXTEND, NodeLease, NodeLeases, ReplayLog, ScheduleView, StoreLife
+from contract.kv.redis import Client, RedisNodeLeases, RedisReplayLog, RedisScheduleView, connect_redis
 from contract.replay_log import AppendOutcome, AppendResult, TopicLog
 from contract.schedule import PlannedStage, TopicSchedule
 
@@ -35,11 +35,18 @@ class Store:
     """One backend: its three ports, and a way to let its time pass."""
 
     def __init__(
-        self, replay_log: ReplayLog, view: ScheduleView, leases: NodeLeases, clock: ManualClock | None
+        self,
+        replay_log: ReplayLog,
+        view: ScheduleView,
+        leases: NodeLeases,
+        *,
+        clock: ManualClock | None = None,
+        client: Client | None = None,
     ) -> None:
         self.replay_log = replay_log
         self.view = view
         self.leases = leases
+        self.client = client
         self._clock = clock
 
     async def let_pass(self, seconds: float) -> None:
@@ -117,7 +124,7 @@ EXTERNAL = pytest.mark.external_service
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     if request.param == "memory":
         clock = ManualClock()
-        yield Store(MemoryReplayLog(), MemoryScheduleView(), MemoryNodeLeases(clock), clock)
+        yield Store(MemoryReplayLog(), MemoryScheduleView(), MemoryNodeLeases(clock), clock=clock)
         return
     if request.param == "fakeredis":
         client = FakeAsyncRedis()
@@ -130,7 +137,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         client = connect_redis(request.getfixturevalue("redis_url"))
         await _answering(client)
         await client.flushall()
-    yield Store(RedisReplayLog(client), RedisScheduleView(client), RedisNodeLeases(client), None)
+    yield Store(RedisReplayLog(client), RedisScheduleView(client), RedisNodeLeases(client), client=client)
     await client.aclose()
 
 
@@ -196,9 +203,11 @@ class TestAppend:
         assert len((await store.replay_log.read(TOPIC)).entries) == 1
 
     async def test_at_or_below_the_floor_is_stale(self, store: Store) -> None:
-        await store.replay_log.raise_floor(TOPIC, BASE + 20)
+        for one in (broadcast(10), broadcast(20, 10), broadcast(30, 20)):
+            await store.replay_log.append(one)
+        await store.replay_log.trim(TOPIC, keep=1, before=0)
         for at in (10, 20):
-            assert await store.replay_log.append(broadcast(at)) == AppendResult(AppendOutcome.STALE, BASE + 20)
+            assert await store.replay_log.append(broadcast(at)) == AppendResult(AppendOutcome.STALE, BASE + 30)
 
     async def test_topics_are_apart(self, store: Store) -> None:
         await store.replay_log.append(broadcast(10))
@@ -206,24 +215,75 @@ class TestAppend:
         assert len((await store.replay_log.read(TOPIC)).entries) == 1
 
 
-class TestFloor:
-    async def test_the_floor_becomes_the_tail_of_an_empty_log(self, store: Store) -> None:
-        await store.replay_log.raise_floor(TOPIC, BASE + 20)
-        assert await store.replay_log.tails([TOPIC]) == {TOPIC: BASE + 20}
-        assert (await store.replay_log.append(broadcast(30, 20))).outcome is AppendOutcome.APPENDED
+class TestExtend:
+    """One atomic step: the log must end where the caller saw it end, and floor and entries come together."""
 
-    async def test_raising_it_drops_what_lies_at_or_below(self, store: Store) -> None:
-        for one in (broadcast(10), broadcast(20, 10), broadcast(30, 20)):
-            await store.replay_log.append(one)
-        await store.replay_log.raise_floor(TOPIC, BASE + 20)
+    async def test_a_chain_at_once(self, store: Store) -> None:
+        await store.replay_log.append(broadcast(10))
+        chain = [broadcast(20, 10), broadcast(35, 20, state="over")]
+        appended = AppendResult(AppendOutcome.APPENDED, BASE + 35)
+        assert await store.replay_log.extend(chain, tail=BASE + 10) == appended
         snapshot = await store.replay_log.read(TOPIC)
-        assert snapshot.floor == BASE + 20
-        assert [entry.timestamp for entry in snapshot.entries] == [BASE + 30]
+        assert (snapshot.floor, snapshot.entries) == (0, (broadcast(10), *chain))
 
-    async def test_it_only_rises(self, store: Store) -> None:
-        await store.replay_log.raise_floor(TOPIC, BASE + 20)
-        await store.replay_log.raise_floor(TOPIC, BASE + 10)
-        assert (await store.replay_log.read(TOPIC)).floor == BASE + 20
+    async def test_a_floor_gives_up_what_is_stored_and_names_the_new_state_at_once(self, store: Store) -> None:
+        await store.replay_log.append(broadcast(10))
+        result = await store.replay_log.extend([broadcast(40, 30)], tail=BASE + 10, floor=BASE + 30)
+        assert result == AppendResult(AppendOutcome.APPENDED, BASE + 40)
+        snapshot = await store.replay_log.read(TOPIC)
+        assert (snapshot.floor, snapshot.entries) == (BASE + 30, (broadcast(40, 30),))
+        assert (await store.replay_log.append(broadcast(50, 40))).outcome is AppendOutcome.APPENDED
+
+    async def test_of_an_empty_log(self, store: Store) -> None:
+        await store.replay_log.extend([broadcast(40, 30)], tail=0, floor=BASE + 30)
+        assert await store.replay_log.tails([TOPIC]) == {TOPIC: BASE + 40}
+        for at in (10, 30):
+            assert await store.replay_log.append(broadcast(at)) == AppendResult(AppendOutcome.STALE, BASE + 40)
+
+    async def test_another_chain_is_given_up_up_to_its_end(self, store: Store) -> None:
+        """What is stored belongs to another night: the truth begins above it."""
+        for one in (broadcast(10), broadcast(20, 10)):
+            await store.replay_log.append(one)
+        result = await store.replay_log.extend([broadcast(30, 15)], tail=BASE + 20, floor=BASE + 20)
+        assert result.outcome is AppendOutcome.APPENDED
+        assert (await store.replay_log.read(TOPIC)).entries == (broadcast(30, 15),)
+
+    @pytest.mark.parametrize("tail", [0, 15, 30])
+    async def test_a_log_that_ends_elsewhere_is_left_alone(self, store: Store, tail: int) -> None:
+        """Two routers rebuild the same topic: the one that comes second learns where the log ends now."""
+        for one in (broadcast(10), broadcast(20, 10)):
+            await store.replay_log.append(one)
+        before = await store.replay_log.read(TOPIC)
+        saw = BASE + tail if tail else 0
+        refused = AppendResult(AppendOutcome.REFUSED, BASE + 20)
+        late = Broadcast(topic=TOPIC, state_key="x", timestamp=BASE + 50, prev=saw, event_id="night")
+        assert await store.replay_log.extend([late], tail=saw) == refused
+        assert await store.replay_log.extend([broadcast(50, 45)], tail=saw, floor=BASE + 45) == refused
+        assert await store.replay_log.read(TOPIC) == before
+
+    async def test_as_many_as_one_step_may_take(self, store: Store) -> None:
+        chain = [broadcast(number, number - 1) for number in range(1, MAX_EXTEND + 1)]
+        assert (await store.replay_log.extend(chain, tail=0)).tail == BASE + MAX_EXTEND
+        assert (await store.replay_log.read(TOPIC)).entries == tuple(chain)
+
+
+class TestLife:
+    async def test_whole_once_marked_in_this_life_and_in_no_other(self, store: Store) -> None:
+        """The mark names the life it was made in: one left by a former life says nothing."""
+        life = await store.view.life()
+        assert life.name == (await store.view.life()).name
+        await store.view.mark_whole(life.name)
+        assert await store.view.life() == StoreLife(life.name, whole=True)
+
+    async def test_an_emptied_store_is_not_whole(self, store: Store) -> None:
+        if store.client is None:
+            assert (await store.view.life()).whole, "memory is emptied by the end of its process only"
+            return
+        await store.view.mark_whole((await store.view.life()).name)
+        await store.client.flushall()
+        assert not (await store.view.life()).whole
+        await store.view.mark_whole("a former life")
+        assert not (await store.view.life()).whole
 
 
 class TestTrim:
@@ -271,9 +331,19 @@ class TestTails:
 
 OPERATION = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 12), st.integers(0, 11), st.sampled_from(["live", "over"])),
-    st.tuples(st.just("floor"), st.integers(0, 12)),
+    st.tuples(st.just("extend"), st.integers(0, 12), st.integers(0, 3), st.integers(1, 3), st.booleans()),
     st.tuples(st.just("trim"), st.integers(1, 4), st.integers(0, 13)),
 )
+
+
+def links_of(topic: str, prev: int, count: int) -> list[Broadcast]:
+    """A chain of `count` that begins after `prev`."""
+    chain: list[Broadcast] = []
+    for _ in range(count):
+        timestamp = max(prev, BASE) + 2
+        chain.append(Broadcast(topic=topic, state_key="live", timestamp=timestamp, prev=prev, event_id="night"))
+        prev = timestamp
+    return chain
 
 
 class TestAgainstTheRules:
@@ -288,9 +358,13 @@ class TestAgainstTheRules:
                 case ("append", at, prev, state) if prev < at:
                     one = broadcast(at, prev, state=state, topic=topic)
                     assert await store.replay_log.append(one) == model.append(one)
-                case ("floor", at):
-                    await store.replay_log.raise_floor(topic, BASE + at)
-                    model.raise_floor(BASE + at)
+                case ("extend", saw, lost, count, fits):
+                    tail = model.tail if fits else (BASE + saw if saw else 0)
+                    prev = max(tail + lost, BASE if lost else 0)
+                    chain = links_of(topic, prev, count)
+                    floor = prev if lost else None
+                    result = await store.replay_log.extend(chain, tail=tail, floor=floor)
+                    assert result == model.extend(chain, tail=tail, floor=floor)
                 case ("trim", keep, before):
                     dropped = await store.replay_log.trim(topic, keep=keep, before=BASE + before)
                     assert dropped == model.trim(keep=keep, before=BASE + before)
@@ -361,7 +435,7 @@ class TestRedisAlone:
             log, view, leases = RedisReplayLog(client), RedisScheduleView(client), RedisNodeLeases(client)
             for call in (
                 log.append(broadcast(10)),
-                log.raise_floor(TOPIC, 1),
+                log.extend([broadcast(10)], tail=0),
                 log.trim(TOPIC, keep=1, before=1),
                 log.read(TOPIC),
                 log.tails([TOPIC]),
@@ -369,6 +443,8 @@ class TestRedisAlone:
                 view.schedules([TOPIC]),
                 view.topics_of("night"),
                 view.events(),
+                view.life(),
+                view.mark_whole("x"),
                 leases.renew(lease("n1"), lifetime_s=1),
                 leases.release(lease("n1")),
                 leases.alive(),

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from contract.broadcast import Broadcast
 from contract.errors import LogUnavailable, NodeUnreachable, StoreUnavailable
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
+from contract.kv.ports import StoreLife
 from contract.log import LogBatch, LogEntry
 from contract.node_link import (
     Deliver,
@@ -176,6 +177,7 @@ class FlakyReplayLog(MemoryReplayLog):
         self.failing = False
         self.pause_s = 0.0
         self.appends = 0
+        self.extensions = 0
 
     async def _answer(self) -> None:
         if self.failing:
@@ -188,9 +190,18 @@ class FlakyReplayLog(MemoryReplayLog):
         self.appends += 1
         return await super().append(broadcast)
 
+    async def extend(self, broadcasts: Sequence[Broadcast], *, tail: int, floor: int | None = None) -> AppendResult:
+        await self._answer()
+        self.extensions += 1
+        return await super().extend(broadcasts, tail=tail, floor=floor)
+
     async def tails(self, topics: Sequence[str]) -> Mapping[str, int]:
         await self._answer()
         return await super().tails(topics)
+
+    def tail(self, topic: str) -> int:
+        log = self._logs.get(topic)
+        return log.tail if log else 0
 
     def lose_everything(self) -> None:
         self._logs.clear()
@@ -200,11 +211,41 @@ class FlakyView(MemoryScheduleView):
     def __init__(self) -> None:
         super().__init__()
         self.failing = False
+        self.dies_in_put = ""
+        """The life that begins with the next `put`, without a word."""
+        self.marks: list[str] = []
+        self.held_at_mark: dict[str, set[str]] = {}
+        self.marked: str | None = None
+        self._life = "life-1"
 
     async def put(self, schedule: TopicSchedule) -> bool:
         if self.failing:
             raise StoreUnavailable("the store is away")
+        if self.dies_in_put:
+            self.begin_life(self.dies_in_put)
+            self.dies_in_put = ""
+            return True
         return await super().put(schedule)
+
+    async def life(self) -> StoreLife:
+        if self.failing:
+            raise StoreUnavailable("the store is away")
+        return StoreLife(self._life, whole=self.marked == self._life)
+
+    async def mark_whole(self, name: str) -> None:
+        self.marked = name
+        self.marks.append(name)
+        self.held_at_mark[name] = set(self._schedules)
+
+    def begin_life(self, name: str) -> None:
+        """Restarted, back with nothing."""
+        self._life = name
+        self.forget()
+
+    def forget(self) -> None:
+        self.marked = None
+        self._schedules.clear()
+        self._topics.clear()
 
 
 class FakeReach:
@@ -284,11 +325,11 @@ class FakeNode:
 class World:
     """A running router and everything around it."""
 
-    def __init__(self, settings: RouterSettings) -> None:
+    def __init__(self, settings: RouterSettings, store: FlakyReplayLog | None, view: FlakyView | None) -> None:
         self.settings = settings
         self.log = FakeLog()
-        self.store = FlakyReplayLog()
-        self.view = FlakyView()
+        self.store = store or FlakyReplayLog()
+        self.view = view or FlakyView()
         self.reach = FakeReach()
         self.readiness = Readiness()
         self.nodes: list[FakeNode] = []
@@ -316,8 +357,14 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, assign: bool = True, **settings: object) -> AsyncIterator[World]:
-    """A router that has started with partition 0 assigned; stopped at the end."""
+async def world(
+    *,
+    assign: bool = True,
+    store: FlakyReplayLog | None = None,
+    view: FlakyView | None = None,
+    **settings: object,
+) -> AsyncIterator[World]:
+    """A router that has started with partition 0 assigned; stopped at the end. It may share a store with another."""
     fast: dict[str, object] = {
         "node_deadline_s": 0.1,
         "store_patience_s": 0.05,
@@ -329,7 +376,7 @@ async def world(*, assign: bool = True, **settings: object) -> AsyncIterator[Wor
         "drain_s": 0.5,
         "start_patience_s": 0.5,
     }
-    here = World(RouterSettings(**(fast | settings)))  # type: ignore[arg-type]
+    here = World(RouterSettings(**(fast | settings)), store, view)  # type: ignore[arg-type]
     ready, stop = asyncio.Event(), asyncio.Event()
     if assign:
         here.log.assign(0)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from router_world import TOPIC, World, eventually, night, schedule, world
 
 from contract.broadcast import Broadcast
 from contract.reach import ReachCount
 from contract.runtime.system_clock import SystemClock
+from message_router import rebuild
 
 
 async def committed(here: World) -> None:
@@ -227,7 +229,7 @@ async def test_duplicates_are_delivered_again_and_stale_ones_dropped() -> None:
         here.log.publish(*broadcasts, broadcasts[1])
         await committed(here)
         assert node.broadcasts == [*broadcasts, broadcasts[1]]
-        await here.store.raise_floor(TOPIC, broadcasts[1].timestamp)
+        await here.store.trim(TOPIC, keep=1, before=0)
         here.log.publish(broadcasts[0])
         await committed(here)
         assert len(node.broadcasts) == 4
@@ -248,8 +250,150 @@ async def test_a_contradiction_is_delivered_and_alarms() -> None:
         await committed(here)
         assert [one.state_key for one in node.broadcasts] == ["s0", "s1", "s2", "other", "fork"]
         assert here.metric("conflicts_total") == 2
+        stored = await here.store.read(TOPIC)
+        assert (stored.floor, [one.state_key for one in stored.entries]) == (last.timestamp, ["fork"])
         await asyncio.sleep(4 * here.settings.tail_check_interval_s)
         assert here.metric("rebuilds_total") == 1, "what cannot be stored is not missed by the store"
+
+
+async def test_a_store_restored_from_another_night_gives_way_to_the_log() -> None:
+    """Its entries are no part of tonight's chain: tonight's newest is stored above them, and nothing older is told."""
+    async with world(assign=False) as here:
+        for foreign in night(3, start=1_000):
+            await here.store.append(foreign)
+        broadcasts = night(4)
+        here.log.publish(*broadcasts[:3])
+        here.log.assign(0)
+        await committed(here)
+        stored = await here.store.read(TOPIC)
+        assert (stored.floor, stored.entries) == (1_020, tuple(broadcasts[:3]))
+        here.store.lose_everything()
+        for foreign in night(3, start=2_000):
+            await here.store.append(foreign)
+        here.log.publish(broadcasts[3])
+        await committed(here)
+        await eventually(lambda: here.store.tail(TOPIC) == broadcasts[3].timestamp)
+        stored = await here.store.read(TOPIC)
+        assert (stored.floor, stored.entries) == (2_020, tuple(broadcasts))
+
+
+async def test_a_rebuild_holds_a_piece_of_the_window_not_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many pieces, topics interleaved, chains that go across pieces: all of it is stored, in few atomic steps."""
+    monkeypatch.setattr(rebuild, "_ENTRIES_AT_ONCE", 50)
+    async with world(assign=False) as here:
+        chains = {f"event:t{number}": night(100, topic=f"event:t{number}") for number in range(7)}
+        for at in range(100):
+            for chain in chains.values():
+                here.log.publish(chain[at])
+        here.log.committed[0] = here.log.end()
+        here.log.assign(0)
+        await eventually(lambda: here.router.status()["partitions"] == {"0": whole(here)})
+        for topic, chain in chains.items():
+            assert (await here.store.read(topic)).entries == tuple(chain)
+        assert here.store.appends == 0
+        assert here.store.extensions <= 7 * (700 // 50)
+
+
+def whole(here: World) -> dict[str, object]:
+    return {"committed": here.log.end(), "in_flight": 0, "whole": True}
+
+
+async def test_two_routers_rebuild_the_same_partitions_and_do_no_harm() -> None:
+    """A hand-over, and one that does not know yet that it lost them: the store ends whole, whoever comes first."""
+    async with world(assign=False) as one, world(assign=False, store=one.store, view=one.view) as two:
+        chains = {f"event:t{number}": night(30, topic=f"event:t{number}") for number in range(40)}
+        for chain in chains.values():
+            one.log.publish(*chain)
+            two.log.publish(*chain)
+        one.log.committed[0] = one.log.end()
+        two.log.committed[0] = two.log.end()
+        one.store.pause_s = 0.002
+        one.log.assign(0)
+        two.log.assign(0)
+        for here in (one, two):
+            await eventually(lambda: here.router.status()["partitions"] == {"0": whole(here)})  # noqa: B023
+        for topic, chain in chains.items():
+            assert (await one.store.read(topic)).entries == tuple(chain)
+        assert one.metric("floors_raised_total") == two.metric("floors_raised_total") == 0
+        assert one.metric("conflicts_total") == two.metric("conflicts_total") == 0
+
+
+async def test_a_store_in_another_life_is_filled_again_though_no_call_ever_failed() -> None:
+    """A restart between two calls: the schedules are gone too, which no comparison of tails can see."""
+    async with world() as here:
+        here.log.publish_schedule(schedule(3))
+        await committed(here)
+        assert here.view.marked == "life-1"
+        here.view.begin_life("life-2")
+        await eventually(lambda: here.view.marked == "life-2")
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 3
+        assert here.metric("rebuilds_total") == 2
+        here.view.forget()
+        await eventually(lambda: here.view.marked == "life-2", what="an emptied store is filled too")
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 3
+        await asyncio.sleep(4 * here.settings.tail_check_interval_s)
+        assert here.metric("rebuilds_total") == 3
+
+
+async def test_a_store_that_dies_during_its_rebuild_is_not_called_whole() -> None:
+    """What is marked is the life the rebuild began in; a mark for a later one would hide what that one misses."""
+    async with world(assign=False) as here:
+        here.log.publish_schedule(schedule(3))
+        here.log.publish(*night(3))
+        here.view.dies_in_put = "life-2"
+        here.log.assign(0)
+        await eventually(lambda: here.view.marked == "life-2")
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 3
+        assert here.view.marks == ["life-1", "life-2"]
+        assert here.view.held_at_mark["life-2"] == {TOPIC}
+
+
+async def test_a_trouble_that_took_nothing_costs_no_rebuild() -> None:
+    """The store was away for a moment and is the same as before: whoever waits for it goes on at once."""
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        broadcasts = night(4)
+        here.log.publish(*broadcasts[:2])
+        await committed(here)
+        here.store.failing = True
+        here.log.publish(*broadcasts[2:])
+        await eventually(lambda: node.broadcasts == broadcasts)
+        await eventually(lambda: "router.kv" in here.readiness.failing())
+        here.store.failing = False
+        await committed(here)
+        await eventually(lambda: here.readiness.ready)
+        assert (await here.store.read(TOPIC)).entries == tuple(broadcasts)
+        assert here.metric("rebuilds_total") == 1
+
+
+async def test_what_left_the_window_is_not_missed_for_ever() -> None:
+    """A topic last active before the window, in a store that was emptied: one rebuild gives it up, not one a second."""
+    async with world(replay_window_s=0.4) as here:
+        here.log.publish(*night(2))
+        await committed(here)
+        await asyncio.sleep(0.5)
+        here.store.lose_everything()
+        await eventually(lambda: here.metric("rebuilds_total") == 2)
+        await asyncio.sleep(6 * here.settings.tail_check_interval_s)
+        assert here.metric("rebuilds_total") == 2
+        assert here.readiness.ready
+
+
+async def test_a_store_that_lost_many_topics_is_reread_once_not_once_for_each() -> None:
+    """Every topic is refused at once: what serves them all is one rebuild."""
+    async with world(tail_check_interval_s=30.0, max_in_flight=2_000) as here:
+        chains = {f"event:t{number}": night(3, topic=f"event:t{number}") for number in range(60)}
+        for chain in chains.values():
+            here.log.publish(*chain[:2])
+        await committed(here)
+        read = here.log.rereads
+        here.store.lose_everything()
+        for chain in chains.values():
+            here.log.publish(chain[2])
+        await committed(here)
+        assert here.log.rereads - read <= 3
+        for topic, chain in chains.items():
+            assert (await here.store.read(topic)).entries == tuple(chain)
 
 
 async def test_schedules_are_stored_then_delivered_to_the_interested() -> None:
