@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
 from contract.clock import Clock
 from contract.log import BroadcastLog, ReachSink
 from contract.runtime.runner import Readiness, Service
 from message_producer.adapters.apscheduler_alarm import ApschedulerAlarm
+from message_producer.adapters.late_reach import LateReach
 from message_producer.adapters.outbox_log import OutboxLog
-from message_producer.adapters.sql_engine import DatabaseLock, sqlite_path
+from message_producer.adapters.sql_engine import DatabaseLock, database_url, sqlite_path
 from message_producer.adapters.sql_store import open_store
 from message_producer.anchored_clock import AnchoredClock
 from message_producer.dispatch import Dispatcher
@@ -26,9 +25,10 @@ from message_producer.operations import StoreOperations
 from message_producer.ports import CoverageSource, Operations, Publisher
 from message_producer.publishing import PublishingService
 from message_producer.settings import ProducerSettings
+from message_producer.store_watch import StoreWatch
 from message_producer.wakeups import Wakeups
 
-__all__ = ["Producer", "SharedLog", "open_log", "open_producer", "unknown_coverage"]
+__all__ = ["Producer", "SharedLog", "open_log", "open_producer", "open_reach", "unknown_coverage"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ async def open_producer(
 
     Raises StoreUnavailable: another producer has the SQLite file, or the database is newer than this code.
     """
-    url = sa.make_url(settings.url())
+    url = database_url(settings.url())
     database = sqlite_path(url)
     async with AsyncExitStack() as stack:
         if database is not None:
@@ -101,7 +101,9 @@ async def open_producer(
             late_after_ms=settings.late_after_ms,
             log=publishing if publisher is None else None,
         )
-        yield Producer(operations=operations, log=log, services=[lease, publishing, dispatcher])
+        yield Producer(
+            operations=operations, log=log, services=[lease, publishing, dispatcher, StoreWatch(store, wakeups)]
+        )
 
 
 @asynccontextmanager
@@ -113,7 +115,7 @@ async def open_log(
     Whoever comes first migrates it. Raises StoreUnavailable: locked for longer than `busy_timeout_s` (`retry_after_s`
     is set, waiting helps), or the database is newer than this code.
     """
-    url = sa.make_url(settings.url())
+    url = database_url(settings.url())
     if (database := sqlite_path(url)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     async with open_store(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s) as store:
@@ -122,6 +124,22 @@ async def open_log(
             store, AnchoredClock(clock), Wakeups(), coverage=unknown_coverage, late_after_ms=settings.late_after_ms
         )
         yield SharedLog(log=OutboxLog(store, consumer=consumer, embedded=False), reach=operations)
+
+
+@asynccontextmanager
+async def open_reach(settings: ProducerSettings, *, clock: Clock, readiness: Readiness) -> AsyncIterator[ReachSink]:
+    """Where a router leaves reach when its log is not the store: the producers' database.
+
+    Counts are what an operator reads afterwards; no broadcast waits for them. So a database that is down does not
+    keep a router from starting: it is not ready until the database was reached once, and from then on the database's
+    trouble is only the caller's (StoreUnavailable), who keeps the counts. Raises StoreUnavailable naming the setting
+    where waiting cannot help, InvalidRequest for a URL that is none.
+    """
+    url = database_url(settings.url())
+    if (database := sqlite_path(url)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    async with LateReach(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s) as reach:
+        yield reach
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ class Dispatcher:
     async def _claim(self, work: Callable[[Transaction], int]) -> int:
         log = self._log
         if log is None:
-            count = await self._store.write(work, failpoints=DISPATCH_FAILPOINTS)
+            count = await self._store.write(work, urgent=True, failpoints=DISPATCH_FAILPOINTS)
             if count:
                 self._wakeups.publish.set()
             return count
@@ -139,7 +139,7 @@ class Dispatcher:
             count = work(transaction)
             return (count, log.position(transaction)) if count else None
 
-        done = await self._store.write(dispatch_into, failpoints=DISPATCH_FAILPOINTS)
+        done = await self._store.write(dispatch_into, urgent=True, failpoints=DISPATCH_FAILPOINTS)
         if done is None:
             return 0
         count, entries = done

@@ -27,6 +27,7 @@ from message_producer.model import (
 )
 from message_producer.ports import CoverageSource
 from message_producer.published_schedule import preview, topic_schedules
+from message_producer.reach_records import store_reach
 from message_producer.store import Store, Transaction
 from message_producer.timeline import Outcome, after_cancel, after_change, after_content, after_cue, plan
 from message_producer.validation import check_cue, check_draft, check_shift
@@ -40,8 +41,6 @@ _KEEP_KEYS_MS: Final = 24 * _HOUR_MS
 _PAGE_MAX: Final = 500
 _BROADCASTS_MAX: Final = 1000
 """Broadcasts and reach of an event go back this far."""
-_REACH_ROWS_AT_ONCE: Final = 500
-"""Reach is stored in short transactions, so that a dispatch never waits behind a long one."""
 SCHEDULE_FAILPOINTS: Final = ("producer.schedule.before_commit", "producer.schedule.after_commit")
 
 
@@ -187,9 +186,7 @@ class StoreOperations:
         return await self._store.read(work)
 
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
-        for start in range(0, len(counts), _REACH_ROWS_AT_ONCE):
-            some = counts[start : start + _REACH_ROWS_AT_ONCE]
-            await self._store.write(lambda tx, some=some: tx.reach.record(some))  # type: ignore[misc]
+        await store_reach(self._store, counts)
 
     async def _state(self, event_id: str) -> EventState:
         return await self._store.read(lambda tx: _existing(tx, event_id))
@@ -251,6 +248,7 @@ class StoreOperations:
                 return msgspec.json.decode(known.response, type=kind)
             result = work(tx)
             tx.journal.remember(context, action, msgspec.json.encode(result), now, keep_ms=_KEEP_KEYS_MS)
+            tx.tell_others()  # whoever leads may be another process
             return result
 
         result = await self._store.write(once, failpoints=_points(dispatches))

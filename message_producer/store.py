@@ -8,6 +8,7 @@ safe to repeat. Errors: StoreUnavailable (disk full, locked, gone), and whatever
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from enum import Enum
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from message_producer.timeline import Outcome, Sent
 __all__ = [
     "EventRows",
     "JournalRows",
+    "LeaseLock",
     "LeaseRow",
     "LeaseRows",
     "OutboxRows",
@@ -42,6 +44,16 @@ class LeaseRow(msgspec.Struct, frozen=True):
     epoch: int = 0
     expires_at: int = 0
     """By the database's clock, ms."""
+
+
+class LeaseLock(Enum):
+    """How the lease's row is read."""
+
+    NONE = "none"
+    FENCE = "fence"
+    """Nobody takes the lease over until this transaction ends; renewals and other fenced transactions go on."""
+    TAKE = "take"
+    """Alone with it, to take it over: waits for every fenced transaction."""
 
 
 class Unpublished(msgspec.Struct, frozen=True):
@@ -129,9 +141,15 @@ class OutboxRows(Protocol):
 class LeaseRows(Protocol):
     def database_now_ms(self) -> int: ...
 
-    def read(self, *, lock: bool = False) -> LeaseRow: ...
+    def read(self, lock: LeaseLock = LeaseLock.NONE) -> LeaseRow: ...
 
-    def write(self, lease: LeaseRow) -> None: ...
+    def renew(self, lease: LeaseRow) -> bool:
+        """Move `expires_at`, if holder and epoch are still these; returns whether they were."""
+        ...
+
+    def write(self, lease: LeaseRow) -> None:
+        """Replace the row, read under LeaseLock.TAKE before."""
+        ...
 
 
 class JournalRows(Protocol):
@@ -176,15 +194,33 @@ class Transaction(Protocol):
     @property
     def reach(self) -> ReachRows: ...
 
+    def tell_others(self) -> None:
+        """Let other producers know at once, when this commits (see Store.watch). A hint: it may get lost."""
+        ...
+
 
 class Store(Protocol):
     async def read(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` on one consistent snapshot. Cancel-safe."""
         ...
 
-    async def write(self, work: Callable[[Transaction], T], *, failpoints: tuple[str | None, str | None] = ...) -> T:
+    async def write(
+        self,
+        work: Callable[[Transaction], T],
+        *,
+        urgent: bool = False,
+        failpoints: tuple[str | None, str | None] = ...,
+    ) -> T:
         """Run `work` in one transaction; `failpoints` are passed before and after its commit, if its result is true.
 
-        A cancelled caller does not know whether it happened; it happened wholly or not at all.
+        `urgent`: the lease and dispatching, which never wait behind what operators do. A cancelled caller does not
+        know whether it happened; it happened wholly or not at all.
+        """
+        ...
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever another producer may have told of a commit, until cancelled.
+
+        Also once after every gap in which it could not listen. Never raises for the store's trouble.
         """
         ...

@@ -32,7 +32,14 @@ class Wakeups:
     def __init__(self) -> None:
         self.dispatch = Wakeup()
         self.publish = Wakeup()
+        self.lease = Wakeup()
 
     def committed(self) -> None:
+        """Something of ours was committed."""
         self.dispatch.set()
         self.publish.set()
+
+    def told(self) -> None:
+        """Another producer committed something: a change, a cue, or its lease's end."""
+        self.committed()
+        self.lease.set()

@@ -5,15 +5,41 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contract.clock import Clock
-from contract.errors import StoreUnavailable
+from contract.errors import InvalidRequest, StoreUnavailable
+from message_producer.store import LeaseLock
 
-__all__ = ["DatabaseLock", "Dialect", "make_engine", "sqlite_path"]
+__all__ = ["CHANNEL", "URL_SETTING", "DatabaseLock", "Dialect", "database_url", "make_engine", "sqlite_path"]
+
+CHANNEL: Final = "stagecue"
+"""PostgreSQL's notification channel by which producers tell each other that something was committed."""
+URL_SETTING: Final = "--database (PRODUCER_DATABASE_URL)"
+_URL_RULE: Final = "postgresql://user:password@host:port/database, or sqlite:///path"
+_CONNECT_WITHIN_S: Final = 2
+_LOCK_TIMEOUT_MS: Final = 1000
+_IDLE_TIMEOUT_MS: Final = 1000
+_STATEMENT_TIMEOUT_MS: Final = 2000
+_DEAD_AFTER_MS: Final = 2000
+_POSTGRES: Final = {
+    "connect_timeout": _CONNECT_WITHIN_S,
+    # A host that vanished is noticed by the kernel, whether it owes us an answer or a connection lies idle.
+    "tcp_user_timeout": _DEAD_AFTER_MS,
+    "keepalives": 1,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 2,
+    "application_name": "stagecue-producer",
+    # A producer that is paused inside a transaction keeps its row locks: the server ends it, and nobody waits longer.
+    "options": (
+        f"-c lock_timeout={_LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}"
+        f" -c statement_timeout={_STATEMENT_TIMEOUT_MS} -c synchronous_commit=on -c timezone=UTC"
+    ),
+}
 
 
 class Dialect:
@@ -31,12 +57,45 @@ class Dialect:
         """Hold the row until commit. SQLite's BEGIN IMMEDIATE already holds the whole database."""
         return select if self.name == "sqlite" else select.with_for_update()
 
+    def lock_lease(self, select: sa.Select[Any], lock: LeaseLock) -> sa.Select[Any]:
+        """Read the lease's row under `lock`.
+
+        FENCE is the weakest row lock: any number of transactions hold it side by side, renewals pass it (they change
+        no key), and only a takeover, which asks for the row whole, waits for them.
+        """
+        if self.name == "sqlite" or lock is LeaseLock.NONE:
+            return select
+        return select.with_for_update() if lock is LeaseLock.TAKE else select.with_for_update(read=True, key_share=True)
+
     def now_ms(self, connection: sa.Connection) -> int:
         """The database's clock (R3). SQLite has none of its own: it reads this host's, as `clock` does."""
         if self.name == "sqlite":
             return self._clock.now_ms()
-        seconds = connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-        return int(seconds * 1000)
+        return int(connection.execute(_now).scalar_one())
+
+    def notify(self, connection: sa.Connection) -> None:
+        """Tell whoever listens on CHANNEL, when this transaction commits. A SQLite file has one producer."""
+        if self.name != "sqlite":
+            connection.execute(_notify)
+
+
+_now = sa.text("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+_notify = sa.text(f"SELECT pg_notify('{CHANNEL}', '')")
+
+
+def database_url(text: str) -> sa.URL:
+    """The SQLAlchemy URL a person meant. Raises InvalidRequest naming the setting; secrets are not repeated."""
+    try:
+        url = sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError) as exc:
+        raise InvalidRequest("is no database URL", field=URL_SETTING, rule=_URL_RULE) from exc
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("postgresql+psycopg", "sqlite", "sqlite+pysqlite"):
+        raise InvalidRequest(f"{url.drivername[:40]!r} is not supported", field=URL_SETTING, rule=_URL_RULE)
+    if url.get_backend_name() == "postgresql" and not url.database:
+        raise InvalidRequest("names no database", field=URL_SETTING, rule=_URL_RULE)
+    return url
 
 
 def sqlite_path(url: sa.URL) -> Path | None:
@@ -53,7 +112,15 @@ def make_engine(url: sa.URL, *, writes: bool, busy_timeout_s: float, pool_size: 
     if url.get_backend_name() != "sqlite":
         # Readers see one snapshot; writers lock the rows they decide upon and must see what others committed before.
         isolation = "READ COMMITTED" if writes else "REPEATABLE READ"
-        return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, isolation_level=isolation)
+        # No ping before use: whoever meets a connection that broke repeats its transaction on a new one.
+        return sa.create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            isolation_level=isolation,
+            connect_args={name: value for name, value in _POSTGRES.items() if name not in url.query},
+            execution_options={} if writes else {"postgresql_readonly": True},
+        )
     engine = sa.create_engine(
         url,
         pool_size=pool_size,

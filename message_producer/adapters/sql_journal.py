@@ -12,7 +12,7 @@ from contract.reach import ReachCount
 from message_producer.adapters.sql_engine import Dialect
 from message_producer.adapters.sql_schema import audit, idempotency_keys, lease, outbox, reach
 from message_producer.model import AuditEntry, BroadcastReach, WriteContext
-from message_producer.store import LeaseRow, Remembered
+from message_producer.store import LeaseLock, LeaseRow, Remembered
 
 __all__ = ["SqlJournalRows", "SqlLeaseRows", "SqlReachRows"]
 
@@ -21,6 +21,16 @@ _COUNTS = ("subscribers", "written", "replayed", "coalesced", "acked", "gaps", "
 _encode = msgspec.json.Encoder().encode
 _decode_facts = msgspec.json.Decoder(dict[str, object]).decode
 _lease = sa.select(lease.c.holder, lease.c.epoch, lease.c.expires_at).where(lease.c.name == _LEASE_NAME)
+_renew_lease = (
+    sa.update(lease)
+    .where(lease.c.name == _LEASE_NAME, lease.c.holder == sa.bindparam("h"), lease.c.epoch == sa.bindparam("e"))
+    .values(expires_at=sa.bindparam("until"))
+)
+_write_lease = (
+    sa.update(lease)
+    .where(lease.c.name == _LEASE_NAME)
+    .values({name: sa.bindparam(name) for name in ("holder", "epoch", "expires_at")})
+)
 
 
 class SqlLeaseRows:
@@ -33,25 +43,22 @@ class SqlLeaseRows:
     def database_now_ms(self) -> int:
         return self._dialect.now_ms(self._connection)
 
-    def read(self, *, lock: bool = False) -> LeaseRow:
-        row = self._connection.execute(self._dialect.lock_row(_lease) if lock else _lease).one_or_none()
+    def read(self, lock: LeaseLock = LeaseLock.NONE) -> LeaseRow:
+        select = self._dialect.lock_lease(_lease, lock)
+        row = self._connection.execute(select).one_or_none()
+        if row is None and lock is LeaseLock.TAKE:
+            # Where there is no row there is nothing to lock: two would both find the lease free, and both take it.
+            first = self._dialect.insert(lease).values(name=_LEASE_NAME, holder="", epoch=0, expires_at=0)
+            self._connection.execute(first.on_conflict_do_nothing())
+            row = self._connection.execute(select).one_or_none()
         return LeaseRow() if row is None else LeaseRow(row.holder, row.epoch, row.expires_at)
 
+    def renew(self, lease_row: LeaseRow) -> bool:
+        given = {"h": lease_row.holder, "e": lease_row.epoch, "until": lease_row.expires_at}
+        return bool(self._connection.execute(_renew_lease, given).rowcount)
+
     def write(self, lease_row: LeaseRow) -> None:
-        insert = self._dialect.insert(lease)
-        new = insert.excluded
-        self._connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=[lease.c.name],
-                set_={"holder": new.holder, "epoch": new.epoch, "expires_at": new.expires_at},
-            ),
-            {
-                "name": _LEASE_NAME,
-                "holder": lease_row.holder,
-                "epoch": lease_row.epoch,
-                "expires_at": lease_row.expires_at,
-            },
-        )
+        self._connection.execute(_write_lease, msgspec.structs.asdict(lease_row))
 
 
 class SqlJournalRows:
@@ -127,6 +134,10 @@ class SqlJournalRows:
         )
 
 
+def _reach_key(count: ReachCount) -> tuple[str, int, str, str]:
+    return count.topic, count.timestamp, count.node_id, count.incarnation
+
+
 class SqlReachRows:
     """See ReachRows."""
 
@@ -145,7 +156,8 @@ class SqlReachRows:
         kept["routed_at"] = sa.case((earlier, new.routed_at), else_=reach.c.routed_at)
         self._connection.execute(
             insert.on_conflict_do_update(index_elements=list(reach.primary_key.columns), set_=kept),
-            [msgspec.structs.asdict(count) for count in counts],
+            # In one order everywhere: two routers that report the same node's counts must not lock them crosswise.
+            [msgspec.structs.asdict(count) for count in sorted(counts, key=_reach_key)],
         )
 
     def of_event(self, event_id: str, limit: int) -> tuple[BroadcastReach, ...]:

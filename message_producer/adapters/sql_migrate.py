@@ -13,6 +13,11 @@ __all__ = ["MIGRATIONS", "migrate", "schema_revision"]
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 _ADVISORY_LOCK = 0x57A6E0
+_LIMITS = {
+    "lock_timeout": "60s",
+    "statement_timeout": "110s",
+    "idle_in_transaction_session_timeout": "60s",
+}
 
 
 def schema_revision(connection: sa.Connection) -> str | None:
@@ -31,6 +36,9 @@ def migrate(engine: sa.Engine, *, migrations: Path = MIGRATIONS, head: str = SCH
     """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
+            # Whoever comes second waits for the first one's migration, and that may take longer than a dispatch may.
+            for name, limit in _LIMITS.items():
+                connection.execute(sa.text(f"SET LOCAL {name} = '{limit}'"))
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         found = schema_revision(connection)
         if found == head:

@@ -121,7 +121,7 @@ async def set_max_pages(store: SqlStore, *, limit: bool) -> None:
             pages = driver.execute("PRAGMA page_count").fetchone()[0]
             driver.execute(f"PRAGMA max_page_count = {pages + 2 if limit else 1_000_000}")
 
-    await asyncio.get_running_loop().run_in_executor(store._writers, work)
+    await store._writes.run(lambda attempt: work(), within_s=5)
 
 
 async def test_services_stop_while_the_store_is_locked(tmp_path: Path) -> None:
