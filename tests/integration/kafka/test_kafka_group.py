@@ -1,0 +1,115 @@
+"""Routers share the log: partitions move between them, and nothing is lost, stuck or taken back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from contract.runtime.kafka_settings import KafkaSettings
+from contract.schedule import TopicSchedule
+from tests.integration.kafka.kafka_world import BASE, broadcast, polled, publisher
+from tests.support.kafka_server import kafka, kafka_group, kafka_server
+
+__all__ = ["kafka", "kafka_group", "kafka_server"]
+pytestmark = pytest.mark.external_service
+
+EVENTS = [f"e{number}" for number in range(12)]
+
+
+async def test_a_lone_router_gets_every_partition_of_both_topics(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Broadcasts and schedules arrive, each partition's in order, and what is committed is not given out again."""
+    async with publisher(kafka) as log:
+        async with polled(kafka, kafka_group) as router:
+            await log.publish_schedule(
+                TopicSchedule(topic="event:e0", event_id="e0", title="E", revision=1, version=1, starts_at=BASE)
+            )
+            for event in EVENTS:
+                await log.publish_broadcast(broadcast(event, 1))
+            await router.until(lambda: len(router.entries) == len(EVENTS) + 1)
+            assert sorted(router.ours) == [0, 1, 2, 1_000_000, 1_000_001, 1_000_002]
+            assert {entry.schedule.topic for entry in router.entries if entry.schedule} == {"event:e0"}
+            assert all(entry.traceparent for entry in router.entries)
+            await router.commit()
+        async with polled(kafka, kafka_group) as again:
+            await log.publish_broadcast(broadcast("e0", 2))
+            await again.until(lambda: bool(again.entries))
+            assert [one.timestamp for one in again.broadcasts] == [BASE + 2]
+
+
+async def test_routers_come_and_go_and_nothing_is_lost(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Three routers join and leave while broadcasts flow; everything is given out, per topic without a gap."""
+    numbers = 60
+    async with publisher(kafka) as log:
+
+        async def night() -> None:
+            for number in range(1, numbers + 1):
+                for event in EVENTS:
+                    await log.publish_broadcast(broadcast(event, number))
+                await asyncio.sleep(0.05)
+
+        async with polled(kafka, kafka_group) as first:
+            await first.until(lambda: bool(first.ours))
+            publishing = asyncio.create_task(night())
+            async with polled(kafka, kafka_group) as second:
+                await second.until(lambda: bool(second.ours))
+                await first.until(lambda: 0 < len(first.ours) < 6)
+                async with polled(kafka, kafka_group) as third:
+                    await third.until(lambda: bool(third.ours))
+                    await asyncio.sleep(0.3)
+                seen = {(one.topic, one.timestamp) for one in (*second.broadcasts, *third.broadcasts)}
+            await publishing
+            wanted = {(f"event:{event}", BASE + number) for event in EVENTS for number in range(1, numbers + 1)}
+
+            def everything() -> bool:
+                late = (*first.broadcasts, *second.broadcasts, *third.broadcasts)
+                return wanted <= seen | {(one.topic, one.timestamp) for one in late}
+
+            await first.until(everything)
+            await first.until(lambda: first.log.lag == 0)
+            assert len(first.ours) == 6
+
+
+async def test_what_was_not_committed_is_given_out_again(kafka: KafkaSettings, kafka_group: str) -> None:
+    """A router that took entries and went away without finishing them loses nothing."""
+    async with publisher(kafka) as log:
+        async with polled(kafka, kafka_group, commits=False) as first:
+            for number in range(1, 11):
+                await log.publish_broadcast(broadcast("e0", number))
+            await first.until(lambda: len(first.entries) == 10)
+            partition = first.entries[0].partition
+            await first.log.commit({partition: first.entries[4].offset + 1})
+        async with polled(kafka, kafka_group) as second:
+            await second.until(lambda: len(second.entries) == 5)
+            assert [one.timestamp for one in second.broadcasts] == [BASE + number for number in range(6, 11)]
+
+
+async def test_a_commit_never_goes_backwards_nor_touches_what_is_not_ours(
+    kafka: KafkaSettings, kafka_group: str
+) -> None:
+    """Lower offsets and partitions of others are left out without an error."""
+    async with publisher(kafka) as log:
+        async with polled(kafka, kafka_group, commits=False) as first:
+            for number in range(1, 11):
+                await log.publish_broadcast(broadcast("e0", number))
+            await first.until(lambda: len(first.entries) == 10)
+            partition = first.entries[0].partition
+            await first.log.commit({partition: 8})
+            await first.log.commit({partition: 3, 77: 1})
+        await first.log.commit({partition: 1})  # closed: whoever has it now goes on
+        async with polled(kafka, kafka_group) as second:
+            await second.until(lambda: bool(second.ours))
+            assert second.ours[partition] == 8
+
+
+async def test_reserve(kafka: KafkaSettings, kafka_group: str) -> None:
+    """More routers than partitions: one is given none, polls without trouble, and steps in."""
+    one = kafka.model_copy(update={"partitions": 1})
+    async with publisher(one), polled(one, kafka_group) as first:
+        await first.until(lambda: len(first.ours) == 2)
+        async with polled(one, kafka_group) as second, polled(one, kafka_group) as third:
+            await first.until(lambda: len(first.ours) + len(second.ours) + len(third.ours) == 2)
+            await asyncio.sleep(1.5)
+            assert sorted((len(first.ours), len(second.ours), len(third.ours))) == [0, 1, 1]
+            assert not (first.troubles or second.troubles or third.troubles)
+        await first.until(lambda: len(first.ours) == 2)
