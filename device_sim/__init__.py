@@ -1,6 +1,7 @@
 """A device and many of them: prefetches its stage maps, follows broadcasts, never asks at the moment of one.
 
-device, topic, stage_map, actions, backoff   the device: frames and the clock in, actions out (R18-R21), pure
+device, connection, topic, stage_map, actions, return_window, addresses   the device: frames and the clock in, actions
+              out (R18-R21), pure
 wire          RFC 6455 on the client's side, no I/O
 client        the lean client: a device on the network; stream_socket is one connection of it, timer_wheel all wake-ups
 prefetch      stage maps, channel and artwork over HTTP

@@ -15,9 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-import msgspec
-
-from contract.close_codes import CloseCode, may_reconnect
+from contract.close_codes import CloseCode
 from contract.errors import InvalidRequest
 from contract.frames import (
     MAX_TOPICS_PER_CONNECTION,
@@ -39,34 +37,24 @@ from contract.frames import (
     WindowFrame,
 )
 from device_sim.actions import Action, CloseSocket, FetchMap, GiveUp, OpenSocket, Send, Show
-from device_sim.backoff import MIN_WINDOW_MS, return_delay_ms
+from device_sim.connection import NEVER, Connection, ConnectionOptions
+from device_sim.return_window import MIN_WINDOW_MS, return_delay_ms
 from device_sim.stage_map import StageMap
 from device_sim.topic import Render, RenderCause, Told, TopicState
 
 __all__ = ["NEVER", "Device", "DeviceOptions"]
 
-NEVER: Final = 1 << 62
-"""`wake_at_ms` of a device with nothing to wait for."""
 _NOTHING: Final[Sequence[Action]] = ()
 _MAX_PENDING_ACKS: Final = 64
 _MAX_ERRORS: Final = 16
 
 
-class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device assumes before a server told it; one object shared by a fleet."""
+class DeviceOptions(ConnectionOptions, frozen=True, kw_only=True):
+    """What a device assumes before a server told it, and what it keeps; one object shared by a fleet."""
 
-    reconnect_window_ms: int = 5_000
     refetch_window_ms: int = 60_000
-    window_cap_ms: int = 120_000
-    """Growing windows end here (R21)."""
     ttl_spread: float = 0.5
     """A map's TTL is drawn from [1 - spread, 1] of the server's: a narrow spread makes echo herds."""
-    welcome_within_ms: int = 15_000
-    """A socket that is not welcomed by then counts as failed."""
-    silence_pings: float = 1.25
-    silence_slack_ms: int = 1_000
-    """A connection silent for this many ping intervals and this long on top is broken: a node pings every interval, and
-    waits about a third of it for the answer, so it would have given up on us by then as well."""
     render_log_max: int = 256
     told_max: int = 256
     keeps_renders: bool = True
@@ -79,24 +67,12 @@ class Device:
 
     __slots__ = (
         "_acks",
-        "_conn_count",
-        "_goaway",
-        "_heard_ms",
-        "_live",
-        "_network_up",
-        "_next",
-        "_next_until",
-        "_open_at",
-        "_opened",
-        "_silence_ms",
         "artwork",
         "clock_offset_ms",
+        "connection",
         "device_id",
-        "ended_by",
         "errors",
-        "failures",
         "options",
-        "reconnect_window_ms",
         "refetch_window_ms",
         "renders",
         "renders_dropped",
@@ -113,7 +89,7 @@ class Device:
         self.token = token
         """Renewed in-band by the node; the shell presents it on the next handshake."""
         self.topics: dict[str, TopicState] = {}
-        self.reconnect_window_ms = options.reconnect_window_ms
+        self.connection = Connection(options)
         self.refetch_window_ms = options.refetch_window_ms
         self.clock_offset_ms = 0
         """Server's clock minus ours."""
@@ -126,36 +102,33 @@ class Device:
         self.errors: list[ErrorFrame] | None = None
         self.artwork: frozenset[str] = frozenset()
         """URLs of pictures held: fetched with the maps, never at a broadcast (R19)."""
-        self.failures = 0
-        self.ended_by: int | None = None
         self.wake_at_ms = NEVER
-        self._conn_count = 0
-        self._live: int | None = None
-        self._next: int | None = None
-        self._next_until = 0
-        self._opened = 0
-        """The newest socket that has sent its subscribe."""
-        self._open_at: int | None = None
-        self._goaway: tuple[int, int] | None = None  # (not before, window), for the return it announced
-        self._network_up = True
-        self._heard_ms = 0
-        self._silence_ms = 0
         self._acks: list[tuple[int, str, int]] | None = None
 
     # what a shell or a person may ask
     @property
     def online(self) -> bool:
         """Whether a welcomed connection is open."""
-        return self._live is not None
+        return self.connection.live is not None
+
+    @property
+    def failures(self) -> int:
+        """Openings in a row that did not end in a welcome."""
+        return self.connection.failures
+
+    @property
+    def ended_by(self) -> int | None:
+        """Close code after which it does not come back."""
+        return self.connection.ended_by
 
     @property
     def reconnect_at_ms(self) -> int | None:
         """When the next socket opens, if one is planned."""
-        return self._open_at
+        return self.connection.open_at_ms
 
     def awaits(self, conn: int) -> bool:
         """Whether `conn` is being opened or in use."""
-        return conn in (self._next, self._live)
+        return self.connection.awaits(conn)
 
     # following
     def follow(
@@ -172,7 +145,7 @@ class Device:
                 f"{len(self.topics)} topics already", field="topic", rule=f"at most {MAX_TOPICS_PER_CONNECTION}"
             )
         state = self.topics[topic] = TopicState(topic, cursor=cursor, state_key=state_key)
-        return [self._subscribe(conn, [state]) for conn in self._subscribed()] or _NOTHING
+        return [self._subscribe(conn, [state]) for conn in self.connection.subscribed_conns()] or _NOTHING
 
     def adopt(self, now_ms: int, topic: str, state_key: str, timestamp: int, draw: float) -> Sequence[Action]:
         """Show the state the channel names and start from its cursor; only for a topic still at cursor null."""
@@ -188,23 +161,17 @@ class Device:
         """Forget a topic; following another audience of its event starts at cursor null (R6)."""
         if self.topics.pop(topic, None) is None:
             return _NOTHING
-        return [Send(conn, UnsubscribeFrame([topic])) for conn in self._subscribed()] or _NOTHING
+        return [Send(conn, UnsubscribeFrame([topic])) for conn in self.connection.subscribed_conns()] or _NOTHING
 
     def start(self, now_ms: int, *, delay_ms: int = 0) -> Sequence[Action]:
         """Open the first socket, after `delay_ms` (a moment in the channel's connect window)."""
-        assert self._live is None, "started once"
-        assert self._next is None, "started once"
-        self.ended_by = None
-        self._open_at = now_ms + delay_ms
+        self.connection.start(now_ms, delay_ms=delay_ms)
         return self.tick(now_ms, 0.0)
 
     def stop(self) -> Sequence[Action]:
         """Leave for good, as a person closing the app."""
-        conns = [conn for conn in (self._live, self._next) if conn is not None]
-        self._live = self._next = self._open_at = None
-        self.ended_by = int(CloseCode.NORMAL)
         self.wake_at_ms = NEVER
-        return [CloseSocket(conn, CloseCode.NORMAL) for conn in conns]
+        return [CloseSocket(conn, CloseCode.NORMAL) for conn in self.connection.stop()]
 
     # maps (R19)
     def map_fetched(self, now_ms: int, topic: str, stage_map: StageMap, draw: float) -> Sequence[Action]:
@@ -256,21 +223,19 @@ class Device:
     # connection
     def opened(self, now_ms: int, conn: int) -> Sequence[Action]:
         """The handshake of `conn` succeeded: subscribe with cursors and the maps held."""
-        if conn != self._next:
+        if not self.connection.opened(now_ms, conn):
             return [CloseSocket(conn, CloseCode.NORMAL)]
-        self._heard_ms = now_ms
-        self._opened = conn
         if not self.topics:
             return _NOTHING
         return [self._subscribe(conn, self.topics.values())]
 
     def heard(self, now_ms: int) -> None:
         """A ping or anything else arrived: the connection lives."""
-        self._heard_ms = now_ms
+        self.connection.heard_ms = now_ms
 
     def received(self, now_ms: int, conn: int, frame: ServerFrame, draw: float) -> Sequence[Action]:
         """One frame of a node. Frames of two overlapping sockets feed the same cursors."""
-        self._heard_ms = now_ms
+        self.connection.heard_ms = now_ms
         if type(frame) is BroadcastFrame:
             return self._broadcast(now_ms, conn, frame, draw)
         if type(frame) is ContinuityFrame:
@@ -280,17 +245,16 @@ class Device:
         if type(frame) is WelcomeFrame:
             return self._welcome(now_ms, conn, frame)
         if type(frame) is WindowFrame:
-            self.reconnect_window_ms = frame.reconnect_window_ms
+            self.connection.window_ms = frame.reconnect_window_ms
             self.refetch_window_ms = frame.refetch_window_ms
         elif type(frame) is TokenFrame:
             self.token = frame.token
         elif type(frame) is GoawayFrame:
-            self._goaway = (now_ms + frame.reconnect_after_ms, frame.window_ms)
-            if conn == self._live and self._next is None:
-                self._plan_open(now_ms, draw)
+            self.connection.goaway(now_ms, conn, frame, draw)
+            self._want(self.connection.wake_at_ms)
         elif type(frame) is StaleFrame:
-            if conn == self._live and self._next is None and self._open_at is None:
-                self._plan_open(now_ms, draw)
+            self.connection.stale(now_ms, conn, draw)
+            self._want(self.connection.wake_at_ms)
         elif type(frame) is ErrorFrame:
             self._note_error(frame)
             self._plan_ask_again(now_ms, conn, frame, draw)
@@ -300,56 +264,34 @@ class Device:
         self, now_ms: int, conn: int, code: int, draw: float, *, retry_after_ms: int = 0
     ) -> Sequence[Action]:
         """`conn` closed with `code`, was refused, or could not be opened (1006). Plans the return (R21)."""
-        if conn != self._live and conn != self._next:
+        lost = self.connection.lost(now_ms, conn, code, draw, retry_after_ms=retry_after_ms)
+        if lost is None:
             return _NOTHING
-        was_live = conn == self._live
-        if was_live:
-            self._live = None
-        else:
-            self._next = None
-            self.failures += 1
         actions: list[Action] = []
         for state in self.topics.values():
             cut_short = state.connection_lost(conn)
-            if was_live or cut_short:
+            if lost.which == "live" or cut_short:
                 self._show_offline(now_ms, state, cut_short, draw, actions)
-        if not may_reconnect(code):
-            self._open_at = None
-            if self.ended_by is None:
-                self.ended_by = code
-                actions.append(GiveUp(code))
-        elif self._next is None and self.ended_by is None and not (was_live and self._open_at is not None):
-            if retry_after_ms and self._goaway is None:
-                self._goaway = (now_ms + retry_after_ms, self.reconnect_window_ms)
-            self._plan_open(now_ms, draw)
+        if lost.gave_up:
+            actions.append(GiveUp(code))
+        self._want(self.connection.wake_at_ms)
         return actions
 
     def network(self, now_ms: int, *, up: bool, draw: float) -> Sequence[Action]:
         """The operating system says the network went or came. A return counts as the first try, within the window."""
-        if up == self._network_up:
-            return _NOTHING
-        self._network_up = up
         actions: list[Action] = []
-        if not up:
-            self._open_at = None
-            for conn in (self._live, self._next):
-                if conn is not None:
-                    actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
-                    actions.extend(self.disconnected(now_ms, conn, 1006, draw))
-        elif self._live is None and self._next is None and self.ended_by is None:
-            self.failures = 0
-            self._plan_open(now_ms, draw)
-        return actions
+        for conn in self.connection.network(now_ms, up=up, draw=draw):
+            actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
+            actions.extend(self.disconnected(now_ms, conn, 1006, draw))
+        self._want(self.connection.wake_at_ms)
+        return actions or _NOTHING
 
     def tick(self, now_ms: int, draw: float) -> Sequence[Action]:
         """Do what is due and set `wake_at_ms`; harmless when nothing is."""
         actions: list[Action] = []
-        if self._open_at is not None and self._open_at <= now_ms:
-            self._open_at = None
-            self._conn_count += 1
-            self._next = self._conn_count
-            self._next_until = now_ms + self.options.welcome_within_ms
-            actions.append(OpenSocket(self._next))
+        conn = self.connection.tick(now_ms)
+        if conn is not None:
+            actions.append(OpenSocket(conn))
         if self._acks is not None:
             self._send_due_acks(now_ms, actions)
         for state in self.topics.values():
@@ -360,40 +302,23 @@ class Device:
                     actions.append(FetchMap(state.topic))
             if state.ask_again_at is not None and state.ask_again_at <= now_ms:
                 state.ask_again_at = None
-                if self._live is not None:
-                    actions.append(self._subscribe(self._live, [state]))
+                if self.connection.live is not None:
+                    actions.append(self._subscribe(self.connection.live, [state]))
             self._switch_offline(now_ms, state, draw, actions)
-        for conn in self._dead(now_ms):
+        for conn in self.connection.dead(now_ms):
             actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
             actions.extend(self.disconnected(now_ms, conn, 1006, draw))
         self.wake_at_ms = self._next_wake(now_ms)
         return actions or _NOTHING
 
-    def _dead(self, now_ms: int) -> list[int]:
-        """Connections silent too long, or never welcomed."""
-        dead = []
-        if self._live is not None and self._silence_ms and now_ms - self._heard_ms >= self._silence_ms:
-            dead.append(self._live)
-        if self._next is not None and now_ms >= self._next_until:
-            dead.append(self._next)
-        return dead
-
     # frames, one by one
     def _welcome(self, now_ms: int, conn: int, frame: WelcomeFrame) -> Sequence[Action]:
-        if conn != self._next:
+        ours, old = self.connection.welcomed(conn, frame)
+        if not ours:
             return _NOTHING
-        old, self._live, self._next = self._live, conn, None
-        self.failures = 0
-        self._goaway = None
-        self._open_at = None
         self.clock_offset_ms = frame.server_time - now_ms
-        self.reconnect_window_ms = frame.reconnect_window_ms
         self.refetch_window_ms = frame.refetch_window_ms
-        self._silence_ms = 0
-        if frame.ping_s > 0:
-            self._silence_ms = int(frame.ping_s * 1000 * self.options.silence_pings) + self.options.silence_slack_ms
-        if self._silence_ms:
-            self._want(now_ms + self._silence_ms)
+        self._want(self.connection.wake_at_ms)
         # Make before break: the old node is left only now (R17).
         return _NOTHING if old is None else [CloseSocket(old, CloseCode.NORMAL)]
 
@@ -474,11 +399,11 @@ class Device:
         self._switch_offline(now_ms, state, draw, actions)
 
     def _clock_stage(self, now_ms: int, state: TopicState) -> str | None:
-        return state.due_by(now_ms + self.clock_offset_ms) if self._live is None else None
+        return state.due_by(now_ms + self.clock_offset_ms) if not self.online else None
 
     def _switch_offline(self, now_ms: int, state: TopicState, draw: float, actions: list[Action]) -> None:
         """Switch by server-corrected clock, offline only (R20)."""
-        if self._live is not None or state.times is None or state.replay_until:
+        if self.online or state.times is None or state.replay_until:
             return
         key = self._clock_stage(now_ms, state)
         if key is not None and key != state.shown_key:
@@ -492,14 +417,6 @@ class Device:
             self._want(due - self.clock_offset_ms)
 
     # plans
-    def _plan_open(self, now_ms: int, draw: float) -> None:
-        if not self._network_up:
-            return
-        not_before, window_ms = self._goaway or (now_ms, self.reconnect_window_ms)
-        delay = return_delay_ms(window_ms, self.failures, draw, cap_ms=self.options.window_cap_ms)
-        self._open_at = max(now_ms, not_before) + delay
-        self._want(self._open_at)
-
     def _plan_refetch(self, now_ms: int, state: TopicState, draw: float) -> None:
         """A random moment of the refetch window, never now (R19); an earlier plan stands."""
         if not self.options.fetches_maps or state.fetching:
@@ -518,7 +435,7 @@ class Device:
         if frame.code != UNKNOWN_TOPIC or state is None or not self.awaits(conn):
             return
         state.refusals += 1
-        window = max(self.reconnect_window_ms, MIN_WINDOW_MS)
+        window = max(self.connection.window_ms, MIN_WINDOW_MS)
         delay = return_delay_ms(window, state.refusals, draw, cap_ms=self.options.window_cap_ms)
         state.ask_again_at = now_ms + 1 + delay
         self._want(state.ask_again_at)
@@ -537,26 +454,23 @@ class Device:
         assert self._acks is not None
         due = [ack for ack in self._acks if ack[0] <= now_ms]
         self._acks = [ack for ack in self._acks if ack[0] > now_ms] or None
-        if self._live is not None:
-            actions.extend(Send(self._live, AckFrame(topic, timestamp)) for _, topic, timestamp in due)
+        live = self.connection.live
+        if live is not None:
+            actions.extend(Send(live, AckFrame(topic, timestamp)) for _, topic, timestamp in due)
 
     def _want(self, at_ms: int) -> None:
         self.wake_at_ms = min(self.wake_at_ms, at_ms)
 
     def _next_wake(self, now_ms: int) -> int:
-        wake = NEVER if self._open_at is None else self._open_at
+        wake = self.connection.wake_at_ms
         if self._acks is not None:
             wake = min(wake, min(self._acks)[0])
-        if self._live is not None and self._silence_ms:
-            wake = min(wake, self._heard_ms + self._silence_ms)
-        if self._next is not None:
-            wake = min(wake, self._next_until)
         for state in self.topics.values():
             if state.refetch_at is not None:
                 wake = min(wake, state.refetch_at)
             if state.ask_again_at is not None:
                 wake = min(wake, state.ask_again_at)
-            if self._live is None:
+            if not self.online:
                 due = state.next_due(now_ms + self.clock_offset_ms)
                 if due is not None:
                     wake = min(wake, due - self.clock_offset_ms)
@@ -568,11 +482,6 @@ class Device:
             del self.told[0]
             self.told_dropped += 1
         self.told.append(told)
-
-    def _subscribed(self) -> list[int]:
-        """Sockets whose subscribe went out: the live one, and one that still waits for its welcome."""
-        waiting = self._next if self._next == self._opened else None
-        return [conn for conn in (self._live, waiting) if conn is not None]
 
     def _subscribe(self, conn: int, states: Iterable[TopicState]) -> Send:
         topics: dict[str, int | None] = {}

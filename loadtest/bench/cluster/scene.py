@@ -110,7 +110,7 @@ async def open_scene(directory: Path, options: ClusterOptions, reporter: Reporte
     cluster = LocalCluster(directory / "cluster", nodes=options.nodes, environment=environment(), log_level="WARNING")
     timeout = aiohttp.ClientTimeout(total=30)
     async with cluster, aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-        #TMP await cluster.leader()
+        await cluster.leader()
         reporter.note(f"  cluster of {len(cluster.members)} processes ready")
         addresses = Addresses(
             producer=cluster.producer_urls[0],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_sim.backoff import grown_window_ms, return_delay_ms
+from device_sim.return_window import grown_window_ms, return_delay_ms
 
 
 @pytest.mark.parametrize(
