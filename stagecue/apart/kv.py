@@ -103,7 +103,7 @@ async def contact(kv: Kv, *, first: bool = False) -> None:
         refused = isinstance(exc, AuthenticationError | AuthorizationError | ResponseError)
         what = "refuses us" if refused else "is not a Redis"
         raise InvalidRequest(f"{kv.address} {what}: {exc}", field="kv_url", rule=_RULE) from exc
-    except (RedisError, OSError, TimeoutError) as exc:
+    except (RedisError, OSError, TimeoutError, RuntimeError) as exc:  # the last is uvloop's, of a connection just lost
         if kv.listener is not None and (words := await _first_words(*kv.listener)) and words[:1] not in b"+-":
             raise InvalidRequest(
                 f"{kv.address} is not a Redis: it answers {words!r}", field="kv_url", rule=_RULE

@@ -122,6 +122,11 @@ class Fault(msgspec.Struct, frozen=True):
     """Whether the bound is the project's promise; else it is this benchmark's own."""
 
 
+async def _nothing(scene: Scene) -> None:
+    scene.step("nothing", bound_s=_OWN_S)
+    await scene.hold(5.0)
+
+
 async def _kill_leader(scene: Scene) -> None:
     leader = await scene.leader()
     scene.step("killed", bound_s=_PRODUCER_S)
@@ -297,6 +302,7 @@ def _step_clock(by_ms: int) -> Callable[[Scene], Awaitable[None]]:
 
 
 FAULTS: Final = (
+    Fault("nothing", "nothing: what the rest is to be compared with", _nothing, 10, promised=False),
     Fault("producer-killed", "`kill -9` of the leading producer", _kill_leader, 20),
     Fault("producer-frozen", "the leading producer frozen, continued once another leads", _freeze_leader, 20),
     Fault("two-leaders", "two producers who both believe they lead", _two_leaders, 30, promised=False),
