@@ -65,6 +65,11 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except (RedisError, OSError, TimeoutError) as exc:
         raise StoreUnavailable(f"Redis could not {what}: {exc}") from exc
+    except RuntimeError as exc:
+        # What uvloop says of a connection that was lost between two writes of one command.
+        if "handler is closed" not in str(exc):
+            raise
+        raise StoreUnavailable(f"Redis could not {what}: the connection was lost") from exc
     except (msgspec.DecodeError, AssertionError) as exc:
         raise StoreUnavailable(f"Redis holds what is not ours, found trying to {what}: {exc}") from exc
 
