@@ -15,6 +15,7 @@ from aiokafka.errors import (
     AuthenticationFailedError,
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    KafkaConnectionError,
     KafkaError,
     KafkaStorageError,
     KafkaTimeoutError,
@@ -150,29 +151,35 @@ class _Bounded(logging.Handler):
 
 async def close_producer(producer: AIOKafkaProducer) -> None:
     """Deliver what waits and disconnect; whatever the brokers do, it ends within seconds."""
-    with contextlib.suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(_CLOSE_WITHIN_S):
-            await producer.stop()
-            return
+    if await _stopped(producer):
+        return
     # aiokafka has no way to give up: its sender goes on trying, and its stop waits for the sender.
     await _unwind(producer._sender.sender_task)
+    producer._message_accumulator.fail_all(KafkaConnectionError("given up at the end"))
     await _disconnect(producer.client)
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:
     """Leave the group and disconnect; whatever the brokers do, it ends within seconds."""
-    with contextlib.suppress(TimeoutError, KafkaError):
-        async with asyncio.timeout(_CLOSE_WITHIN_S):
-            await consumer.stop()
-            return
+    if await _stopped(consumer):
+        return
     coordinator, fetcher = consumer._coordinator, consumer._fetcher
     for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task"):
         await _unwind(getattr(coordinator, name, None))
     if fetcher is not None:
-        await _unwind(fetcher._fetch_task)
-        for task in list(fetcher._pending_tasks):
+        for task in (fetcher._fetch_task, *fetcher._pending_tasks):
             await _unwind(task)
     await _disconnect(consumer._client)
+
+
+async def _stopped(client: Any) -> bool:
+    """Whether its own way to stop worked. It may hang in an outage, and end as cancelled though nobody cancelled it."""
+    stopping = asyncio.create_task(client.stop(), name="kafka-client-stop")
+    try:
+        await asyncio.wait({stopping}, timeout=_CLOSE_WITHIN_S)
+        return stopping.done() and not stopping.cancelled() and stopping.exception() is None
+    finally:
+        await _unwind(stopping)
 
 
 async def _unwind(task: asyncio.Task[Any] | None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from contract.runtime.kafka import SERVERS, client_options, log_trouble, quiet_c
 from contract.runtime.kafka_probe import NotKafka, is_kafka
 from contract.runtime.kafka_settings import KafkaSettings
 
-__all__ = ["ensure_topics"]
+__all__ = ["StuckClient", "ensure_topics"]
 
 _RETRY_AFTER_S: Final = 1.0
 _ADMIN_WITHIN_S: Final = 5.0
@@ -130,6 +131,33 @@ async def _closed(admin: Any) -> None:
     with contextlib.suppress(TimeoutError, KafkaError, OSError):
         async with asyncio.timeout(1.0):
             await admin.close()
+
+
+class StuckClient:
+    """Whether a client that gets nowhere is itself the reason: brokers have answered others for `renew_after_s`.
+
+    While nobody answers, a client is left alone: it goes on by itself, sooner than a new one, whose group would first
+    wait for the ghost of the old one.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._alone_since_s: float | None = None
+
+    def worked(self) -> None:
+        self._alone_since_s = None
+
+    async def failed(self) -> bool:
+        """It failed again: look whether brokers answer, and say whether to replace it. Takes seconds at most."""
+        begun_s = time.monotonic()
+        try:
+            await _some_broker(self._settings)
+        except (LogUnavailable, InvalidRequest):
+            self._alone_since_s = None
+            return False
+        if self._alone_since_s is None:
+            self._alone_since_s = begun_s
+        return begun_s - self._alone_since_s >= self._settings.renew_after_s
 
 
 # -- is it Kafka, and does it let us in -------------------------------------------------------------------------------

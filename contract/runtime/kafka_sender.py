@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -16,6 +15,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError,
 from contract.errors import LogUnavailable
 from contract.records import Record, partition_of
 from contract.runtime.kafka import client_options, close_producer, log_trouble, quiet_client_logs
+from contract.runtime.kafka_connect import StuckClient
 from contract.runtime.kafka_settings import KafkaSettings
 
 __all__ = ["KafkaSender", "open_sender"]
@@ -29,11 +29,10 @@ _log = structlog.get_logger(__name__)
 class _Client:
     """One aiokafka producer and what it has not confirmed yet."""
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, stuck: StuckClient) -> None:
         self.producer = producer
+        self.stuck = stuck
         self.pending: dict[tuple[str, str, int], asyncio.Future[Any]] = {}
-        self.stuck_since_s: float | None = None
-        """When waiting began for what is pending; None while nothing is, or all goes well."""
         self.retired = asyncio.Event()
 
 
@@ -42,8 +41,8 @@ class KafkaSender:
 
     aiokafka never times out what it took: a record that could not be sent in time stays with it and is sent later, so
     that nothing sent after it overtakes it in its partition. Sending the same record again waits for that one. Only
-    when a client got nowhere for `renew_after_s`, or failed for good, it is replaced; then a record may be in the log
-    twice, an exact repeat.
+    a client that failed for good, or got nowhere for `renew_after_s` while brokers answer others, is replaced; then a
+    record may be in the log twice, an exact repeat.
     """
 
     def __init__(self, settings: KafkaSettings, role: str) -> None:
@@ -52,6 +51,7 @@ class KafkaSender:
         self._client: _Client | None = None
         self._opening = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self._judging: asyncio.Task[None] | None = None
 
     async def send(self, record: Record) -> None:
         """Return once every in-sync replica has it. Cancelling gives up waiting; it may still be sent.
@@ -65,7 +65,7 @@ class KafkaSender:
                     future = client.pending.get(record.identity) or await self._hand_over(client, record)
                     await self._confirmed(client, future)
             except TimeoutError:
-                self._retire_if_stuck()
+                self._suspect()
                 raise
 
     async def check(self) -> None:
@@ -77,6 +77,9 @@ class KafkaSender:
 
     async def close(self) -> None:
         """Send what waits, for at most seconds, and disconnect."""
+        if self._judging is not None:
+            self._judging.cancel()
+            await asyncio.wait({self._judging})
         if self._client is not None:
             self._retire(self._client)
         if self._closing:
@@ -105,8 +108,6 @@ class KafkaSender:
             future.add_done_callback(_seen)
             return before
         client.pending[record.identity] = future
-        if client.stuck_since_s is None:
-            client.stuck_since_s = time.monotonic()
         future.add_done_callback(lambda done: self._settled(client, record, done))
         return future
 
@@ -114,9 +115,7 @@ class KafkaSender:
         client.pending.pop(record.identity, None)
         _seen(future)
         if not future.cancelled() and future.exception() is None:
-            client.stuck_since_s = time.monotonic() if client.pending else None
-        elif not client.pending:
-            client.stuck_since_s = None
+            client.stuck.worked()
 
     async def _confirmed(self, client: _Client, future: asyncio.Future[Any]) -> None:
         retired = asyncio.ensure_future(client.retired.wait())
@@ -149,16 +148,18 @@ class KafkaSender:
                 except BaseException:
                     self._close_later(producer)
                     raise
-                self._client = _Client(producer)
+                self._client = _Client(producer, StuckClient(self._settings))
             return self._client
 
-    def _retire_if_stuck(self) -> None:
+    def _suspect(self) -> None:
+        """The client got nowhere: find out, beside whoever sends, whether it is to be replaced."""
         client = self._client
-        if client is None or client.stuck_since_s is None:
-            return
-        stuck_s = time.monotonic() - client.stuck_since_s
-        if stuck_s >= self._settings.renew_after_s:
-            _log.warning("kafka_client_replaced", role=self._role, pending=len(client.pending), stuck_s=round(stuck_s))
+        if client is not None and (self._judging is None or self._judging.done()):
+            self._judging = asyncio.create_task(self._judge(client), name=f"kafka-{self._role}-stuck")
+
+    async def _judge(self, client: _Client) -> None:
+        if await client.stuck.failed() and self._client is client:
+            _log.warning("kafka_client_replaced", role=self._role, pending=len(client.pending))
             self._retire(client)
 
     def _retire(self, client: _Client) -> None:

@@ -15,6 +15,7 @@ from contract.errors import LogUnavailable
 from contract.names import KAFKA_BROADCASTS, KAFKA_SCHEDULE
 from contract.records import entry_partition, kafka_partition
 from contract.runtime.kafka import client_options, close_consumer, log_trouble
+from contract.runtime.kafka_connect import StuckClient
 from contract.runtime.kafka_settings import KafkaSettings
 
 __all__ = ["GroupMember"]
@@ -24,6 +25,7 @@ _ANSWER_WITHIN_S: Final = 3.0
 _FETCH_MAX_WAIT_MS: Final = 100
 """A broker answers a connection's requests one after the other: partitions just assigned wait for a fetch that waits
 for others."""
+_RECOVERING_S: Final = 0.2
 _ACTIVE_S: Final = 2.0
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +56,8 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Told by Kafka and not handed out yet; None: nothing new."""
         self._rebalances = 0
         self._waits: set[asyncio.Timeout] = set()
+        self._stuck = StuckClient(settings)
         self._trouble: LogUnavailable | None = None
-        self._trouble_since_s: float | None = None
         self._unassigned_since_s: float | None = time.monotonic()
         self._polled_s = time.monotonic()
         self._behind: tuple[int, float] | None = None
@@ -158,7 +160,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             except KafkaError:
                 self.broken = True
                 raise
-        return records if rebalances == self._rebalances else {}
+        if rebalances != self._rebalances:
+            return {}
+        if records:
+            self._trouble = None  # somebody answers
+        return records
 
     async def positions(self) -> dict[int, int] | None:
         """Committed offset of every partition just assigned, or Kafka's first; None: it moved them meanwhile.
@@ -243,18 +249,17 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _watch(self) -> None:
         """aiokafka hides an outage from whoever polls: ask for the ends of our partitions, for readiness and lag."""
         while True:
-            await asyncio.sleep(self._settings.health_interval_s)
+            await asyncio.sleep(self._settings.health_interval_s if self._trouble is None else _RECOVERING_S)
             try:
                 with log_trouble("asking for the ends of partitions"):
                     async with asyncio.timeout(_ANSWER_WITHIN_S):
                         await self._look()
             except LogUnavailable as exc:
                 self._trouble = exc
-                if self._trouble_since_s is None:
-                    self._trouble_since_s = time.monotonic()
-                self.broken |= self._for_long(self._trouble_since_s)
+                self.broken |= await self._stuck.failed()
             else:
-                self._trouble = self._trouble_since_s = None
+                self._trouble = None
+                self._stuck.worked()
                 self.broken |= self._stalled()
 
     async def _look(self) -> None:
@@ -279,7 +284,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         at = sum(one.next_offset for one in self._ours.values())
         if self._behind is None or self._behind[0] != at:
             self._behind = (at, time.monotonic())
-        return self._for_long(self._behind[1])
+        return self._waited_s(self._behind[1]) >= self._settings.renew_after_s
 
     @property
     def _patience_s(self) -> float:
@@ -288,9 +293,6 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _waited_s(self, since_s: float) -> float:
         return time.monotonic() - since_s
-
-    def _for_long(self, since_s: float) -> bool:
-        return self._waited_s(since_s) >= self._settings.renew_after_s
 
 
 class _Interruptible:

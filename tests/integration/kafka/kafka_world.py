@@ -49,7 +49,7 @@ class Polled:
 
     async def until(self, condition: Callable[[], bool], within_s: float = 15.0) -> None:
         async with asyncio.timeout(within_s):
-            while not condition():  # noqa: ASYNC110 - what is awaited happens in the polling task
+            while not condition():
                 if self._task.done():
                     self._task.result()
                 await asyncio.sleep(0.005)

@@ -111,5 +111,5 @@ async def test_reserve(kafka: KafkaSettings, kafka_group: str) -> None:
             await first.until(lambda: len(first.ours) + len(second.ours) + len(third.ours) == 2)
             await asyncio.sleep(1.5)
             assert sorted((len(first.ours), len(second.ours), len(third.ours))) == [0, 1, 1]
-            assert not (first.troubles or second.troubles or third.troubles)
+            assert not [*first.troubles, *second.troubles, *third.troubles]
         await first.until(lambda: len(first.ours) == 2)
