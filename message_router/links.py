@@ -268,12 +268,16 @@ class NodeLinks:
                 await link.sendable.wait()
 
     async def _watch_silence(self, link: _NodeLink) -> None:
+        """Ask a quiet node for a sign, end the link of one that stays silent: `silence_s` and half a ping after."""
+        ping_s, asked_s = self._settings.ping_interval_s, 0.0
         while True:
-            await asyncio.sleep(self._settings.ping_interval_s)
-            silent_s = self._clock.monotonic_s() - link.heard_s
+            await asyncio.sleep(ping_s / 2)
+            now_s = self._clock.monotonic_s()
+            silent_s = now_s - link.heard_s
             if silent_s >= self._settings.silence_s:
                 raise LinkRefused("silent")
-            if silent_s >= self._settings.ping_interval_s / 2:
+            if silent_s >= ping_s / 2 and now_s - asked_s >= ping_s:
+                asked_s = now_s
                 link.answer(LinkPing())
 
     # -- deadlines and bounds -----------------------------------------------------------------------------------

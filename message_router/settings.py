@@ -59,15 +59,15 @@ class RouterSettings(ServiceSettings):
     reach_interval_s: float = Field(0.25, gt=0, description="Pause between writes of reach counts.")
     retry_first_s: float = Field(0.05, gt=0, description="First pause after a failed call to the log or the store.")
     retry_cap_s: float = Field(1.0, gt=0, description="Longest such pause: recovery is noticed within a second.")
-    hello_timeout_s: float = Field(5.0, gt=0, description="How long a new link may take to say hello.")
-    ping_interval_s: float = Field(2.0, gt=0, description="Pause between pings on a link that is otherwise silent.")
-    silence_s: float = Field(7.0, gt=0, description="A link from which nothing was heard for this long is closed.")
+    hello_timeout_s: float = Field(2.0, gt=0, description="How long a new link may take to say hello.")
+    ping_interval_s: float = Field(1.0, gt=0, description="Pause between pings on a link that is otherwise silent.")
+    silence_s: float = Field(4.0, gt=0, description="A link from which nothing was heard for this long is closed.")
     allowed_networks: tuple[str, ...] = Field(
         ("127.0.0.0/8", "::1/128"),
         description="Networks push nodes may live in; a lease that names another address is ignored.",
     )
     discover_interval_s: float = Field(1.0, gt=0, description="Pause between looks for new push nodes in the leases.")
-    connect_timeout_s: float = Field(5.0, gt=0, description="How long connecting to a node and its handshake may take.")
+    connect_timeout_s: float = Field(2.0, gt=0, description="How long connecting to a node and its handshake may take.")
     max_nodes: int = Field(4_096, ge=1, description="Push nodes one router links to.")
     start_patience_s: float = Field(
         5.0, gt=0, description="How long start-up waits for the first rebuild before serving without it."

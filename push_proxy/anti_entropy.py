@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -68,6 +69,7 @@ class AntiEntropy:
         interval_s: float,
         timeout_s: float,
     ) -> None:
+        self._due = asyncio.Event()
         self._node = node
         self._links = links
         self._watch = watch
@@ -81,26 +83,39 @@ class AntiEntropy:
     async def run(self) -> None:
         """Compare for ever; a store that does not answer is noted and asked again."""
         while True:
+            self._due.clear()
             await self.compare_once()
-            self._links.note_time()
             self._watch.judge(
-                store_answered_at_s=self._node.store_answered_at_s, router_seen_at_s=self._links.connected_at_s
+                store_answered_at_s=self._node.reader.store_answered_at_s, router_seen_at_s=self._links.heard_at_s
             )
             self._node.forget_idle()
             # Jittered, so that the nodes of a cluster do not ask in step.
-            await asyncio.sleep(self._interval_s * (0.75 + 0.5 * self._random.random()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s * (0.75 + 0.5 * self._random.random())):
+                    await self._due.wait()
+
+    def compare_soon(self) -> None:
+        """A link began or ended: what it did not bring is in the log."""
+        self._due.set()
 
     async def compare_once(self) -> None:
-        """One round: tails and schedules of all followed topics, one call each."""
+        """One round: tails and revisions of all followed topics, one call each, and the schedules that changed."""
+        reader = self._node.reader
         # A node without topics asks all the same, for one that cannot exist: a lost store must be noticed.
         topics = self._node.followed_topics or (_PROBE,)
         asked_at_s = self._clock.monotonic_s()
         try:
             async with asyncio.timeout(self._timeout_s):
                 tails = await self._replay_log.tails(topics)
-            self._node.compare(tails, asked_at_s=asked_at_s)
+            reader.compare(tails, asked_at_s=asked_at_s)
             async with asyncio.timeout(self._timeout_s):
-                schedules = await self._schedule_view.schedules(topics)
-            self._node.compare_schedules(schedules, topics)
+                revisions = await self._schedule_view.revisions(topics)
+                if newer := reader.stale_schedules(revisions):
+                    reader.absorb_schedules(await self._schedule_view.schedules(newer))
+                if (absent := reader.unconfirmed(revisions, topics)) and (await self._schedule_view.life()).whole:
+                    # Asked again: it may have been made whole between question and answer.
+                    found = await self._schedule_view.schedules(absent)
+                    reader.absorb_schedules(found)
+                    reader.refuse_unknown(reader.unconfirmed(found, absent))
         except (Unavailable, TimeoutError):
-            self._node.store_failed()
+            reader.store_failed()

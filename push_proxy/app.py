@@ -70,7 +70,7 @@ class PushService:
                 task.cancel()
             stopping.cancel()
             await asyncio.gather(*background, stopping, return_exceptions=True)
-            await self._node.settle_down()
+            await self._node.reader.settle_down()
             await self._links.stop()
 
     async def _tick(self) -> None:
@@ -140,7 +140,8 @@ def build_push_node(
         node_id=node_id,
         incarnation=incarnation,
         interest_ack_s=settings.interest_ack_s,
-        silence_s=2 * settings.lease_s,
+        ping_s=settings.link_ping_s,
+        silence_s=settings.link_silence_s,
         clock=clock,
     )
     node = StreamNode(
@@ -177,6 +178,7 @@ def build_push_node(
         metrics=metrics,
         sock=sock,
         status=status,
+        isolated=lambda: watch.isolated,
     )
     watch = SourceWatch(
         clock=clock,
@@ -185,8 +187,17 @@ def build_push_node(
         on_isolated=lambda: node.say_stale(listener.devices),
     )
 
-    # What was reported over a link that ended may be lost: whoever is linked then hears all of it.
-    links.bind(deliver=node.deliver, topics=node.topics, on_linked=watch.linked, on_unlinked=tally.report_all_again)
+    def linked() -> None:
+        watch.linked()
+        anti_entropy.compare_soon()
+
+    def unlinked() -> None:
+        # What was reported over a link that ended may be lost: whoever is linked then hears all of it. So may what was
+        # being delivered, until that router's successor delivers again.
+        tally.report_all_again()
+        anti_entropy.compare_soon()
+
+    links.bind(deliver=node.deliver, topics=node.topics, on_linked=linked, on_unlinked=unlinked)
     metrics.gauge("router_links", lambda: links.count)
     anti_entropy = AntiEntropy(
         node,

@@ -98,6 +98,11 @@ class FollowedTopic:
     def topic(self) -> str:
         return self.state.topic
 
+    @property
+    def revision(self) -> int:
+        """Of the schedule known here; 0 if none is."""
+        return self.schedule.revision if self.schedule is not None else 0
+
     def live_frame(self, broadcast: Broadcast) -> bytes:
         return text_frame(broadcast_frame(broadcast, ack=self._ack))
 

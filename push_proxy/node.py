@@ -1,20 +1,21 @@
 """The push node's use case: follows topics for its devices, accepts by chain, answers, fans out (R13-R17).
 
-Runs on one event loop and owns all its state; every public method but `settle_down` returns without waiting.
+Runs on one event loop and owns all its state; every public method returns without waiting. What the store knows is
+asked by its other half, the `reader`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 import structlog
 
 from contract.broadcast import Broadcast
 from contract.clock import Clock
-from contract.cursor import Cursor
-from contract.errors import Unavailable
+from contract.cursor import Cursor, check_cursor
+from contract.errors import MalformedCursor
 from contract.frames import UNKNOWN_TOPIC, AckRequest, Held, StaleFrame, Verdict
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.failpoints import failpoint
@@ -27,16 +28,10 @@ from push_proxy.ports import DevicePort, InterestPort
 from push_proxy.reach_tally import ReachTally
 from push_proxy.recovery import Phase, Subscription
 from push_proxy.settings import PushSettings
+from push_proxy.topic_reader import TopicReader
 
-__all__ = ["READ_SPACING_S", "StreamNode"]
+__all__ = ["StreamNode"]
 
-READ_SPACING_S: Final = 0.1
-"""Least time between two reads of one topic's log, however many devices claim to know more than it."""
-MAX_READS: Final = 32
-"""Reads of the store in flight at once, when it comes back and every topic is reread."""
-UNKNOWN_FOR_S: Final = 1.0
-"""How long a topic the schedule view does not have is refused without asking again."""
-_MAX_UNKNOWN: Final = 4096
 _VERDICT_COUNTERS: Final[Mapping[Verdict, CounterName]] = {
     "complete": "verdicts_complete",
     "gap": "verdicts_gap",
@@ -61,8 +56,6 @@ class StreamNode:
         metrics: NodeMetrics,
     ) -> None:
         self._settings = settings
-        self._replay_log = replay_log
-        self._schedule_view = schedule_view
         self._interest = interest
         self._clock = clock
         self._tally = tally
@@ -71,21 +64,27 @@ class StreamNode:
         self._fanout = FanOut()
         self._topics: dict[str, FollowedTopic] = {}
         self._unsettled: dict[str, None] = {}
-        self._unknown: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._reads = asyncio.Semaphore(MAX_READS)
-        self._store_down = False
         self._ack = AckRequest(settings.ack_one_in, settings.ack_within_ms) if settings.ack_one_in else None
-        self.store_answered_at_s = clock.monotonic_s()
+        self.reader = TopicReader(
+            self._topics,
+            self,
+            replay_log=replay_log,
+            schedule_view=schedule_view,
+            interest=interest,
+            clock=clock,
+            metrics=metrics,
+            timeout_s=settings.kv_timeout_s,
+        )
         metrics.gauge("topics", lambda: len(self._topics))
         metrics.gauge("subscriptions", lambda: self._hub.subscription_count)
         metrics.gauge("fanout_jobs", lambda: self._fanout.waiting)
 
     # Devices.
 
-    def latest_of(self, topic: str) -> int:
+    def latest_of(self, topic: str) -> int | None:
+        """Newest timestamp known of a topic; None while its log was not read: then nobody can tell."""
         followed = self._topics.get(topic)
-        return followed.state.latest if followed else 0
+        return followed.state.latest if followed and followed.state.absorbed_read else None
 
     def follow(self, device: DevicePort, topic: str, cursor: Cursor, held: Held | None) -> None:
         """Subscribe: register first, answer as soon as memory may (R14-R16)."""
@@ -97,7 +96,7 @@ class StreamNode:
                 device.unfollow(topic, *refusal)
                 return
             followed = self._topics[topic] = FollowedTopic(topic, ack=self._ack)
-            followed.opening = self._spawn(self._open(followed), f"push.open.{topic}")
+            self.reader.open(followed)
         subscription = Subscription(
             device,
             topic,
@@ -108,11 +107,11 @@ class StreamNode:
         )
         self._hub.add(device, subscription)
         followed.empty_since_s = None
-        self._answer(followed, subscription, give_up=self._store_down and followed.opening is None)
+        self._answer(followed, subscription, give_up=self.reader.store_down and followed.opening is None)
         if subscription.phase < Phase.LIVE:
             self._unsettled[topic] = None
             if subscription.needs_read(followed.state):
-                self._request_read(followed)
+                self.reader.request_read(followed)
 
     def leave(self, device: DevicePort, topic: str) -> None:
         if self._hub.remove(device, topic):
@@ -150,7 +149,7 @@ class StreamNode:
         for schedule in schedules:
             followed = self._topics.get(schedule.topic)
             if followed is not None:
-                self._pass_on(followed, schedule)
+                self.pass_on(followed, schedule)
         for broadcast in broadcasts:
             followed = self._topics.get(broadcast.topic)
             if followed is not None:
@@ -158,41 +157,7 @@ class StreamNode:
         delivery.finish()
         return delivery.done
 
-    # Store.
-
-    def compare(self, tails: Mapping[str, int], *, asked_at_s: float) -> None:
-        """Anti-entropy's answer: the store is there, and each topic's tail was this."""
-        self._store_answered(asked_at_s)
-        for topic, tail in tails.items():
-            followed = self._topics.get(topic)
-            if followed is None or followed.opening is not None:
-                continue
-            if not followed.registered:
-                followed.opening = self._spawn(self._open(followed), f"push.open.{topic}")
-            elif followed.state.confirm(tail, asked_at_s=asked_at_s):
-                self._request_read(followed)
-            elif topic in self._unsettled:
-                self._settle(followed)
-
-    def compare_schedules(self, schedules: Mapping[str, TopicSchedule], asked: Sequence[str]) -> None:
-        """The view's schedules of the topics asked for; one it never had is unknown after all."""
-        for topic in asked:
-            followed = self._topics.get(topic)
-            if followed is None or followed.opening is not None:
-                continue
-            schedule = schedules.get(topic)
-            if schedule is not None:
-                self._pass_on(followed, schedule)
-            elif not followed.schedule_known:
-                self._refuse_unknown(followed)
-
-    def store_failed(self) -> None:
-        """The store did not answer: what it says next must be read anew (R14)."""
-        self._metrics.count("store_failures")
-        if self._store_down:
-            return
-        self._store_down = True
-        _log.warning("store_unavailable")
+    # What a status shows, and what is compared with the store.
 
     @property
     def open_holes(self) -> int:
@@ -239,65 +204,43 @@ class StreamNode:
         for device in devices:
             device.write(frame)
 
-    async def settle_down(self) -> None:
-        """End every task of the node; idempotent."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    # What the reader learned (TopicNews).
 
-    # Opening a topic: schedule, interest, log (R14).
+    def spread_news(self, followed: FollowedTopic, news: Sequence[Broadcast]) -> None:
+        self._spread(followed, news, settled_only=True)
 
-    def _refusal(self, topic: str, now_s: float) -> tuple[str, str] | None:
-        unknown_until_s = self._unknown.get(topic)
-        if unknown_until_s is not None:
-            if now_s < unknown_until_s:
-                return UNKNOWN_TOPIC, _no_such_topic(topic)
-            del self._unknown[topic]
-        if len(self._topics) >= self._settings.max_topics:
-            return "node_full", f"topics[{topic}]: this node follows {len(self._topics)} topics already; try later"
-        return None
+    def settle(self, followed: FollowedTopic) -> None:
+        if followed.topic in self._unsettled:
+            self._answer_all(followed, self._hub.unanswered(followed.topic))
 
-    async def _open(self, followed: FollowedTopic) -> None:
-        try:
-            known = await self._find_and_register(followed)
-        finally:
-            followed.opening = None
-        if known:
-            self._request_read(followed)
-        else:
-            self._refuse_unknown(followed)
+    def unsettle(self, followed: FollowedTopic) -> None:
+        self._unsettled[followed.topic] = None
 
-    async def _find_and_register(self, followed: FollowedTopic) -> bool:
-        """Whether the topic exists, as far as one can know; an existing one is made known to the routers."""
+    def pass_on(self, followed: FollowedTopic, schedule: TopicSchedule) -> None:
+        if not followed.put_schedule(schedule):
+            return
+        to = []
+        for subscription in self._hub.subscriptions(followed.topic):
+            if subscription.phase > 0 and subscription.told_revision < schedule.revision:
+                subscription.told_revision = schedule.revision
+                to.append(subscription)
+        self._fanout.broadcast(followed.schedule_bytes, to, _ignore)
+
+    def forget_unknown(self, followed: FollowedTopic) -> None:
         topic = followed.topic
-        schedules = await self._ask_view(topic)
-        if schedules is not None:
-            if topic not in schedules:
-                return False
-            followed.put_schedule(schedules[topic])
-        # Before the first await: a router linked from now on hears of it in the hello.
-        followed.registered = True
-        await self._interest.register(topic)
-        return True
-
-    async def _ask_view(self, topic: str) -> Mapping[str, TopicSchedule] | None:
-        try:
-            async with asyncio.timeout(self._settings.kv_timeout_s):
-                return await self._schedule_view.schedules([topic])
-        except (Unavailable, TimeoutError):
-            self.store_failed()
-            return None
-
-    def _refuse_unknown(self, followed: FollowedTopic) -> None:
-        topic = followed.topic
-        while len(self._unknown) >= _MAX_UNKNOWN:
-            del self._unknown[next(iter(self._unknown))]
-        self._unknown[topic] = self._clock.monotonic_s() + UNKNOWN_FOR_S
         devices = self._hub.drop_topic(topic)
         self._close_topic(followed)
         for device in devices:
             device.unfollow(topic, UNKNOWN_TOPIC, _no_such_topic(topic))
+
+    # Topics.
+
+    def _refusal(self, topic: str, now_s: float) -> tuple[str, str] | None:
+        if self.reader.known_unknown(topic, now_s):
+            return UNKNOWN_TOPIC, _no_such_topic(topic)
+        if len(self._topics) >= self._settings.max_topics:
+            return "node_full", f"topics[{topic}]: this node follows {len(self._topics)} topics already; try later"
+        return None
 
     def _close_topic(self, followed: FollowedTopic) -> None:
         topic = followed.topic
@@ -320,53 +263,6 @@ class StreamNode:
             if followed is not None:
                 followed.empty_since_s = now_s
 
-    # Reading a topic's log: once for all who wait.
-
-    def _request_read(self, followed: FollowedTopic) -> None:
-        if followed.opening is not None:
-            return  # opening ends with a read
-        if followed.reading is not None:
-            followed.read_again = True
-            return
-        followed.reading = self._spawn(self._read(followed), f"push.read.{followed.topic}")
-
-    async def _read(self, followed: FollowedTopic) -> None:
-        try:
-            while await self._read_once(followed) and followed.read_again:  # noqa: ASYNC110 - spacing, not waiting
-                await asyncio.sleep(READ_SPACING_S)
-        finally:
-            followed.reading = None
-            followed.read_again = False
-
-    async def _read_once(self, followed: FollowedTopic) -> bool:
-        followed.read_again = False
-        number = followed.state.begin_read()
-        started_at_s = self._clock.monotonic_s()
-        self._metrics.count("log_reads")
-        try:
-            async with self._reads, asyncio.timeout(self._settings.kv_timeout_s):
-                snapshot = await self._replay_log.read(followed.topic)
-        except (Unavailable, TimeoutError):
-            self.store_failed()
-            return False
-        if self._topics.get(followed.topic) is not followed:
-            return False
-        self._store_answered(started_at_s)
-        news = followed.state.absorb(snapshot, read=number, started_at_s=started_at_s)
-        self._spread(followed, news, settled_only=True)
-        self._settle(followed)
-        return True
-
-    def _store_answered(self, asked_at_s: float) -> None:
-        self.store_answered_at_s = max(self.store_answered_at_s, asked_at_s)
-        if not self._store_down:
-            return
-        self._store_down = False
-        _log.info("store_available_again", topics=len(self._topics))
-        for followed in self._topics.values():
-            followed.state.doubt()
-            self._unsettled[followed.topic] = None
-
     # Accepting and writing.
 
     def _accept(self, followed: FollowedTopic, broadcast: Broadcast, delivery: Delivery, received_at_ms: int) -> None:
@@ -383,12 +279,12 @@ class StreamNode:
             if broadcast not in accepted.send:
                 delivery.begin()
                 followed.awaited.setdefault(broadcast.timestamp, []).append(delivery)
-            self._request_read(followed)
+            self.reader.request_read(followed)
         elif not accepted.send:
             self._metrics.count("repeats")
         self._spread(followed, accepted.send, delivery=delivery)
         if followed.topic in self._unsettled and not followed.state.holding:
-            self._settle(followed)
+            self.settle(followed)
 
     def _spread(
         self,
@@ -423,20 +319,7 @@ class StreamNode:
         for number, delivery in enumerate(deliveries):
             delivery.finish(count if number == 0 else 0)
 
-    def _pass_on(self, followed: FollowedTopic, schedule: TopicSchedule) -> None:
-        if not followed.put_schedule(schedule):
-            return
-        to = []
-        for subscription in self._hub.subscriptions(followed.topic):
-            if subscription.phase > 0 and subscription.told_revision < schedule.revision:
-                subscription.told_revision = schedule.revision
-                to.append(subscription)
-        self._fanout.broadcast(followed.schedule_bytes, to, _ignore)
-
     # Answering.
-
-    def _settle(self, followed: FollowedTopic) -> None:
-        self._answer_all(followed, self._hub.unanswered(followed.topic))
 
     def _answer_all(self, followed: FollowedTopic, subscriptions: Sequence[Subscription]) -> None:
         if subscriptions:
@@ -446,6 +329,8 @@ class StreamNode:
         """Verdict, replay and schedule in one write, so that no live frame comes between them."""
         now_s = self._clock.monotonic_s()
         first = subscription.phase is Phase.WAITING
+        if self._refused_for_cursor(followed, subscription, now_s):
+            return False
         answer = subscription.answer(followed.state, now_s, give_up=give_up)
         if answer is None:
             return False
@@ -466,20 +351,25 @@ class StreamNode:
         subscription.sink.write(b"".join(frames))
         return True
 
+    def _refused_for_cursor(self, followed: FollowedTopic, subscription: Subscription, now_s: float) -> bool:
+        """A cursor from the future, judged only now: our own clock may be the one that is wrong (R15)."""
+        if subscription.phase <= Phase.DEAD or not followed.state.fresh(now_s) or subscription.cursor is None:
+            return False
+        topic, latest = followed.topic, followed.state.latest
+        if subscription.cursor <= latest or subscription.needs_read(followed.state):
+            return False
+        try:
+            check_cursor(subscription.cursor, now_ms=self._clock.now_ms(), latest=latest, field=f"topics[{topic}]")
+        except MalformedCursor as exc:
+            device = cast("DevicePort", subscription.sink)  # the one `follow` gave it
+            self.leave(device, topic)
+            device.unfollow(topic, "cursor_in_future", str(exc))
+            return True
+        return False
+
     def _knows(self, topic: str, timestamp: int) -> bool:
         followed = self._topics.get(topic)
         return followed is not None and followed.state.knows(timestamp)
-
-    def _spawn(self, work: object, name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("node_task_failed", task=task.get_name(), error=repr(error))
 
 
 class _Written:

@@ -44,11 +44,19 @@ class RouterLinks:
     """All links of this node. `bind` before use: the node and its links know each other."""
 
     def __init__(
-        self, *, node_id: str, incarnation: str, interest_ack_s: float, silence_s: float, clock: Clock
+        self,
+        *,
+        node_id: str,
+        incarnation: str,
+        interest_ack_s: float,
+        ping_s: float,
+        silence_s: float,
+        clock: Clock,
     ) -> None:
         self._node_id = node_id
         self._incarnation = incarnation
         self._interest_ack_s = interest_ack_s
+        self._ping_s = ping_s
         self._silence_s = silence_s
         self._clock = clock
         self._links: dict[_Link, None] = {}
@@ -59,8 +67,8 @@ class RouterLinks:
         self._topics: Callable[[], Sequence[str]] = tuple
         self._on_linked: Callable[[], None] = _nothing
         self._on_unlinked: Callable[[], None] = _nothing
-        self.connected_at_s = clock.monotonic_s()
-        """Last moment at which some router was known to be linked."""
+        self._heard_at_s = clock.monotonic_s()
+        self._watching: asyncio.Task[None] | None = None
 
     def bind(
         self,
@@ -75,6 +83,12 @@ class RouterLinks:
         self._topics = topics
         self._on_linked = on_linked
         self._on_unlinked = on_unlinked
+
+    @property
+    def heard_at_s(self) -> float:
+        """Last moment at which a linked router was heard: a frozen one is linked, and no source of anything."""
+        self._heard_at_s = max([self._heard_at_s, *(link.heard_s for link in self._links if link.accepted)])
+        return self._heard_at_s
 
     @property
     def connected(self) -> bool:
@@ -95,6 +109,7 @@ class RouterLinks:
 
     def start(self) -> None:
         self._running = True
+        self._watching = asyncio.create_task(self._watch_forever(), name="push.links")
         early, self._attached_early = self._attached_early, []
         for channel in early:
             self._open(channel)
@@ -102,16 +117,22 @@ class RouterLinks:
     async def stop(self) -> None:
         """Close every link and wait for its tasks; idempotent."""
         self._stopped = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         links = list(self._links)
         for link in links:
             link.close()
         await asyncio.gather(*(link.closed() for link in links))
 
     async def register(self, topic: str) -> None:
-        """InterestPort.register."""
-        acks = [link.change_interest(added=(topic,)) for link in self._links]
-        if acks:
-            await asyncio.wait(acks, timeout=self._interest_ack_s)
+        """InterestPort.register: a router that once missed the bound is told, and not waited for until it answers."""
+        told = [(link, link.change_interest(added=(topic,))) for link in self._links]
+        awaited = {ack: link for link, ack in told if not link.late}
+        if awaited:
+            _, missing = await asyncio.wait(awaited, timeout=self._interest_ack_s)
+            for ack in missing:
+                awaited[ack].late = True
 
     def withdraw(self, topics: Sequence[str]) -> None:
         """InterestPort.withdraw; nobody waits for its acknowledgement."""
@@ -119,21 +140,23 @@ class RouterLinks:
             link.change_interest(removed=tuple(topics))
 
     def report(self, counts: Sequence[ReachCount]) -> bool:
-        """Send reach counts to one router; False if none is linked."""
-        link = next((link for link in self._links if link.accepted), None)
-        if link is None:
+        """Send reach counts to one router that is not silent; False if none is linked."""
+        accepted = [link for link in self._links if link.accepted]
+        if not accepted:
             return False
+        recent_s = self._clock.monotonic_s() - 2 * self._ping_s
+        link = next((link for link in accepted if link.heard_s >= recent_s), accepted[0])
         for start in range(0, len(counts), _MAX_REPORTED):
             link.post(ReachReport(tuple(counts[start : start + _MAX_REPORTED])))
         return True
 
-    def note_time(self) -> None:
-        """Called about once a second: asks silent routers for a sign, ends links that stay silent."""
-        now_s = self._clock.monotonic_s()
-        for link in list(self._links):
-            link.watch(now_s, self._silence_s)
-        if self.connected:
-            self.connected_at_s = now_s
+    async def _watch_forever(self) -> None:
+        """Ask quiet routers for a sign, end links that stay silent: at most `silence_s` and half a `ping_s` after."""
+        while True:
+            await asyncio.sleep(self._ping_s / 2)
+            now_s = self._clock.monotonic_s()
+            for link in list(self._links):
+                link.watch(now_s, ping_s=self._ping_s, silence_s=self._silence_s)
 
     def _open(self, channel: MessageChannel) -> None:
         assert self._deliver is not None, "bind first"
@@ -143,11 +166,11 @@ class RouterLinks:
         link.start(on_end=self._ended)
 
     def _accepted(self) -> None:
-        self.note_time()
         self._on_linked()
 
-    def _ended(self, link: _Link) -> None:
-        self.note_time()
+    def _ended(self, link: _Link, was_accepted: bool) -> None:
+        if was_accepted:
+            self._heard_at_s = max(self._heard_at_s, link.heard_s)
         self._links.pop(link, None)
         self._on_unlinked()
 
@@ -160,7 +183,7 @@ class _Link:
     ) -> None:
         self._channel = channel
         self._clock = clock
-        self._heard_s = clock.monotonic_s()
+        self._asked_s = self.heard_s = clock.monotonic_s()
         self._deliver = deliver
         self._on_accepted = on_accepted
         self._outbox: list[LinkMessage] = []
@@ -171,9 +194,11 @@ class _Link:
         self._interest: dict[int, asyncio.Future[None]] = {}
         self._task: asyncio.Task[None] | None = None
         self.accepted = False
+        self.late = False
+        """Whether it missed the bound on an interest's acknowledgement, and acknowledged none since."""
         self.router_id = "?"
 
-    def start(self, *, on_end: Callable[[_Link], None]) -> None:
+    def start(self, *, on_end: Callable[[_Link, bool], None]) -> None:
         self._task = asyncio.create_task(self._run(on_end), name="push.link")
 
     def close(self) -> None:
@@ -183,13 +208,16 @@ class _Link:
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    def watch(self, now_s: float, silence_s: float) -> None:
-        """A half-open link looks like a quiet one until it is asked."""
-        silent_s = now_s - self._heard_s
+    def watch(self, now_s: float, *, ping_s: float, silence_s: float) -> None:
+        """A half-open link looks like a quiet one until it is asked; while we do not read, it cannot answer."""
+        if self._unacked >= MAX_UNACKED:
+            return
+        silent_s = now_s - self.heard_s
         if silent_s >= silence_s:
             _log.warning("router_silent", router=self.router_id, for_s=round(silent_s, 1))
             self._channel.close()
-        elif silent_s >= silence_s / 4 and not self._outbox:
+        elif silent_s >= ping_s / 2 and now_s - self._asked_s >= ping_s:
+            self._asked_s = now_s
             self.post(LinkPing())
 
     def post(self, message: LinkMessage) -> None:
@@ -205,7 +233,8 @@ class _Link:
         self.post(InterestDelta(self._seq, added, removed))
         return future
 
-    async def _run(self, on_end: Callable[[_Link], None]) -> None:
+    async def _run(self, on_end: Callable[[_Link, bool], None]) -> None:
+        accepted = False
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_closed(self._write), name="push.link.write")
@@ -214,11 +243,11 @@ class _Link:
                 self._wake.set()
         finally:
             self._channel.close()
-            self.accepted = False
+            accepted, self.accepted = self.accepted, False
             for future in self._interest.values():
                 if not future.done():
                     future.set_result(None)
-            on_end(self)
+            on_end(self, accepted)
             _log.info("router_link_ended", router=self.router_id)
 
     async def _write(self) -> None:
@@ -238,10 +267,11 @@ class _Link:
     async def _read(self) -> None:
         while True:
             message = await self._channel.receive()
-            self._heard_s = self._clock.monotonic_s()
+            self.heard_s = self._clock.monotonic_s()
             if isinstance(message, Deliver):
                 await self._delivered(message)
             elif isinstance(message, InterestAck):
+                self.late = False
                 future = self._interest.pop(message.seq, None)
                 if future is not None and not future.done():
                     future.set_result(None)
@@ -257,6 +287,7 @@ class _Link:
         while self._unacked >= MAX_UNACKED:
             self._room.clear()
             await self._room.wait()
+            self.heard_s = self._clock.monotonic_s()  # what was sent meanwhile is still to be read
         self._unacked += 1
 
         def acknowledge(done: asyncio.Future[int]) -> None:

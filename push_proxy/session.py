@@ -46,6 +46,10 @@ __all__ = [
 MAX_TOPIC_CHARS = 128
 """Longer than any legal topic; such a name is unknown without asking anybody."""
 _NEVER = float("inf")
+_CLOCK_DOUBT_MS = 24 * 60 * 60 * 1000
+"""No clock of ours is thought to be further off. Within it the node judges a cursor once it has read the log."""
+LatestOf = Callable[[str], int | None]
+"""Newest timestamp a node knows of a topic; None while it did not read the topic's log."""
 
 
 class Grant(NamedTuple):
@@ -164,10 +168,10 @@ class Session:
         *,
         now_s: float,
         now_ms: int,
-        latest_of: Callable[[str], int],
+        latest_of: LatestOf,
         verify: Callable[[str], Grant],
     ) -> list[Action]:
-        """One text frame. `verify` raises Unauthorized; `latest_of` is 0 for a topic nobody follows here."""
+        """One text frame. `verify` raises Unauthorized."""
         if self._closed:
             return []
         try:
@@ -200,7 +204,7 @@ class Session:
         """The node could not follow a topic after all."""
         self.topics.discard(topic)
 
-    def _subscribe(self, frame: SubscribeFrame, now_ms: int, latest_of: Callable[[str], int]) -> list[Action]:
+    def _subscribe(self, frame: SubscribeFrame, now_ms: int, latest_of: LatestOf) -> list[Action]:
         if not frame.topics:
             return self.rejected("malformed_frame", "topics: empty (name at least one topic)")
         total = len(self.topics.union(frame.topics))
@@ -215,14 +219,17 @@ class Session:
         return actions
 
     def _subscribe_one(
-        self, topic: str, cursor: Cursor, held: Held | None, now_ms: int, latest_of: Callable[[str], int]
+        self, topic: str, cursor: Cursor, held: Held | None, now_ms: int, latest_of: LatestOf
     ) -> list[Action]:
         if not topic or len(topic) > MAX_TOPIC_CHARS:
             return self.rejected("unknown_topic", f"topics: no such topic (1-{MAX_TOPIC_CHARS} characters)", topic)
         if self.grant.topics is not None and topic not in self.grant.topics:
             return self.rejected("forbidden_topic", f"topics[{topic}]: the token does not allow this topic", topic)
         try:
-            check_cursor(cursor, now_ms=now_ms, latest=latest_of(topic), field=f"topics[{topic}]")
+            latest = latest_of(topic)
+            # While the topic's log is yet to be read our clock is the only witness, and may be the one that is wrong.
+            known = now_ms + _CLOCK_DOUBT_MS if latest is None else latest
+            check_cursor(cursor, now_ms=now_ms, latest=known, field=f"topics[{topic}]")
         except MalformedCursor as exc:
             code = "cursor_in_future" if cursor is not None and cursor > 0 else exc.code
             return self.rejected(code, str(exc), topic)
@@ -235,10 +242,10 @@ class Session:
         self.topics.difference_update(leaving)
         return [Leave(topic) for topic in leaving]
 
-    def _about_topic(self, kind: str, topic: str, timestamp: int, latest_of: Callable[[str], int]) -> list[Action]:
+    def _about_topic(self, kind: str, topic: str, timestamp: int, latest_of: LatestOf) -> list[Action]:
         if topic not in self.topics:
             return self.rejected("not_subscribed", f"topic: {kind} for a topic this connection does not follow", topic)
-        if not 0 < timestamp <= latest_of(topic):
+        if not 0 < timestamp <= (latest_of(topic) or 0):
             return []  # heard on another connection of this device: that node counts it
         return [Acked(topic, timestamp) if kind == "ack" else HoleReported(topic, timestamp)]
 

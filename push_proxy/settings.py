@@ -56,6 +56,8 @@ class PushSettings(ServiceSettings):
     ack_within_ms: int = Field(30_000, ge=1, description="Time over which those acknowledgements are spread.")
 
     # Store and routers.
+    link_ping_s: float = Field(1.0, gt=0, description="Pause between pings on a router's link that is otherwise quiet.")
+    link_silence_s: float = Field(4.0, gt=0, description="A link over which nothing was heard for this long is closed.")
     lease_s: float = Field(5.0, gt=0, description="Two of these without store or router isolate the node (R17).")
     kv_timeout_s: float = Field(2.0, gt=0, description="Bound on one read of the store; below the 3 s freshness lasts.")
     anti_entropy_s: float = Field(1.0, gt=0, description="Mean interval of comparing memory with the log, jittered.")
@@ -67,6 +69,10 @@ class PushSettings(ServiceSettings):
             raise ValueError("lifetime_max_s must be at least lifetime_min_s")
         if self.pong_deadline_s >= self.ping_s:
             raise ValueError("pong_deadline_s must be below ping_s")
+        if self.link_silence_s <= 3 * self.link_ping_s:
+            raise ValueError("link_silence_s must exceed three link_ping_s: one lost ping is no dead router")
+        if self.link_ping_s >= self.lease_s:
+            raise ValueError("link_ping_s must be below lease_s: a quiet router is heard within two leases")
         if self.anti_entropy_s + self.kv_timeout_s > 3.0:
             raise ValueError("anti_entropy_s + kv_timeout_s must not exceed the 3 s for which memory counts as fresh")
         if self.token_renew_before_s >= 0.9 * self.token_lifetime_s:

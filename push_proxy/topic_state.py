@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from typing import Final, NamedTuple
 
 from contract.broadcast import Broadcast
-from contract.replay_log import LogSnapshot
+from contract.replay_log import BY_TIMESTAMP, LogSnapshot, above, find_entry
 
 __all__ = ["FRESH_FOR_S", "HOLE_BOUND_S", "MAX_ENTRIES", "MAX_HELD", "Accepted", "TopicState"]
 
@@ -18,7 +18,7 @@ MAX_ENTRIES: Final = 4096
 """Entries kept per topic; dropping older ones raises this node's floor."""
 MAX_HELD: Final = 64
 """Broadcasts held behind a hole; one more releases them all: memory is bounded, the newest truth never waits."""
-_MAX_LATE: Final = 64
+_MAX_BELOW: Final = 64
 
 
 class Accepted(NamedTuple):
@@ -41,9 +41,9 @@ class TopicState:
         "_entries",
         "_held",
         "_held_until_s",
-        "_late",
         "_max_entries",
         "_reads_begun",
+        "_sent_below",
         "_whole",
         "confirmed_at_s",
         "floor",
@@ -66,7 +66,7 @@ class TopicState:
         self._entries: list[Broadcast] = []
         self._held: dict[int, Broadcast] = {}
         self._held_until_s = float("inf")
-        self._late: dict[int, None] = {}
+        self._sent_below: dict[int, None] = {}
         self._whole = True
         self._behind_tail = 0
         self._reads_begun = 0
@@ -110,13 +110,13 @@ class TopicState:
 
     def after(self, cursor: int) -> tuple[Broadcast, ...]:
         """Known entries above `cursor`, ascending."""
-        return tuple(self._entries[bisect_left(self._entries, cursor + 1, key=_timestamp) :])
+        return tuple(self._entries[above(self._entries, cursor) :])
 
     def newest(self) -> Broadcast | None:
         return self._entries[-1] if self._entries else None
 
     def knows(self, timestamp: int) -> bool:
-        return self._find(timestamp) is not None
+        return find_entry(self._entries, timestamp) is not None
 
     # Live broadcasts.
 
@@ -165,7 +165,7 @@ class TopicState:
         missing = [e for e in snapshot.entries if e.timestamp > self.floor and not self.knows(e.timestamp)]
         if missing:
             self._entries.extend(missing)
-            self._entries.sort(key=_timestamp)
+            self._entries.sort(key=BY_TIMESTAMP)
             for entry in missing:
                 self._held.pop(entry.timestamp, None)
         self.latest = max(self.latest, snapshot.tail, self._entries[-1].timestamp if self._entries else 0)
@@ -196,18 +196,16 @@ class TopicState:
 
     def _accept_below(self, broadcast: Broadcast) -> Accepted:
         timestamp = broadcast.timestamp
-        known = self._find(timestamp)
+        known = find_entry(self._entries, timestamp)
         if known is not None:
             return Accepted(conflict=not known.same_payload(broadcast))
         if timestamp <= self.floor:
             # The log counts it as lost; a device below it may still want it, once.
-            if timestamp in self._late:
+            if timestamp in self._sent_below:
                 return Accepted()
-            self._late[timestamp] = None
-            if len(self._late) > _MAX_LATE:
-                del self._late[next(iter(self._late))]
+            self._note_below(timestamp)
             return Accepted((broadcast,))
-        insort(self._entries, broadcast, key=_timestamp)
+        insort(self._entries, broadcast, key=BY_TIMESTAMP)
         if timestamp == self.latest:
             self.state_key = broadcast.state_key
         self._whole = self._is_whole()
@@ -232,7 +230,7 @@ class TopicState:
             elif self.knows(timestamp):
                 continue
             elif timestamp > self.floor:
-                insort(self._entries, held, key=_timestamp)
+                insort(self._entries, held, key=BY_TIMESTAMP)
             sent.append(held)
         if not self._held:
             self._held_until_s = float("inf")
@@ -260,20 +258,19 @@ class TopicState:
 
     def _raise_floor(self, floor: int) -> None:
         self.floor = floor
-        del self._entries[: bisect_left(self._entries, floor + 1, key=_timestamp)]
+        dropped = above(self._entries, floor)
+        for entry in self._entries[max(0, dropped - _MAX_BELOW) : dropped]:
+            self._note_below(entry.timestamp)
+        del self._entries[:dropped]
         self.latest = max(self.latest, floor)
+
+    def _note_below(self, timestamp: int) -> None:
+        """It lies below the floor and was sent: a repeat is not sent again."""
+        self._sent_below[timestamp] = None
+        if len(self._sent_below) > _MAX_BELOW:
+            del self._sent_below[next(iter(self._sent_below))]
 
     def _trim(self) -> None:
         surplus = len(self._entries) - self._max_entries
         if surplus > 0:
             self._raise_floor(self._entries[surplus - 1].timestamp)
-
-    def _find(self, timestamp: int) -> Broadcast | None:
-        at = bisect_left(self._entries, timestamp, key=_timestamp)
-        if at < len(self._entries) and self._entries[at].timestamp == timestamp:
-            return self._entries[at]
-        return None
-
-
-def _timestamp(broadcast: Broadcast) -> int:
-    return broadcast.timestamp

@@ -65,6 +65,9 @@ class MemoryScheduleView:
     async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
         return {topic: self._schedules[topic] for topic in topics if topic in self._schedules}
 
+    async def revisions(self, topics: Sequence[str]) -> Mapping[str, int]:
+        return {topic: self._schedules[topic].revision for topic in topics if topic in self._schedules}
+
     async def topics_of(self, event_id: str) -> tuple[str, ...]:
         return tuple(sorted(self._topics.get(event_id, ())))
 

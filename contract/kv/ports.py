@@ -77,6 +77,10 @@ class ScheduleViewReader(Protocol):
         """Schedules of those topics that exist, in one round trip."""
         ...
 
+    async def revisions(self, topics: Sequence[str]) -> Mapping[str, int]:
+        """Revisions of those topics that exist, in one round trip: for anti-entropy."""
+        ...
+
     async def topics_of(self, event_id: str) -> tuple[str, ...]:
         """The event's topics, one per audience, sorted; empty for an unknown event."""
         ...

@@ -28,7 +28,7 @@ from contract.schedule import TopicSchedule, decode_schedule, encode_schedule
 __all__ = ["Client", "RedisNodeLeases", "RedisReplayLog", "RedisScheduleView", "connect_redis"]
 
 Client = Redis | RedisCluster
-_TOPICS_PER_PIPELINE: Final = 1_000
+_TOPICS_AT_ONCE: Final = 500
 """Larger questions are asked in parts, so that no single answer blocks the server for long."""
 
 
@@ -83,8 +83,8 @@ async def _run(client: Client, script: Script, keys: Sequence[str], *arguments: 
 
 
 def _chunks(topics: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(topics), _TOPICS_PER_PIPELINE):
-        yield topics[start : start + _TOPICS_PER_PIPELINE]
+    for start in range(0, len(topics), _TOPICS_AT_ONCE):
+        yield topics[start : start + _TOPICS_AT_ONCE]
 
 
 class RedisReplayLog:
@@ -135,16 +135,26 @@ class RedisReplayLog:
         found: dict[str, int] = {}
         with _translated("read tails"):
             for chunk in _chunks(topics):
-                # Plain commands, because a cluster's pipelines take no scripts. Read entry first, floor second: an
-                # entry that comes or goes in between makes the answer at worst a moment old.
-                pipeline: Any = self._client.pipeline(transaction=False)
-                for topic in chunk:
-                    pipeline.zrange(names.kv_log(topic), -1, -1)
-                    pipeline.get(names.kv_log_floor(topic))
-                answers = await pipeline.execute()
-                for topic, newest, floor in zip(chunk, answers[::2], answers[1::2], strict=True):
-                    found[topic] = decode_broadcast(newest[0]).timestamp if newest else int(floor or 0)
+                tails = await (self._tails_by_slot(chunk) if _clustered(self._client) else self._tails_at_once(chunk))
+                found.update(zip(chunk, tails, strict=True))
         return found
+
+    async def _tails_at_once(self, topics: Sequence[str]) -> list[int]:
+        keys = [key for topic in topics for key in _log_keys(topic)]
+        return [int(tail) for tail in await _run(self._client, redis_scripts.TAILS, keys)]
+
+    async def _tails_by_slot(self, topics: Sequence[str]) -> list[int]:
+        # Plain commands, because a cluster's pipelines take no scripts. Read entry first, floor second: an entry that
+        # comes or goes in between makes the answer at worst a moment old.
+        pipeline: Any = self._client.pipeline(transaction=False)
+        for topic in topics:
+            pipeline.zrange(names.kv_log(topic), -1, -1)
+            pipeline.get(names.kv_log_floor(topic))
+        answers = await pipeline.execute()
+        return [
+            decode_broadcast(newest[0]).timestamp if newest else int(floor or 0)
+            for newest, floor in zip(answers[::2], answers[1::2], strict=True)
+        ]
 
 
 class RedisScheduleView:
@@ -179,6 +189,21 @@ class RedisScheduleView:
                 for topic, body in zip(chunk, await pipeline.execute(), strict=True):
                     if body is not None:
                         found[topic] = decode_schedule(body)
+        return found
+
+    async def revisions(self, topics: Sequence[str]) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        with _translated("read revisions"):
+            for chunk in _chunks(topics):
+                if _clustered(self._client):
+                    pipeline: Any = self._client.pipeline(transaction=False)
+                    for topic in chunk:
+                        pipeline.hget(names.kv_schedule(topic), "revision")
+                    answers = await pipeline.execute()
+                else:
+                    keys = [names.kv_schedule(topic) for topic in chunk]
+                    answers = await _run(self._client, redis_scripts.REVISIONS, keys)
+                found.update((topic, int(revision)) for topic, revision in zip(chunk, answers, strict=True) if revision)
         return found
 
     async def topics_of(self, event_id: str) -> tuple[str, ...]:
@@ -243,6 +268,11 @@ class RedisNodeLeases:
                 # A node that renews at this very moment is listed again with its next renewal, a third of a lease on.
                 await self._client.srem(names.kv_nodes(), *gone)
             return [msgspec.json.decode(body, type=NodeLease) for body in bodies.values() if body is not None]
+
+
+def _clustered(client: Client) -> bool:
+    """Whether keys of several topics must not meet in one command."""
+    return isinstance(client, RedisCluster)
 
 
 async def _life_name(client: Client) -> str:

@@ -1,4 +1,4 @@
-"""The Lua scripts of the Redis adapter: one atomic operation each, every key of a script in one slot.
+"""The Lua scripts of the Redis adapter: one atomic operation each, its keys in one slot unless it says otherwise.
 
 Timestamps travel as strings and are compared as doubles, exact up to 2^53: the year 287396.
 """
@@ -8,7 +8,18 @@ from __future__ import annotations
 from hashlib import sha1
 from typing import Final
 
-__all__ = ["APPEND", "EXTEND", "PUT_SCHEDULE", "READ_LOG", "RELEASE_LEASE", "RENEW_LEASE", "TRIM", "Script"]
+__all__ = [
+    "APPEND",
+    "EXTEND",
+    "PUT_SCHEDULE",
+    "READ_LOG",
+    "RELEASE_LEASE",
+    "RENEW_LEASE",
+    "REVISIONS",
+    "TAILS",
+    "TRIM",
+    "Script",
+]
 
 
 class Script:
@@ -68,6 +79,23 @@ READ_LOG: Final = Script("""
 local found = redis.call('ZRANGE', KEYS[1], 0, -1)
 table.insert(found, 1, redis.call('GET', KEYS[2]) or '0')
 return found
+""")
+
+TAILS: Final = Script("""
+-- KEYS: log and floor of each topic, of any slots: not for a cluster. Returns each tail.
+local tails = {}
+for at = 1, #KEYS, 2 do
+  local newest = redis.call('ZREVRANGE', KEYS[at], 0, 0, 'WITHSCORES')[2]
+  tails[#tails + 1] = newest or redis.call('GET', KEYS[at + 1]) or '0'
+end
+return tails
+""")
+
+REVISIONS: Final = Script("""
+-- KEYS: schedule of each topic, of any slots: not for a cluster. Returns each revision, '' where there is none.
+local revisions = {}
+for at = 1, #KEYS do revisions[at] = redis.call('HGET', KEYS[at], 'revision') or '' end
+return revisions
 """)
 
 PUT_SCHEDULE: Final = Script("""

@@ -31,7 +31,8 @@ MAX_LINK_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 _MAX_UNREAD: Final = 64
 """Messages read ahead per link; beyond it TCP pushes back on the sender."""
 _PING_S: Final = 5.0
-_CLOSE_S: Final = 2.0
+_CLOSE_S: Final = 0.5
+"""Wait for the other side's half of a close. One that is frozen, or behind a black hole, is to be replaced soon."""
 _CLOSE_REFUSED: Final = CloseCode.POLICY_VIOLATION
 _log = structlog.get_logger(__name__)
 

@@ -237,6 +237,7 @@ class DeviceConnection(asyncio.Protocol):
             welcome = session.welcome(node=listener.node_id, server_time_ms=listener.clock.now_ms())
             listener.accepted(self)
             self.write(text_frame(welcome))
+            listener.welcomed(self)
         else:
             listener.metrics.count("refused")
             self.close(verdict.code, listener.draw_goaway(verdict.code) if verdict.goaway else None)

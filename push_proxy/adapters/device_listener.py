@@ -45,6 +45,7 @@ class DeviceListener:
         metrics: NodeMetrics,
         sock: socket.socket,
         status: Callable[[], Mapping[str, object]],
+        isolated: Callable[[], bool],
     ) -> None:
         self.settings = settings
         self.node = node
@@ -56,6 +57,7 @@ class DeviceListener:
         self._readiness = readiness
         self._sock = sock
         self._status = status
+        self._isolated = isolated
         self._server: asyncio.Server | None = None
         self._all: set[DeviceConnection] = set()
         self._sessions: dict[DeviceConnection, None] = {}
@@ -176,6 +178,11 @@ class DeviceListener:
         self._sessions[connection] = None
         self.metrics.count("connects")
         self.schedule(connection)
+
+    def welcomed(self, connection: DeviceConnection) -> None:
+        """Its welcome is written. A node without its sources says so to whoever comes, as to those who were here."""
+        if self._isolated():
+            self.node.say_stale([connection])
 
     def holds(self, connection: DeviceConnection) -> bool:
         """Whether its session is open: not yet closing."""

@@ -267,6 +267,16 @@ class TestExtend:
         assert (await store.replay_log.read(TOPIC)).entries == tuple(chain)
 
 
+class TestRevisions:
+    async def test_many_at_once(self, store: Store) -> None:
+        """More topics than one call takes; those that do not exist are left out."""
+        topics = [f"event:e{number}" for number in range(1_203)]
+        for number, topic in enumerate(topics[::100]):
+            await store.view.put(schedule(number + 1, topic, f"e{number}"))
+        found = await store.view.revisions(topics)
+        assert found == {topic: number + 1 for number, topic in enumerate(topics[::100])}
+
+
 class TestLife:
     async def test_whole_once_marked_in_this_life_and_in_no_other(self, store: Store) -> None:
         """The mark names the life it was made in: one left by a former life says nothing."""
@@ -384,6 +394,7 @@ class TestScheduleView:
         assert (await store.view.schedules([TOPIC]))[TOPIC].revision == 3
         assert await store.view.put(schedule(12))
         assert await store.view.schedules([TOPIC, "event:unknown"]) == {TOPIC: schedule(12)}
+        assert await store.view.revisions([TOPIC, "event:unknown"]) == {TOPIC: 12}
 
     async def test_topics_of_an_event(self, store: Store) -> None:
         assert await store.view.topics_of("night") == ()
@@ -395,6 +406,7 @@ class TestScheduleView:
 
     async def test_nothing_asked_nothing_found(self, store: Store) -> None:
         assert await store.view.schedules([]) == {}
+        assert await store.view.revisions([]) == {}
         assert await store.view.events() == ()
 
 
@@ -441,6 +453,7 @@ class TestRedisAlone:
                 log.tails([TOPIC]),
                 view.put(schedule(1)),
                 view.schedules([TOPIC]),
+                view.revisions([TOPIC]),
                 view.topics_of("night"),
                 view.events(),
                 view.life(),

@@ -13,8 +13,10 @@ import pytest
 import websockets
 
 from contract.broadcast import Broadcast
+from contract.clock import Clock
 from contract.errors import NodeUnreachable, StoreUnavailable
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
+from contract.kv.ports import StoreLife
 from contract.node_link import (
     Deliver,
     DeliverAck,
@@ -86,6 +88,25 @@ class FlakyLog(MemoryReplayLog):
             raise StoreUnavailable("down")
         return await super().tails(topics)
 
+    def lose_everything(self) -> None:
+        self._logs.clear()
+
+
+class LivingView(MemoryScheduleView):
+    """A view that can be emptied, and is not whole until somebody says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole = True
+
+    async def life(self) -> StoreLife:
+        return StoreLife("life", whole=self.whole)
+
+    def lose_everything(self) -> None:
+        self.whole = False
+        self._schedules.clear()
+        self._topics.clear()
+
 
 class FakeRouter:
     """A router's end: acknowledges interest, delivers, keeps what the node reports."""
@@ -98,6 +119,7 @@ class FakeRouter:
         self.reach: dict[tuple[str, int], Any] = {}
         self.pongs = 0
         self.ack_interest = True
+        self.frozen = False
         self.mute = False
         self.seq = 0
         self.task = asyncio.create_task(self._run(), name="test.router")
@@ -106,6 +128,8 @@ class FakeRouter:
         with contextlib.suppress(NodeUnreachable):
             while True:
                 message = await self.channel.receive()
+                while self.frozen:  # noqa: ASYNC110 - a frozen process has no event either
+                    await asyncio.sleep(0.01)
                 if isinstance(message, Hello):
                     self.hello = message
                     self.topics.update(message.topics)
@@ -182,20 +206,22 @@ class Device:
 class World:
     """A running node and everything around it."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, clock: Clock | None = None, **settings: Any) -> None:
         defaults: dict[str, Any] = {
             "node_id": "n1",
             "drain_s": 0.2,
             "anti_entropy_s": 0.1,
             "reach_report_s": 0.05,
             "close_timeout_s": 0.3,
+            "link_ping_s": 0.05,
+            "link_silence_s": 0.3,
         }
         self.settings = PushSettings(**(defaults | settings))
         self.log = FlakyLog()
-        self.view = MemoryScheduleView()
+        self.view = LivingView()
         self.ring: KeyRing = new_key_ring("stagecue.device")
         self.readiness = Readiness()
-        self.clock = SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self.sock: socket.socket = listen_on("127.0.0.1", 0)
         self.port = self.sock.getsockname()[1]
         self.node = build_push_node(

@@ -18,7 +18,7 @@ def test_defaults_hold_the_numbers_of_the_rules() -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"silence_s": 5.0}, "silence_s"),
+        ({"silence_s": 3.0}, "silence_s"),
         ({"retry_first_s": 2.0}, "retry_first_s"),
         ({"poll_max_entries": 30_000}, "poll_max_entries"),
         ({"node_deadline_s": 0.0}, "node_deadline_s"),

@@ -155,3 +155,12 @@ def test_memory_is_bounded() -> None:
     assert state.floor == 2
     state.accept(b(6, 5), 0.0)
     assert state.floor == 3
+
+
+def test_a_repeat_below_a_floor_that_rose_over_it_is_not_sent_again() -> None:
+    """It was known and sent before the log was trimmed: trimming makes it no news."""
+    state = TopicState(TOPIC)
+    for entry in (b(10, 0), b(20, 10)):
+        assert state.accept(entry, 0.0).send == (entry,)
+    assert read(state, b(20, 10), floor=10) == ()
+    assert state.accept(b(10, 0), 0.0).send == ()
