@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
@@ -41,6 +41,8 @@ class _Log(NamedTuple):
 
     log: BroadcastLog
     reach: ReachSink
+    waiting: Callable[[], int | None] = lambda: None
+    """Entries of this router's partitions that it has not taken yet; None: not known."""
 
 
 async def run_router(
@@ -76,6 +78,11 @@ async def run_router(
             readiness=readiness,
         )
         links = build_node_links(chosen, router=router, leases=kv.leases, link_ring=keys.link, clock=clock)
+
+        def status() -> dict[str, object]:
+            said = router.status()
+            return {**said, "lag": int(str(said["lag"])) + (source.waiting() or 0)}
+
         address = ServiceAddress(
             service="router",
             address=settings.url("http", settings.router_port),
@@ -84,7 +91,7 @@ async def run_router(
         # The links are stopped after the router: its drain awaits acknowledgements that come over them.
         await run_services(
             [
-                AsgiService("router-health", health_app(readiness, router.metrics.registry, router.status), sock),
+                AsgiService("router-health", health_app(readiness, router.metrics.registry, status), sock),
                 KvWatch(kv, readiness),
                 links,
                 router.service,
@@ -128,7 +135,7 @@ async def _kafka_log(
         patience_s=None,
     )
     async with opened as log, counted as reach:
-        yield _Log(log, reach)
+        yield _Log(log, reach, lambda: log.lag)
 
 
 @asynccontextmanager

@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from contract.names import KAFKA_BROADCASTS
+from contract.records import kafka_partition
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.member import Member
 from loadtest.cluster.status import ClusterStatus, MemberStatus, shown
@@ -81,12 +83,11 @@ class StartScreen:
 def what_runs_where(cluster: LocalCluster) -> RenderableType:
     """Who listens where, and what to type next."""
     table = Table(box=SIMPLE_HEAD)
-    for column in ("member", "process", "address", "log"):
+    for column in ("member", "process", "address"):
         table.add_column(column, no_wrap=True)
-    for one, member in zip(cluster.addresses(), cluster.members.values(), strict=True):
+    for one in cluster.addresses():
         url = one.url.replace("http://", "ws://") + "/v1/stream" if one.role == "push" else shown(one.url)
-        log = member.log_path.relative_to(cluster.directory)
-        table.add_row(one.name, str(one.pid or "-"), url, str(log))
+        table.add_row(one.name, str(one.pid or "-"), url)
     commands = [f"stagecue cluster status --directory {cluster.directory} --watch"]
     if cluster.producers:
         commands += [
@@ -94,7 +95,7 @@ def what_runs_where(cluster: LocalCluster) -> RenderableType:
             f"open {cluster.producer_urls[0]}/docs",
         ]
     lines = [
-        Text(f"logs and data   {cluster.directory}"),
+        Text(f"logs            {cluster.directory}/<member>/<member>.log"),
         Text(f"operator token  {cluster.data_dir}/operator.token"),
         Text(""),
         *(Text(f"  {command}") for command in commands),
@@ -120,7 +121,7 @@ def _services(status: ClusterStatus) -> Table:
         table.add_column(column, overflow="fold")
     for role in ("producer", "router", "push", "dgs"):
         for member in status.of(role):
-            table.add_row(member.name, _state(member), "; ".join(_says(member)) or "-", member.url)
+            table.add_row(member.name, _state(member), ", ".join(_says(member)) or "-", _place(member))
     return table
 
 
@@ -130,8 +131,7 @@ def _servers(status: ClusterStatus) -> Table:
         table.add_column(column, overflow="fold")
     for role in ("kafka", "redis", "postgres"):
         for member in status.of(role):
-            says = ", ".join(f"{name} {_plain(value)}" for name, value in member.detail.items())
-            table.add_row(member.name, _state(member), says or "-", member.url)
+            table.add_row(member.name, _state(member), ", ".join(_says(member)) or "-", _place(member))
     return table
 
 
@@ -148,7 +148,8 @@ def _says(member: MemberStatus) -> Iterator[str]:
         yield f"leads, epoch {said.get('epoch')}" if said.get("leads") else "stands by"
     elif member.role == "router" and said:
         partitions: Mapping[str, Mapping[str, Any]] = said.get("partitions", {})
-        yield f"partitions {_ranges(sorted(int(number) for number in partitions)) or 'none'}"
+        owned = sorted(int(number) for number in partitions if kafka_partition(int(number))[0] == KAFKA_BROADCASTS)
+        yield f"partitions {_ranges(owned) or 'none'}"
         yield f"lag {said.get('lag', 0)}"
         yield f"{said.get('links', 0)} links"
         yield f"{said.get('interest', {}).get('topics', 0)} topics wanted"
@@ -162,6 +163,14 @@ def _says(member: MemberStatus) -> Iterator[str]:
             yield f"{holes} open holes"
     elif member.role == "dgs" and said:
         yield f"sends devices to {len(said.get('sends_devices_to', ()))} nodes"
+    elif member.role == "kafka" and said:
+        yield f"{said.get('brokers')} broker, {len(said.get('topics', ()))} Kafka topics"
+    elif member.role == "redis" and said:
+        yield f"{said.get('redis_version')}, {said.get('keys')} keys, {said.get('used_memory_human')}"
+        yield f"{said.get('connected_clients')} clients"
+        yield "AOF on" if said.get("aof_enabled") else "AOF off"
+    elif member.role == "postgres" and said:
+        yield f"{str(said.get('version')).partition(' ')[0]}, {said.get('connections')} connections"
 
 
 def _few(names: list[str]) -> str:
@@ -180,5 +189,5 @@ def _ranges(numbers: list[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in parts)
 
 
-def _plain(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _place(member: MemberStatus) -> str:
+    return member.url.partition("://")[2]

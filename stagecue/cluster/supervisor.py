@@ -12,7 +12,7 @@ from contract.backoff import Backoff
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.member import Member
-from stagecue.cluster.state import ClusterState, claim, write_state
+from stagecue.cluster.state import ClusterState, write_state
 
 __all__ = ["Supervisor"]
 
@@ -33,11 +33,12 @@ class Supervisor:
         self._restart = restart
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[LocalCluster], None]) -> None:
-        """Until `stop`. Raises CouldNotRun when the cluster does not start; nothing of it runs then."""
+        """Until `stop`, in a directory that was claimed. Raises CouldNotRun when the cluster does not start.
+
+        Nothing of it runs afterwards.
+        """
         cluster = self._cluster
         cluster.directory.mkdir(parents=True, exist_ok=True)
-        if ended := claim(cluster.directory):
-            self._say(f"ended {ended} processes that a killed cluster left in {cluster.directory}")
         self._note_changes()
         starting = asyncio.create_task(cluster.start(), name="cluster.start")
         stopping = asyncio.create_task(stop.wait(), name="cluster.stop")

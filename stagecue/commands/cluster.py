@@ -83,6 +83,7 @@ def up(
     from loadtest.cluster.cluster import LocalCluster
     from loadtest.cluster.requirements import require
     from stagecue.cluster.screen import StartScreen, what_runs_where
+    from stagecue.cluster.state import claim
     from stagecue.cluster.supervisor import Supervisor
 
     console = Console(stderr=True)
@@ -90,6 +91,8 @@ def up(
     async def main(stop: asyncio.Event) -> None:
         with StartScreen(console) as screen:
             await require()
+            if ended := claim(directory):
+                screen.say(f"ended {ended} processes that a killed cluster left in {directory}")
             local = LocalCluster(
                 directory,
                 producers=producers,
@@ -108,7 +111,7 @@ def up(
                     click.echo(json.dumps(_addresses(local)))
                     sys.stdout.flush()
                 else:
-                    console.print(what_runs_where(local), highlight=False)
+                    console.print(what_runs_where(local), highlight=False, soft_wrap=True)
 
             await Supervisor(local, screen.say, restart=not no_restart).run(stop, ready)
 
@@ -146,10 +149,13 @@ def _addresses(local: LocalCluster) -> dict[str, Any]:
 def status(directory: Path, as_json: bool, watch: bool) -> None:
     """Ask every member how it is: who leads, routers' partitions and lag, nodes, interest, the servers' health."""
     import asyncio
+    import logging
 
     from loadtest.bench.outcome import CouldNotRun, ExitCode
     from loadtest.cluster.status import ask_members
     from stagecue.cluster.state import read_state
+
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # a silent broker is said in the table
 
     def look() -> ClusterStatus:
         return asyncio.run(ask_members(read_state(directory).members))
@@ -201,4 +207,4 @@ def _show(found: ClusterStatus, *, as_json: bool) -> None:
 
     from stagecue.cluster.screen import status_view
 
-    Console().print(status_view(found), highlight=False)
+    Console().print(status_view(found), highlight=False, soft_wrap=True)
