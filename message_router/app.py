@@ -37,14 +37,13 @@ class Router(msgspec.Struct, frozen=True):
     _readiness: Readiness
 
     def status(self) -> dict[str, object]:
-        """How it is now, for `GET /status`; plain JSON values. `lag` counts entries taken and not yet finished."""
-        partitions = self._relay.partitions()
+        """How it is now, for `GET /status`; plain JSON values. `lag` counts entries of the log not yet finished."""
         return {
             "role": "router",
             "router": self._router_id,
             "ready": self._readiness.ready,
-            "partitions": partitions,
-            "lag": sum(partition["in_flight"] for partition in partitions.values()),
+            "partitions": self._relay.partitions(),
+            "lag": self._relay.lag,
             "links": self._links.count,
             "behind": self._links.behind,
             "interest": {"topics": self._links.topics},

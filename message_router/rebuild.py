@@ -17,7 +17,7 @@ from contract.kv.ports import ReplayLog, ScheduleView
 from contract.log import BroadcastLog
 from contract.schedule import TopicSchedule
 from message_router.metrics import RouterMetrics
-from message_router.store import StoreHealth, StoreWriter, lay
+from message_router.store import StoreHealth, StoreWriter, ended, lay
 from message_router.tails import RecentTails
 
 __all__ = ["Rebuilder"]
@@ -96,14 +96,15 @@ class Rebuilder:
         ends: dict[str, int] = {}
         piece: dict[str, list[Broadcast]] = {}
         held = 0
-        async for entry in self._log.reread(partition, since_ms=since_ms):
-            if entry.broadcast is None:
-                continue
-            piece.setdefault(entry.broadcast.topic, []).append(entry.broadcast)
-            held += 1
-            if held >= _ENTRIES_AT_ONCE:
-                await self._store(partition, piece, ends)
-                piece, held = {}, 0
+        async with ended(self._log.reread(partition, since_ms=since_ms)) as entries:
+            async for entry in entries:
+                if entry.broadcast is None:
+                    continue
+                piece.setdefault(entry.broadcast.topic, []).append(entry.broadcast)
+                held += 1
+                if held >= _ENTRIES_AT_ONCE:
+                    await self._store(partition, piece, ends)
+                    piece, held = {}, 0
         await self._store(partition, piece, ends)
 
     async def _store(self, partition: int, piece: Mapping[str, Sequence[Broadcast]], ends: dict[str, int]) -> None:

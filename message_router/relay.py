@@ -187,6 +187,11 @@ class Relay:
             for number, partition in sorted(self._partitions.items())
         }
 
+    @property
+    def lag(self) -> int:
+        """Entries not finished: those taken, and those the log says it has not handed out yet, where it says so."""
+        return self._in_flight() + (getattr(self._log, "lag", None) or 0)
+
     # -- taking from the log ------------------------------------------------------------------------------------
 
     async def _poll_forever(self) -> None:

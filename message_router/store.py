@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import structlog
@@ -13,7 +14,7 @@ from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
 from contract.kv.ports import ReplayLog, ScheduleView
-from contract.log import BroadcastLog
+from contract.log import BroadcastLog, LogEntry
 from contract.replay_log import AppendOutcome, AppendResult
 from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
@@ -22,7 +23,7 @@ from message_router.chain import chain_above, plan_steps
 from message_router.metrics import RouterMetrics
 from message_router.tails import RecentTails
 
-__all__ = ["StoreHealth", "StoreWriter", "lay"]
+__all__ = ["StoreHealth", "StoreWriter", "ended", "lay"]
 
 _T = TypeVar("_T")
 KV_CONDITION: Final = "router.kv"
@@ -161,11 +162,22 @@ class StoreWriter:
         if broadcast.prev < since_ms:
             return {}
         known: dict[int, Broadcast] = {}
-        async for entry in self._log.reread(partition, since_ms=since_ms):
-            found = entry.broadcast
-            if found is not None and found.topic == broadcast.topic and found.timestamp < broadcast.timestamp:
-                known[found.timestamp] = found
+        async with ended(self._log.reread(partition, since_ms=since_ms)) as entries:
+            async for entry in entries:
+                found = entry.broadcast
+                if found is not None and found.topic == broadcast.topic and found.timestamp < broadcast.timestamp:
+                    known[found.timestamp] = found
         return known
+
+
+@asynccontextmanager
+async def ended(entries: AsyncIterator[LogEntry]) -> AsyncIterator[AsyncIterator[LogEntry]]:
+    """End a reread that was not read to its end, at once: the log lends out few readers."""
+    try:
+        yield entries
+    finally:
+        if isinstance(entries, AsyncGenerator):
+            await entries.aclose()
 
 
 async def lay(

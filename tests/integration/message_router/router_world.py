@@ -81,6 +81,8 @@ class FakeLog:
         self.schedule_table: dict[str, TopicSchedule] = {}
         self.failing = False
         self.rereads = 0
+        self.open_rereads = 0
+        self.most_open_rereads = 0
         self._next: dict[int, int] = {}
         self._assign: dict[int, int] = {}
         self._revoke: list[int] = []
@@ -152,9 +154,14 @@ class FakeLog:
         self.rereads += 1
         if self.failing:
             raise LogUnavailable("the log is away")
-        for entry in list(self.entries.get(partition, [])):
-            if entry.broadcast is not None and entry.broadcast.timestamp >= since_ms:
-                yield entry
+        self.open_rereads += 1
+        self.most_open_rereads = max(self.most_open_rereads, self.open_rereads)
+        try:
+            for entry in list(self.entries.get(partition, [])):
+                if entry.broadcast is not None and entry.broadcast.timestamp >= since_ms:
+                    yield entry
+        finally:
+            self.open_rereads -= 1
 
     async def schedules(self) -> Sequence[TopicSchedule]:
         if self.failing:
@@ -178,6 +185,7 @@ class FlakyReplayLog(MemoryReplayLog):
         self.pause_s = 0.0
         self.appends = 0
         self.extensions = 0
+        self.refuses_extensions = 0
 
     async def _answer(self) -> None:
         if self.failing:
@@ -193,6 +201,9 @@ class FlakyReplayLog(MemoryReplayLog):
     async def extend(self, broadcasts: Sequence[Broadcast], *, tail: int, floor: int | None = None) -> AppendResult:
         await self._answer()
         self.extensions += 1
+        if self.refuses_extensions > 0:
+            self.refuses_extensions -= 1
+            raise StoreUnavailable("the store is away")
         return await super().extend(broadcasts, tail=tail, floor=floor)
 
     async def tails(self, topics: Sequence[str]) -> Mapping[str, int]:

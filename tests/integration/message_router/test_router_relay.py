@@ -544,3 +544,14 @@ async def test_reach_is_merged_and_survives_a_store_in_trouble() -> None:
 async def test_a_router_in_reserve_is_ready_without_a_partition() -> None:
     async with world(assign=False, poll_timeout_s=0.02) as here:
         await eventually(lambda: here.readiness.ready)
+
+
+async def test_a_reread_that_the_store_cut_short_is_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log lends out few readers: one held by a failed rebuild would be missed by the next."""
+    monkeypatch.setattr(rebuild, "_ENTRIES_AT_ONCE", 2)
+    async with world(assign=False) as here:
+        here.log.publish(*night(10))
+        here.store.refuses_extensions = 3
+        here.log.assign(0)
+        await committed(here)
+        assert here.log.most_open_rereads == 1
