@@ -180,6 +180,8 @@ async def run_fault(fault: Fault, shared: FaultCluster, options: RunOptions, rep
     counts = arrival_counts(said, receipts_of(record))
     followers = plan.followers(fleet_plan.topics_of(device) for device in range(options.devices))
     found.recoveries = [recovery_of(phase, said, counts, followers) for phase in scene.phases(until_ms)]
+    evidence = {"plan": plan, "steps": scene.steps, "until_ms": until_ms, "outbox": outbox, "verdict": found}
+    (shared.directory / f"run-{number}.json").write_bytes(msgspec.json.encode(evidence))
     found.remarks = [*scene.remarks, *([f"{waiting} broadcasts never published"] if waiting else [])]
     return found
 
