@@ -6,9 +6,10 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from contract.clock import Clock
 from contract.log import BroadcastLog, ReachSink
@@ -19,16 +20,23 @@ from message_producer.adapters.outbox_log import OutboxLog
 from message_producer.adapters.sql_engine import DatabaseLock, database_url, sqlite_path
 from message_producer.adapters.sql_store import open_store
 from message_producer.anchored_clock import AnchoredClock
-from message_producer.dispatch import Dispatcher
+from message_producer.dispatch import Dispatcher, Pace
 from message_producer.lease_keeper import LeaseKeeper
+from message_producer.log_publishing import LogPublishing
+from message_producer.metrics import ProducerMetrics
 from message_producer.operations import StoreOperations
 from message_producer.ports import CoverageSource, Operations, Publisher
 from message_producer.publishing import PublishingService
 from message_producer.settings import ProducerSettings
+from message_producer.status import ProducerStatus
 from message_producer.store_watch import StoreWatch
 from message_producer.wakeups import Wakeups
 
 __all__ = ["Producer", "SharedLog", "open_log", "open_producer", "open_reach", "unknown_coverage"]
+
+_ONE_WRITER: Final = Pace(events_per_commit=50, commits_at_once=1, look_every_s=1.0)
+"""A SQLite file has one writer, and nobody else changes it: looking is for an alarm that did not ring."""
+_MANY_WRITERS: Final = Pace(events_per_commit=16, commits_at_once=3, look_every_s=0.2)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,9 @@ class Producer:
     operations: Operations
     log: BroadcastLog
     services: list[Service]
+    metrics: ProducerMetrics
+    status: Callable[[], dict[str, object]]
+    """What GET /status answers: whether it leads, under which epoch, what waits, what is due next."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,13 @@ async def open_producer(
         alarm.start()
         stack.callback(alarm.close)
         operations = StoreOperations(store, anchored, wakeups, coverage=coverage, late_after_ms=settings.late_after_ms)
-        publishing = PublishingService(store, anchored, lease, wakeups, publisher=publisher, on_published=log.announce)
+        metrics = ProducerMetrics()
+        embedded = PublishingService(store, anchored, lease, wakeups, metrics=metrics, on_published=log.announce)
+        outlet = (
+            LogPublishing(store, anchored, lease, wakeups, publisher=publisher, metrics=metrics)
+            if publisher is not None
+            else None
+        )
         dispatcher = Dispatcher(
             store,
             anchored,
@@ -99,10 +116,18 @@ async def open_producer(
             alarm,
             wakeups,
             late_after_ms=settings.late_after_ms,
-            log=publishing if publisher is None else None,
+            pace=_ONE_WRITER if database is not None else _MANY_WRITERS,
+            metrics=metrics,
+            log=embedded if outlet is None else None,
+            outlet=outlet.hand_over if outlet is not None else None,
         )
+        publishing = embedded if outlet is None else outlet
         yield Producer(
-            operations=operations, log=log, services=[lease, publishing, dispatcher, StoreWatch(store, wakeups)]
+            operations=operations,
+            log=log,
+            services=[lease, publishing, dispatcher, StoreWatch(store, wakeups)],
+            metrics=metrics,
+            status=ProducerStatus(lease, publishing, dispatcher, metrics),
         )
 
 

@@ -1,4 +1,4 @@
-"""The publisher: rows that wait in the outbox reach the log, at least once, per topic in order (R2)."""
+"""The embedded publisher: what waits in the outbox gets its position in the log, in order (R2)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from contract.backoff import Backoff
-from contract.broadcast import Broadcast
 from contract.clock import Clock
-from contract.errors import LeaseLost, LogUnavailable, StoreUnavailable
+from contract.errors import LeaseLost, StoreUnavailable
 from contract.log import LogEntry
 from contract.runtime.failpoints import failpoint
 from message_producer.lease_keeper import LeaseKeeper
-from message_producer.ports import Publisher
-from message_producer.store import Store, Transaction, Unpublished
+from message_producer.metrics import ProducerMetrics
+from message_producer.store import Store, Transaction
 from message_producer.wakeups import Wakeups
 
 __all__ = ["PublishingService"]
 
 _ROWS_MAX = 500
-_TOPICS_AT_ONCE = 64
 _LOOK_EVERY_S = 0.25
 _RETRY_FIRST_S = 0.05
 _RETRY_CAP_S = 1.0
@@ -31,10 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 class PublishingService:
-    """Publishes what the outbox holds; embedded (`publisher` None), publishing is giving rows their log position.
-
-    A crash between sending and marking sends again: the router knows repeats by their timestamps (R9).
-    """
+    """The outbox is the log: publishing is giving rows their position in it, all of them in one commit."""
 
     name = "producer.publisher"
 
@@ -45,16 +40,21 @@ class PublishingService:
         lease: LeaseKeeper,
         wakeups: Wakeups,
         *,
-        publisher: Publisher | None,
+        metrics: ProducerMetrics,
         on_published: Callable[[Sequence[LogEntry]], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._lease = lease
         self._wakeups = wakeups
-        self._publisher = publisher
+        self._metrics = metrics
         self._on_published = on_published
         self._backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
+
+    @property
+    def waiting(self) -> int:
+        """Rows known to wait: none, they are published where they are found."""
+        return 0
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         watching = asyncio.create_task(self._watch(stop), name=f"{self.name}.stop")
@@ -67,22 +67,19 @@ class PublishingService:
             watching.cancel()
 
     async def publish_waiting(self) -> int:
-        """Publish one batch; returns how many rows. Raises LeaseLost, StoreUnavailable, LogUnavailable."""
-        if self._publisher is None:
-            entries = await self._store.write(self.position)
-        else:
-            entries = await self._send(self._publisher)
+        """Publish one batch; returns how many rows. Raises LeaseLost, StoreUnavailable."""
+        entries = await self._store.write(self.position, urgent=True)
         self.positioned(entries)
         return len(entries)
 
     def position(self, transaction: Transaction) -> list[LogEntry]:
-        """Embedded: put what waits into the log, in order, as part of `transaction`. Raises LeaseLost."""
+        """Put what waits into the log, in order, as part of `transaction`. Raises LeaseLost."""
         self._lease.check(transaction)
         waiting = transaction.outbox.unpublished(_ROWS_MAX)
         if not waiting.schedules and not waiting.broadcasts:
             return []
         failpoint("producer.publish.before_send")
-        entries = transaction.outbox.mark_published(waiting, self._clock.now_ms())
+        entries = transaction.outbox.position(waiting, self._clock.now_ms())
         failpoint("producer.publish.after_send")
         return entries
 
@@ -90,6 +87,7 @@ class PublishingService:
         """The transaction that put `entries` into the log is committed: whoever waits for them may have them."""
         if entries:
             failpoint("producer.publish.after_mark")
+            self._metrics.published(sum(1 for entry in entries if entry.broadcast is not None))
             self._on_published(entries)
 
     async def _round(self) -> None:
@@ -105,7 +103,7 @@ class PublishingService:
         except LeaseLost:
             self._lease.lost()
             return False
-        except (StoreUnavailable, LogUnavailable) as exc:
+        except StoreUnavailable as exc:
             wait_s = self._backoff.next_s()
             _log.warning("publish_waits", why=str(exc), retry_in_s=round(wait_s, 3))
             await asyncio.sleep(wait_s)
@@ -113,51 +111,6 @@ class PublishingService:
         self._backoff.reset()
         return published >= _ROWS_MAX
 
-    async def _send(self, publisher: Publisher) -> list[LogEntry]:
-        def look(transaction: Transaction) -> Unpublished:
-            self._lease.check(transaction)
-            return transaction.outbox.unpublished(_ROWS_MAX)
-
-        waiting = await self._store.write(look)
-        if not waiting.schedules and not waiting.broadcasts:
-            return []
-        failpoint("producer.publish.before_send")
-        for schedule in waiting.schedules:
-            await publisher.publish_schedule(schedule)
-        sent, failure = await _send_by_topic(publisher, waiting.broadcasts)
-        failpoint("producer.publish.after_send")
-        done = Unpublished(waiting.schedules, sent)
-        entries = await self._store.write(lambda tx: tx.outbox.mark_published(done, self._clock.now_ms()))
-        if failure is not None:
-            raise failure
-        return entries
-
     async def _watch(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._wakeups.publish.set()
-
-
-async def _send_by_topic(
-    publisher: Publisher, broadcasts: Sequence[Broadcast]
-) -> tuple[tuple[Broadcast, ...], LogUnavailable | None]:
-    """Send topics side by side, each in order, the next only after the one before is confirmed."""
-    by_topic: dict[str, list[Broadcast]] = {}
-    for broadcast in broadcasts:
-        by_topic.setdefault(broadcast.topic, []).append(broadcast)
-    sent: set[tuple[str, int]] = set()
-    failures: list[LogUnavailable] = []
-    slots = asyncio.Semaphore(_TOPICS_AT_ONCE)
-
-    async def send(topic: Sequence[Broadcast]) -> None:
-        async with slots:
-            try:
-                for broadcast in topic:
-                    await publisher.publish_broadcast(broadcast)
-                    sent.add((broadcast.topic, broadcast.timestamp))
-            except LogUnavailable as exc:
-                failures.append(exc)
-
-    async with asyncio.TaskGroup() as group:
-        for topic, rows in by_topic.items():
-            group.create_task(send(rows), name=f"producer.publish.{topic}")
-    return tuple(b for b in broadcasts if (b.topic, b.timestamp) in sent), failures[0] if failures else None

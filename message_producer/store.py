@@ -80,18 +80,22 @@ class EventRows(Protocol):
 
     def page(self, limit: int, after: str | None) -> tuple[LiveEvent, ...]: ...
 
-    def due(self, now: int, limit: int, *, skip: Collection[str] = ()) -> list[str]:
-        """Ids of events with an armed stage due at `now`, the longest overdue first."""
+    def load_free(self, event_ids: Collection[str]) -> list[EventState]:
+        """Of these events the ones nobody else holds; nobody else gets them until this transaction ends (R1)."""
         ...
 
-    def next_due(self, *, skip: Collection[str] = ()) -> int | None:
-        """Due time of the next armed stage of any event."""
+    def upcoming(self, limit: int, *, skip: Collection[str] = ()) -> list[tuple[int, str]]:
+        """(due time, event id) of the next armed stages, overdue ones included, the earliest first."""
         ...
 
     def insert(self, state: EventState) -> None: ...
 
     def save(self, before: EventState, outcome: Outcome) -> None:
         """Write what differs from `before`, and the broadcasts sent. Raises AlreadyDispatched (R2)."""
+        ...
+
+    def save_all(self, changes: Sequence[tuple[EventState, Outcome]]) -> None:
+        """`save` for several events at once."""
         ...
 
 
@@ -112,8 +116,12 @@ class OutboxRows(Protocol):
 
     def unpublished(self, limit: int) -> Unpublished: ...
 
-    def mark_published(self, batch: Unpublished, now: int) -> list[LogEntry]:
+    def position(self, batch: Unpublished, now: int) -> list[LogEntry]:
         """Give each its position in the embedded log; a schedule replaced meanwhile keeps waiting."""
+        ...
+
+    def mark_published(self, published: Sequence[tuple[Broadcast | TopicSchedule, int]]) -> None:
+        """A log outside has these since then (ms); a schedule replaced meanwhile keeps waiting."""
         ...
 
     def entries_after(self, position: int, limit: int) -> list[LogEntry]:

@@ -17,13 +17,15 @@ class Wakeup:
     def set(self) -> None:
         self._event.set()
 
-    async def wait(self, at_most_s: float) -> None:
-        """Return when set since the last wait, or after `at_most_s`. Cancel-safe."""
+    async def wait(self, at_most_s: float) -> bool:
+        """Return when set since the last wait, or after `at_most_s`; whether it was set. Cancel-safe."""
         if not self._event.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(at_most_s):
                     await self._event.wait()
+        was_set = self._event.is_set()
         self._event.clear()
+        return was_set
 
 
 class Wakeups:
@@ -33,9 +35,12 @@ class Wakeups:
         self.dispatch = Wakeup()
         self.publish = Wakeup()
         self.lease = Wakeup()
+        self.commits = 0
+        """Commits heard of, ours and others': whoever remembers an older number knows an older store."""
 
     def committed(self) -> None:
-        """Something of ours was committed."""
+        """Something was committed that others must know of."""
+        self.commits += 1
         self.dispatch.set()
         self.publish.set()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -56,6 +58,21 @@ class Dialect:
     def lock_row(self, select: sa.Select[Any]) -> sa.Select[Any]:
         """Hold the row until commit. SQLite's BEGIN IMMEDIATE already holds the whole database."""
         return select if self.name == "sqlite" else select.with_for_update()
+
+    def lock_free_rows(self, select: sa.Select[Any]) -> sa.Select[Any]:
+        """Hold those of the rows until commit that nobody else holds; the others are left out."""
+        return select if self.name == "sqlite" else select.with_for_update(skip_locked=True)
+
+    def among(self, column: sa.ColumnElement[str], name: str) -> sa.ColumnElement[bool]:
+        """`column` is one of the values of the parameter `name`, given as `values`: one statement for any number."""
+        if self.name == "sqlite":
+            each = sa.func.json_each(sa.bindparam(name)).table_valued("value")
+            return column.in_(sa.select(each.c.value))
+        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(sa.Text)))
+
+    def values(self, given: Collection[str]) -> object:
+        """A parameter for `among`."""
+        return json.dumps(list(given)) if self.name == "sqlite" else list(given)
 
     def lock_lease(self, select: sa.Select[Any], lock: LeaseLock) -> sa.Select[Any]:
         """Read the lease's row under `lock`.

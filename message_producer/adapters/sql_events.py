@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,10 +24,14 @@ _decode_draft = msgspec.json.Decoder(EventDraft).decode
 _decode_versions = msgspec.json.Decoder(dict[str, int]).decode
 
 _ARMED = OccurrenceState.ARMED.value
-_event = sa.select(events).where(events.c.event_id == sa.bindparam("event_id"))
-_topics = sa.select(topics).where(topics.c.event_id == sa.bindparam("event_id")).order_by(topics.c.topic)
 _STATES = {state.value: state for state in OccurrenceState}
+_CHANGING = ("arming", "state", "stage_order", "due_at", "timestamp", "cued_at", "passed_over_at")
+_event = sa.select(events).where(events.c.event_id == sa.bindparam("event_id"))
+_topic_columns = sa.select(
+    topics.c.event_id, topics.c.topic, topics.c.audience, topics.c.last_timestamp, topics.c.last_state, topics.c.removed
+)
 _occurrence_columns = sa.select(
+    occurrences.c.event_id,
     occurrences.c.topic,
     occurrences.c.stage_key,
     occurrences.c.arming,
@@ -37,15 +41,10 @@ _occurrence_columns = sa.select(
     occurrences.c.timestamp,
     occurrences.c.cued_at,
     occurrences.c.passed_over_at,
-    occurrences.c.event_id,
 )
-_occurrences = _occurrence_columns.where(occurrences.c.event_id == sa.bindparam("event_id")).order_by(
-    occurrences.c.topic, occurrences.c.stage_order
-)
-_next_due = sa.select(sa.func.min(occurrences.c.due_at)).where(occurrences.c.state == _ARMED)
-_due = (
-    sa.select(occurrences.c.event_id)
-    .where(occurrences.c.state == _ARMED, occurrences.c.due_at <= sa.bindparam("now"))
+_upcoming = (
+    sa.select(occurrences.c.due_at, occurrences.c.event_id)
+    .where(occurrences.c.state == _ARMED, occurrences.c.due_at.is_not(None))
     .order_by(occurrences.c.due_at)
     .limit(sa.bindparam("limit"))
 )
@@ -59,6 +58,33 @@ _save_last = (
 )
 
 
+class _Statements:
+    """What differs between databases, built once: building takes as long as running."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        some = dialect.among(events.c.event_id, "some")
+        self.lock_event = dialect.lock_row(_event)
+        # In one order, so that two who take several cannot wait for each other.
+        self.lock_free_events = dialect.lock_free_rows(sa.select(events).where(some).order_by(events.c.event_id))
+        self.topics_of = _topic_columns.where(dialect.among(topics.c.event_id, "some")).order_by(topics.c.topic)
+        self.occurrences_of = _occurrence_columns.where(dialect.among(occurrences.c.event_id, "some")).order_by(
+            occurrences.c.topic, occurrences.c.stage_order
+        )
+        insert = dialect.insert(topics)
+        self.put_topics = insert.on_conflict_do_update(
+            index_elements=[topics.c.topic],
+            set_={name: insert.excluded[name] for name in ("last_timestamp", "last_state", "removed")},
+        )
+        insert = dialect.insert(occurrences)
+        self.put_occurrences = insert.on_conflict_do_update(
+            index_elements=[occurrences.c.topic, occurrences.c.stage_key],
+            set_={name: insert.excluded[name] for name in _CHANGING},
+        )
+
+
+_statements: dict[str, _Statements] = {}
+
+
 class SqlEventRows:
     """See EventRows."""
 
@@ -66,21 +92,17 @@ class SqlEventRows:
         self._connection = connection
         self._dialect = dialect
         self._outbox = outbox
+        found = _statements.get(dialect.name)
+        self._statements = found if found is not None else _statements.setdefault(dialect.name, _Statements(dialect))
 
     def load(self, event_id: str, *, lock: bool = False) -> EventState | None:
-        select = self._dialect.lock_row(_event) if lock else _event
-        given = {"event_id": event_id}
-        row = self._connection.execute(select, given).one_or_none()
-        if row is None:
-            return None
-        topic_rows = self._connection.execute(_topics, given)
-        known = tuple(_occurrence(found) for found in self._connection.execute(_occurrences, given))
-        return EventState(
-            event=_live_event(row, known),
-            topics=tuple(_topic(found) for found in topic_rows),
-            occurrences=known,
-            added_at_version=_decode_versions(row.added_at_version),
-        )
+        select = self._statements.lock_event if lock else _event
+        states = self._states(self._connection.execute(select, {"event_id": event_id}).all())
+        return states[0] if states else None
+
+    def load_free(self, event_ids: Collection[str]) -> list[EventState]:
+        given = {"some": self._dialect.values(event_ids)}
+        return self._states(self._connection.execute(self._statements.lock_free_events, given).all())
 
     def find_by_source(self, source: str, source_uid: str) -> str | None:
         found: str | None = self._connection.execute(
@@ -99,89 +121,110 @@ class SqlEventRows:
             by_event[found.event_id].append(_occurrence(found))
         return tuple(_live_event(row, by_event[row.event_id]) for row in rows)
 
-    def due(self, now: int, limit: int, *, skip: Collection[str] = ()) -> list[str]:
-        select = _due.where(occurrences.c.event_id.not_in(sorted(skip))) if skip else _due
-        # Many stages of one event may be overdue at once: distinct after the limit, in the order of their times.
-        return list(dict.fromkeys(self._connection.execute(select, {"now": now, "limit": limit}).scalars()))
-
-    def next_due(self, *, skip: Collection[str] = ()) -> int | None:
-        select = _next_due.where(occurrences.c.event_id.not_in(sorted(skip))) if skip else _next_due
-        found: int | None = self._connection.execute(select).scalar()
-        return found
+    def upcoming(self, limit: int, *, skip: Collection[str] = ()) -> list[tuple[int, str]]:
+        select = _upcoming.where(occurrences.c.event_id.not_in(sorted(skip))) if skip else _upcoming
+        return [(due_at, event_id) for due_at, event_id in self._connection.execute(select, {"limit": limit})]
 
     def insert(self, state: EventState) -> None:
         event = state.event
         self._connection.execute(
             sa.insert(events).values(event_id=event.event_id, created_at=event.created_at, **_event_values(state))
         )
-        self._put_topics(event.event_id, state.topics)
-        self._put_occurrences(event.event_id, state.occurrences)
+        self._put(_topic_rows(event.event_id, state.topics), _occurrence_rows(event.event_id, state.occurrences))
 
     def save(self, before: EventState, outcome: Outcome) -> None:
-        after, event = outcome.state, outcome.state.event
-        if event.revision == before.event.revision:  # time passed, nothing else: the hot path of dispatching
-            self._connection.execute(_save_last, {"which": event.event_id, "last": event.last_timestamp})
-        else:
-            self._connection.execute(_save_event, {"which": event.event_id, **_event_values(after)})
-        known = set(before.topics)
-        self._put_topics(event.event_id, [topic for topic in after.topics if topic not in known])
-        self._put_occurrences(event.event_id, outcome.touched)
+        self.save_all([(before, outcome)])
+
+    def save_all(self, changes: Sequence[tuple[EventState, Outcome]]) -> None:
+        topic_rows: list[dict[str, Any]] = []
+        occurrence_rows: list[dict[str, Any]] = []
+        last: list[dict[str, Any]] = []
+        for before, outcome in changes:
+            after, event = outcome.state, outcome.state.event
+            if event.revision == before.event.revision:  # time passed, nothing else: the hot path of dispatching
+                last.append({"which": event.event_id, "last": event.last_timestamp})
+            else:
+                self._connection.execute(_save_event, {"which": event.event_id, **_event_values(after)})
+            known = set(before.topics)
+            topic_rows += _topic_rows(event.event_id, [topic for topic in after.topics if topic not in known])
+            occurrence_rows += _occurrence_rows(event.event_id, outcome.touched)
+        if last:
+            self._connection.execute(_save_last, last)
+        self._put(topic_rows, occurrence_rows)
         try:
-            self._outbox.append(outcome.sent)
+            self._outbox.append([sent for _, outcome in changes for sent in outcome.sent])
         except IntegrityError as exc:
-            raise AlreadyDispatched(f"an occurrence of {event.event_id} was dispatched before") from exc
+            names = ", ".join(before.event.event_id for before, _ in changes)
+            raise AlreadyDispatched(f"an occurrence of {names} was dispatched before") from exc
 
-    def _put_topics(self, event_id: str, rows: Collection[TopicState]) -> None:
-        if not rows:
-            return
-        insert = self._dialect.insert(topics)
-        new = insert.excluded
-        upsert = insert.on_conflict_do_update(
-            index_elements=[topics.c.topic],
-            set_={"last_timestamp": new.last_timestamp, "last_state": new.last_state, "removed": new.removed},
-        )
-        self._connection.execute(
-            upsert,
-            [
-                {
-                    "topic": row.topic,
-                    "event_id": event_id,
-                    "audience": row.audience,
-                    "last_timestamp": row.last_timestamp,
-                    "last_state": row.announced,
-                    "removed": row.removed,
-                }
-                for row in rows
-            ],
-        )
+    def _put(self, topic_rows: list[dict[str, Any]], occurrence_rows: list[dict[str, Any]]) -> None:
+        if topic_rows:
+            self._connection.execute(self._statements.put_topics, topic_rows)
+        if occurrence_rows:
+            self._connection.execute(self._statements.put_occurrences, occurrence_rows)
 
-    def _put_occurrences(self, event_id: str, rows: Collection[Occurrence]) -> None:
+    def _states(self, rows: Sequence[Any]) -> list[EventState]:
+        """Whole events: their topics and occurrences are read after their rows were locked, if they were."""
         if not rows:
-            return
-        insert = self._dialect.insert(occurrences)
-        changing = ("arming", "state", "stage_order", "due_at", "timestamp", "cued_at", "passed_over_at")
-        upsert = insert.on_conflict_do_update(
-            index_elements=[occurrences.c.topic, occurrences.c.stage_key],
-            set_={name: insert.excluded[name] for name in changing},
-        )
-        self._connection.execute(
-            upsert,
-            [
-                {
-                    "topic": row.topic,
-                    "stage_key": row.stage_key,
-                    "event_id": event_id,
-                    "arming": row.arming,
-                    "state": row.state.value,
-                    "stage_order": row.order,
-                    "due_at": row.due_at,
-                    "timestamp": row.timestamp,
-                    "cued_at": row.cued_at,
-                    "passed_over_at": row.passed_over_at,
-                }
-                for row in rows
-            ],
-        )
+            return []
+        given = {"some": self._dialect.values([row.event_id for row in rows])}
+        topic_states: dict[str, list[TopicState]] = {row.event_id: [] for row in rows}
+        for event_id, topic, audience, last_timestamp, last_state, removed in self._connection.execute(
+            self._statements.topics_of, given
+        ):
+            topic_states[event_id].append(
+                TopicState(
+                    topic=topic,
+                    audience=audience,
+                    last_timestamp=last_timestamp,
+                    announced=last_state,
+                    removed=removed,
+                )
+            )
+        known: dict[str, list[Occurrence]] = {row.event_id: [] for row in rows}
+        for found in self._connection.execute(self._statements.occurrences_of, given):
+            known[found[0]].append(_occurrence(found))
+        return [
+            EventState(
+                event=_live_event(row, known[row.event_id]),
+                topics=tuple(topic_states[row.event_id]),
+                occurrences=tuple(known[row.event_id]),
+                added_at_version=_decode_versions(row.added_at_version),
+            )
+            for row in rows
+        ]
+
+
+def _topic_rows(event_id: str, found: Iterable[TopicState]) -> list[dict[str, Any]]:
+    return [
+        {
+            "topic": row.topic,
+            "event_id": event_id,
+            "audience": row.audience,
+            "last_timestamp": row.last_timestamp,
+            "last_state": row.announced,
+            "removed": row.removed,
+        }
+        for row in found
+    ]
+
+
+def _occurrence_rows(event_id: str, found: Iterable[Occurrence]) -> list[dict[str, Any]]:
+    return [
+        {
+            "topic": row.topic,
+            "stage_key": row.stage_key,
+            "event_id": event_id,
+            "arming": row.arming,
+            "state": row.state.value,
+            "stage_order": row.order,
+            "due_at": row.due_at,
+            "timestamp": row.timestamp,
+            "cued_at": row.cued_at,
+            "passed_over_at": row.passed_over_at,
+        }
+        for row in found
+    ]
 
 
 def _event_values(state: EventState) -> dict[str, Any]:
@@ -213,19 +256,9 @@ def _live_event(row: Any, known: Iterable[Occurrence]) -> LiveEvent:
     )
 
 
-def _topic(row: Any) -> TopicState:
-    return TopicState(
-        topic=row.topic,
-        audience=row.audience,
-        last_timestamp=row.last_timestamp,
-        announced=row.last_state,
-        removed=row.removed,
-    )
-
-
 def _occurrence(row: Any) -> Occurrence:
     # Unpacked by position: a dispatch reads an event's every stage, and looking names up takes half of that time.
-    topic, stage_key, arming, state, order, due_at, timestamp, cued_at, passed_over_at, _ = row
+    _, topic, stage_key, arming, state, order, due_at, timestamp, cued_at, passed_over_at = row
     return Occurrence(
         topic=topic,
         stage_key=stage_key,

@@ -69,13 +69,14 @@ class Lane:
     def __init__(self, name: str, url: sa.URL, *, writes: bool, threads: int, busy_timeout_s: float) -> None:
         self.engine = make_engine(url, writes=writes, busy_timeout_s=busy_timeout_s, pool_size=threads)
         self.writes = writes
+        self.threads = threads
         self._may_hang = url.get_backend_name() != "sqlite"
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{name}")
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{name}")
 
     async def run(self, call: Callable[[Attempt], T], *, within_s: float) -> T:
         """Run `call` in a thread. Raises NoAnswer after `within_s`, waiting for a free thread included. Cancel-safe."""
         loop, attempt = asyncio.get_running_loop(), Attempt()
-        running = loop.run_in_executor(self._threads, call, attempt)
+        running = loop.run_in_executor(self._executor, call, attempt)
         if not self._may_hang:
             return await running
         # Not tied to the caller: it may be cancelled while its thread waits for an answer that never comes.
@@ -91,5 +92,5 @@ class Lane:
 
     async def close(self) -> None:
         """Wait for transactions in progress and close every connection."""
-        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
         self.engine.dispose()

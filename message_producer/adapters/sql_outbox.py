@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,6 +37,12 @@ _mark_broadcast = (
     .where(outbox.c.topic == sa.bindparam("t"), outbox.c.timestamp == sa.bindparam("ts"))
     .where(outbox.c.published_at.is_(None))
     .values(published_at=sa.bindparam("now"), position=sa.bindparam("at"))
+)
+_mark_sent = (
+    sa.update(outbox)
+    .where(outbox.c.event_id == sa.bindparam("e"), outbox.c.timestamp == sa.bindparam("ts"))
+    .where(outbox.c.published_at.is_(None))
+    .values(published_at=sa.bindparam("now"))
 )
 _mark_schedule = (
     sa.update(schedule_outbox)
@@ -140,7 +146,24 @@ class SqlOutboxRows:
         rows = self._connection.execute(_unpublished_broadcasts, given)
         return Unpublished(schedules, tuple(broadcast_of(row) for row in rows))
 
-    def mark_published(self, batch: Unpublished, now: int) -> list[LogEntry]:
+    def mark_published(self, published: Sequence[tuple[Broadcast | TopicSchedule, int]]) -> None:
+        broadcasts = [
+            {"e": one.event_id, "ts": one.timestamp, "now": at} for one, at in published if isinstance(one, Broadcast)
+        ]
+        schedules = [
+            {"t": one.topic, "r": one.revision, "now": at, "at": None}
+            for one, at in published
+            if isinstance(one, TopicSchedule)
+        ]
+        # In one order, so that two who believe they lead cannot wait for each other.
+        if broadcasts:
+            broadcasts.sort(key=lambda row: (row["e"], row["ts"]))
+            self._connection.execute(_mark_sent, broadcasts)
+        if schedules:
+            schedules.sort(key=lambda row: (row["t"], row["r"]))
+            self._connection.execute(_mark_schedule, schedules)
+
+    def position(self, batch: Unpublished, now: int) -> list[LogEntry]:
         if not batch.schedules and not batch.broadcasts:
             return []
         # The head's row is held until commit, so positions become visible in their order, without gaps.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
@@ -12,10 +13,12 @@ from typing import Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import StoreUnavailable
 from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
+from contract.schedule import TopicSchedule
 from message_producer.adapters.postgres_notify import follow_notifications
 from message_producer.adapters.sql_engine import URL_SETTING, Dialect, sqlite_path
 from message_producer.adapters.sql_errors import DatabaseError, Trouble, store_error, trouble_of
@@ -108,13 +111,17 @@ class SqlStore:
         """Compile the statements of a dispatch before the first stage needs them (it costs 50 ms), changing nothing."""
 
         def rehearse(attempt: Attempt) -> None:
-            with self._writes.engine.connect() as connection, connection.begin() as transaction:
-                _rehearse(SqlTransaction(connection, self._dialect))
-                transaction.rollback()
+            # On every connection that dispatches: each prepares its statements, and opening one takes time, too.
+            with contextlib.ExitStack() as stack:
+                engine, embedded = self._urgent.engine, self._file is not None
+                for connection in [stack.enter_context(engine.connect()) for _ in range(self._urgent.threads)]:
+                    with connection.begin() as transaction:
+                        _rehearse(SqlTransaction(connection, self._dialect), embedded=embedded)
+                        transaction.rollback()
 
         with contextlib.suppress(StoreUnavailable):  # a full disk at start is waited for, like any other
-            await self._translated(self._writes, rehearse)
-            await self.read(lambda tx: (tx.events.next_due(), tx.outbox.entries_after(0, 1)))
+            await self._translated(self._urgent, rehearse)
+            await self.read(lambda tx: (tx.events.upcoming(1), tx.outbox.entries_after(0, 1)))
 
     async def close(self) -> None:
         """Wait for transactions in progress and close every connection."""
@@ -219,20 +226,26 @@ class SqlStore:
         return result
 
 
-def _rehearse(transaction: SqlTransaction) -> None:
+def _rehearse(transaction: SqlTransaction, *, embedded: bool) -> None:
     """One stage from creation to its place in the log, of an event with a name no real one can have; rolled back."""
     stages = tuple(Stage(key=key, offset_ms=offset) for offset, key in enumerate(("one", "two", "three")))
-    planned = plan(EventDraft(event_id="~rehearsal", title="Rehearsal", starts_at=0, stages=stages), 0).state
+    draft = EventDraft(event_id=f"~{secrets.token_hex(8)}", title="Rehearsal", starts_at=0, stages=stages)
+    planned = plan(draft, 0).state
+    schedules = topic_schedules(planned)
     transaction.events.insert(planned)
-    transaction.outbox.put_schedules(topic_schedules(planned))
+    transaction.outbox.put_schedules(schedules)
     transaction.leases.read(LeaseLock.FENCE)
-    transaction.events.next_due()
-    transaction.events.due(0, 1)
+    transaction.events.upcoming(1)
     for now in range(len(stages)):
-        state = transaction.events.load(planned.event.event_id, lock=True)
-        assert state is not None
-        transaction.events.save(state, due_now(state, now, late_after_ms=0))
-        transaction.outbox.mark_published(transaction.outbox.unpublished(1), now)
+        (state,) = transaction.events.load_free([draft.event_id])
+        outcome = due_now(state, now, late_after_ms=0)
+        transaction.events.save_all([(state, outcome)])
+        waiting = transaction.outbox.unpublished(1)
+        if embedded:
+            transaction.outbox.position(waiting, now)
+        else:
+            confirmed: list[Broadcast | TopicSchedule] = [*schedules, *(one.broadcast for one in outcome.sent)]
+            transaction.outbox.mark_published([(one, now) for one in confirmed])
 
 
 @asynccontextmanager

@@ -18,8 +18,8 @@ from message_producer.adapters.apscheduler_alarm import ApschedulerAlarm
 from message_producer.app import Producer, open_producer
 from message_producer.dispatch import Dispatcher
 from message_producer.lease_keeper import LeaseKeeper
+from message_producer.log_publishing import LogPublishing
 from message_producer.model import Anchor, Audience, EventDraft, Stage, WriteContext
-from message_producer.publishing import PublishingService
 from message_producer.settings import ProducerSettings
 
 pytestmark = pytest.mark.usefixtures("time_by_hand")
@@ -54,11 +54,11 @@ class BrittleLog:
 @asynccontextmanager
 async def producing(
     settings: ProducerSettings, log: BrittleLog, clock: ManualClock
-) -> AsyncIterator[tuple[Producer, PublishingService]]:
+) -> AsyncIterator[tuple[Producer, LogPublishing]]:
     async with open_producer(settings, clock=clock, readiness=Readiness(), publisher=log) as producer:
         lease, publishing, _, *_ = producer.services
         assert isinstance(lease, LeaseKeeper)
-        assert isinstance(publishing, PublishingService)
+        assert isinstance(publishing, LogPublishing)
         await lease.compete()
         yield producer, publishing
 
