@@ -34,8 +34,9 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     burst_topics: int = 4
     """Followed by each device."""
 
-    storm_s: float = 20.0
-    """Length of the baseline, and of the same length from the moment all connections break."""
+    storms: int = 5
+    storm_s: float = 6.0
+    """From one storm to the next: twice the window over which devices return."""
 
     rounds: int = 3
     round_s: float = 15.0
