@@ -14,6 +14,7 @@ import msgspec
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from contract import names
@@ -28,6 +29,7 @@ from contract.schedule import TopicSchedule, decode_schedule, encode_schedule
 __all__ = ["Client", "RedisNodeLeases", "RedisReplayLog", "RedisScheduleView", "connect_redis"]
 
 Client = Redis | RedisCluster
+_CLUSTER_SUFFIX: Final = "+cluster"
 _TOPICS_AT_ONCE: Final = 500
 """Larger questions are asked in parts, so that no single answer blocks the server for long."""
 
@@ -35,16 +37,22 @@ _TOPICS_AT_ONCE: Final = 500
 def connect_redis(
     url: str,
     *,
-    cluster: bool = False,
+    cluster: bool | None = None,
     timeout_s: float = 1.0,
     connect_timeout_s: float = 1.0,
     max_connections: int = 64,
 ) -> Client:
     """A client for the adapters below; it connects when first used. Close it with `aclose()`.
 
-    Short timeouts and one immediate retry (for a connection the server closed while idle): whoever calls has a
-    deadline and a back-off of its own. Callers beyond `max_connections` wait for one, at most `timeout_s`.
+    `redis+cluster://host:port` (or rediss) names any server of a cluster, as `cluster` does for a plain URL.
+
+    Short timeouts and one immediate retry for a connection the server closed while idle: whoever calls has a deadline
+    and a back-off of its own, and a server that does not answer is not asked twice. Callers beyond `max_connections`
+    wait for one, at most `timeout_s`. Raises ValueError for what is no such URL.
     """
+    scheme, _, rest = url.partition("://")
+    if scheme.endswith(_CLUSTER_SUFFIX):
+        cluster, url = True, f"{scheme.removesuffix(_CLUSTER_SUFFIX)}://{rest}"
     common: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": connect_timeout_s,
@@ -52,9 +60,11 @@ def connect_redis(
         "legacy_responses": False,
     }
     if cluster:
-        return RedisCluster.from_url(url, max_connections=max_connections, **common)
+        # In a cluster a retry also asks anew who has the slot.
+        return RedisCluster.from_url(url, max_connections=max_connections, retry=Retry(NoBackoff(), 1), **common)
+    retry = Retry(NoBackoff(), 1, (RedisConnectionError,))
     pool = BlockingConnectionPool.from_url(
-        url, max_connections=max_connections, timeout=timeout_s, retry=Retry(NoBackoff(), 1), **common
+        url, max_connections=max_connections, timeout=timeout_s, retry=retry, **common
     )
     return Redis.from_pool(pool)
 

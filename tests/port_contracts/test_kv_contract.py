@@ -15,17 +15,18 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisError
 
 from contract.broadcast import Broadcast
 from contract.clock import ManualClock
-from contract.errors import StoreUnavailable
+from contract.errors import InvalidRequest, StoreUnavailable
 from contract.kv.memory import MemoryNodeLeases, MemoryReplayLog, MemoryScheduleView
 from contract.kv.ports import MAX_EXTEND, NodeLease, NodeLeases, ReplayLog, ScheduleView, StoreLife
 from contract.kv.redis import Client, RedisNodeLeases, RedisReplayLog, RedisScheduleView, connect_redis
 from contract.replay_log import AppendOutcome, AppendResult, TopicLog
 from contract.schedule import PlannedStage, TopicSchedule
+from stagecue.apart.kv import open_kv
 
 TOPIC = "event:night"
 BASE = 1_731_722_400_000
@@ -131,7 +132,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     elif request.param == "cluster":
         url = request.getfixturevalue("cluster_url")
         await _form_cluster(url)
-        client = connect_redis(url, cluster=True)
+        client = connect_redis(url.replace("redis:", "redis+cluster:"))
+        assert isinstance(client, RedisCluster)
         await client.flushall()
     else:
         client = connect_redis(request.getfixturevalue("redis_url"))
@@ -481,6 +483,41 @@ class TestRedisAlone:
         await client.aclose()
         server.close()
         await server.wait_closed()
+
+    async def test_a_silent_server_is_asked_once_one_that_hung_up_twice(self) -> None:
+        """A timeout is not repeated: whoever waits has a deadline. A connection closed while idle is."""
+        asked = 0
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            asked += 1
+            if hang_up:
+                writer.close()
+            else:
+                await reader.read()
+                writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        client = connect_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=0.1)
+        for hang_up, times in ((False, 1), (True, 2)):  # noqa: B007 - read by the server
+            asked = 0
+            with pytest.raises(StoreUnavailable):
+                await RedisReplayLog(client).read(TOPIC)
+            assert asked == times
+        await client.aclose()
+        server.close()
+        await server.wait_closed()
+
+    @pytest.mark.external_service
+    async def test_a_cluster_is_opened_by_its_address_and_nothing_else_is(self, cluster_url: str) -> None:
+        """`redis+cluster://` says what is there; a plain address of a cluster's node is refused."""
+        await _form_cluster(cluster_url)
+        async with open_kv(cluster_url.replace("redis:", "redis+cluster:")) as kv:
+            await kv.schedule_view.put(schedule(1))
+            assert await kv.schedule_view.revisions([TOPIC]) == {TOPIC: 1}
+        with pytest.raises(InvalidRequest, match="in mode cluster"):
+            async with open_kv(cluster_url):
+                pytest.fail("opened")
 
     async def test_what_is_not_ours_is_store_unavailable(self) -> None:
         """A corrupted entry is an error of the store, never a crash of the reader."""
