@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from contract.broadcast import Broadcast
-from contract.errors import LogUnavailable
+from contract.errors import InvalidRequest, LogUnavailable
 from contract.records import Record, broadcast_record, schedule_record
 from contract.runtime.kafka_connect import ensure_topics
 from contract.runtime.kafka_sender import KafkaSender, open_sender
@@ -21,6 +21,7 @@ from contract.trace import trace_of
 __all__ = ["KafkaPublisher", "open_kafka_publisher"]
 
 _CONDITION: Final = "producer.kafka"
+_RETRY_AFTER_S: Final = 1.0
 
 
 class KafkaPublisher:
@@ -54,6 +55,10 @@ class KafkaPublisher:
     async def _send(self, record: Record) -> None:
         try:
             await self._sender.send(record)
+        except InvalidRequest as exc:
+            # Not the caller's mistake: what the outbox holds goes out once somebody has set the brokers right.
+            self._readiness.fail(_CONDITION, str(exc))
+            raise LogUnavailable(exc.message, field=exc.field, rule=exc.rule, retry_after_s=_RETRY_AFTER_S) from exc
         except LogUnavailable as exc:
             self._readiness.fail(_CONDITION, str(exc))
             raise
