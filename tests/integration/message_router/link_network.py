@@ -15,7 +15,8 @@ from router_world import FakeLog, FakeReach, FlakyReplayLog, FlakyView, eventual
 
 from contract.broadcast import Broadcast
 from contract.kv.memory import MemoryNodeLeases
-from contract.kv.ports import NodeLease
+from contract.kv.ports import NodeLease, ReplayLog, ScheduleView
+from contract.kv.redis import RedisReplayLog, RedisScheduleView, connect_redis
 from contract.runtime.asgi import listen_on
 from contract.runtime.link_handshake import NodeIdentity
 from contract.runtime.runner import Readiness, Service
@@ -117,17 +118,30 @@ class DeviceEnd:
 class LinkNetwork:
     """What a test holds; `publish` gives a broadcast to the router that has the topic's partition."""
 
-    def __init__(self) -> None:
-        self.store = FlakyReplayLog()
-        self.view = FlakyView()
+    def __init__(self, redis_url: str | None, clients: AsyncExitStack) -> None:
+        self.clients = clients
+        self.redis_url = redis_url
+        self.store: ReplayLog = FlakyReplayLog()
+        self.view: ScheduleView = FlakyView()
         self.routers: list[RouterEnd] = []
         self.nodes: list[NodeEnd] = []
         self.devices: list[DeviceEnd] = []
         self._newest: dict[str, int] = {}
 
+    async def stores(self) -> tuple[ReplayLog, ScheduleView]:
+        """One process's way to the store: its own client of the Redis, or the memory all share."""
+        if self.redis_url is None:
+            return self.store, self.view
+        client = connect_redis(self.redis_url)
+        self.clients.push_async_callback(client.aclose)
+        return RedisReplayLog(client), RedisScheduleView(client)
+
     async def schedules(self, topics: Sequence[str]) -> None:
         for topic in topics:
-            await self.view.put(schedule(1, topic=topic))
+            plan = schedule(1, topic=topic)
+            await self.view.put(plan)
+            for end in self.routers:
+                end.log.schedule_table[topic] = plan
 
     def publish(self, topic: str, router: int = 0) -> Broadcast:
         prev = self._newest.get(topic, 0)
@@ -139,7 +153,8 @@ class LinkNetwork:
         self.routers[router].log.publish(broadcast, partition=router)
         return broadcast
 
-    async def device(self, node: int, *topics: str) -> DeviceEnd:
+    async def device(self, node: int, *topics: str, cursor: int | None = 0) -> DeviceEnd:
+        """Connected and told where it stands, `pending` included."""
         token = DEVICE_RING.sign(DeviceClaims(sub="p", dev="d", exp=CLOCK.now_ms() // 1000 + 3600, topics=None))
         connection = await websockets.connect(
             f"ws://127.0.0.1:{self.nodes[node].port}/v1/stream",
@@ -151,7 +166,7 @@ class LinkNetwork:
         )
         device = DeviceEnd(connection)
         self.devices.append(device)
-        await connection.send(json.dumps({"type": "subscribe", "topics": dict.fromkeys(topics, 0)}))
+        await connection.send(json.dumps({"type": "subscribe", "topics": dict.fromkeys(topics, cursor)}))
         await eventually(lambda: all(device.verdicts(topic) for topic in topics))
         return device
 
@@ -169,11 +184,13 @@ async def network(
     nodes: int = 2,
     router_settings: Mapping[str, object] | None = None,
     push_settings: Mapping[str, object] | None = None,
+    redis_url: str | None = None,
 ) -> AsyncIterator[LinkNetwork]:
     """All of it running and linked, default deadlines unless told otherwise; stopped at the end."""
-    net = LinkNetwork()
     running = Running()
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as clients, AsyncExitStack() as stack:
+        net = LinkNetwork(redis_url, clients)
+        net.store, net.view = await net.stores()
         stack.push_async_callback(running.stop)
         for number in range(nodes):
             net.nodes.append(await _start_node(net, stack, running, f"n{number}", push_settings or {}))
@@ -190,10 +207,11 @@ async def _start_node(
 ) -> NodeEnd:
     sock = listen_on("127.0.0.1", 0)
     port = sock.getsockname()[1]
+    store, view = await net.stores()
     node = build_push_node(
         PushSettings(**({"node_id": name, "drain_s": 0.0, "close_timeout_s": 0.2} | dict(settings))),  # type: ignore[arg-type]
-        replay_log=net.store,
-        schedule_view=net.view,
+        replay_log=store,
+        schedule_view=view,
         device_ring=DEVICE_RING,
         clock=CLOCK,
         readiness=Readiness(),
@@ -226,11 +244,12 @@ async def _start_router(
     settings = RouterSettings(**(fast | dict(given)))  # type: ignore[arg-type]
     log, leases = FakeLog(), MemoryNodeLeases(CLOCK)
     log.assign(number)
+    store, view = await net.stores()
     router = build_router(
         settings,
         log=log,
-        replay_log=net.store,
-        schedule_view=net.view,
+        replay_log=store,
+        schedule_view=view,
         reach=FakeReach(),
         clock=CLOCK,
         readiness=Readiness(),
