@@ -17,6 +17,7 @@ __all__ = [
     "KAFKA_BROADCASTS",
     "KAFKA_DEAD_LETTERS",
     "KAFKA_SCHEDULE",
+    "KV_SCHEMA",
     "RESERVED_STAGE_KEYS",
     "check_audience",
     "check_event_id",
@@ -28,6 +29,7 @@ __all__ = [
     "kv_node_lease",
     "kv_nodes",
     "kv_schedule",
+    "kv_schema",
     "kv_whole",
     "topic_of",
 ]
@@ -41,6 +43,8 @@ CANCELLED: Final = "cancelled"
 DEFAULT_STATE: Final = "default"
 """Announced when a rewind leaves no stage true; devices show the event's default row."""
 RESERVED_STAGE_KEYS: Final = frozenset({CANCELLED, DEFAULT_STATE})
+KV_SCHEMA: Final = 1
+"""Rises when a stored value or script is no longer understood by the version before it."""
 DEFAULT_AUDIENCE: Final = "all"
 
 _EVENT_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -99,6 +103,11 @@ def kv_whole() -> str:
 
 def kv_nodes() -> str:
     return "stagecue:nodes"
+
+
+def kv_schema() -> str:
+    """The version of what is stored under all the other keys: KV_SCHEMA of whoever wrote first."""
+    return "stagecue:schema"
 
 
 def kv_node_lease(node_id: str) -> str:

@@ -281,7 +281,7 @@ def _nobody(server: str, exc: Exception) -> LogUnavailable:
     return LogUnavailable(
         f"no Kafka broker answers at {server}: {_why(exc)}",
         field=SERVERS,
-        rule="start the broker, or name the host:port of one that runs",
+        rule="start the broker (its log says what ended it: a full disk, say), or name the host:port of one that runs",
         retry_after_s=_RETRY_AFTER_S,
     )
 

@@ -26,6 +26,7 @@ from redis.exceptions import (
 from contract.backoff import Backoff
 from contract.errors import InvalidRequest, StoreUnavailable
 from contract.kv.redis import RedisNodeLeases, RedisReplayLog, RedisScheduleView, connect_redis
+from contract.names import KV_SCHEMA, kv_schema
 from contract.runtime.runner import Readiness
 
 __all__ = ["Kv", "KvWatch", "contact", "open_kv", "shown_address"]
@@ -34,9 +35,12 @@ _CONDITION: Final = "kv"
 _WATCH_EVERY_S: Final = 1.0
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_CAP_S: Final = 2.0
-_RULE: Final = "set --kv or STAGECUE_KV_URL to redis://host:port"
+_RULE: Final = "set --kv or STAGECUE_KV_URL to redis://host:port, or redis+cluster://host:port"
+_ABSENT: Final = "start it, or mend host and port in --kv or STAGECUE_KV_URL"
 _LASTING = (InvalidResponse, AuthenticationError, AuthorizationError, ResponseError)
 _PASSING = (ReadOnlyError, OutOfMemoryError)
+_PASSING_WORDS = ("MISCONF", "NOREPLICAS")
+"""A full disk under its append-only file, or replicas that are away."""
 _log = structlog.get_logger(__name__)
 
 
@@ -52,8 +56,12 @@ class Kv:
     replay_log: RedisReplayLog
     schedule_view: RedisScheduleView
     leases: RedisNodeLeases
-    answered: bool = False
-    """Whether it did when it was opened."""
+    silence: str | None = None
+    """Why it did not answer when it was opened; None: it did."""
+
+    @property
+    def answered(self) -> bool:
+        return self.silence is None
 
 
 @asynccontextmanager
@@ -77,8 +85,8 @@ async def open_kv(url: str) -> AsyncIterator[Kv]:
     try:
         try:
             await contact(kv, first=True)
-            kv = replace(kv, answered=True)
         except StoreUnavailable as exc:
+            kv = replace(kv, silence=str(exc))
             _log.warning("kv_unreachable", address=kv.address, why=str(exc), then="retrying")
         yield kv
     finally:
@@ -89,16 +97,20 @@ async def contact(kv: Kv, *, first: bool = False) -> None:
     """Ask whether a Redis we may use answers there; bounded by the client's timeouts.
 
     Raises StoreUnavailable where waiting may help, InvalidRequest where it cannot: something else listens there, it
-    wants other credentials, or (asked at the `first` contact) it is a Sentinel or a cluster's node.
+    wants other credentials, or (asked at the `first` contact) it is a Sentinel or a cluster's node, or holds what
+    another version of this code stored.
     """
-    mode = "standalone"
+    expected = "cluster" if isinstance(kv.client, RedisCluster) else "standalone"
+    mode = expected
     try:
         await kv.client.ping()
         if first:
             with suppress(NoPermissionError):  # INFO may be kept from us; then it is taken for what it should be
                 mode = (await kv.client.info("server")).get("redis_mode", mode)
+            if mode == "standalone":
+                await _same_schema(kv)
     except _LASTING as exc:
-        if isinstance(exc, _PASSING):
+        if isinstance(exc, _PASSING) or str(exc).startswith(_PASSING_WORDS):
             raise StoreUnavailable(f"Redis at {kv.address}: {exc}") from exc
         refused = isinstance(exc, AuthenticationError | AuthorizationError | ResponseError)
         what = "refuses us" if refused else "is not a Redis"
@@ -108,9 +120,25 @@ async def contact(kv: Kv, *, first: bool = False) -> None:
             raise InvalidRequest(
                 f"{kv.address} is not a Redis: it answers {words!r}", field="kv_url", rule=_RULE
             ) from exc
-        raise StoreUnavailable(f"no Redis answers at {kv.address} (--kv, STAGECUE_KV_URL): {exc}") from exc
-    if mode != "standalone":
-        raise InvalidRequest(f"{kv.address} is a Redis in mode {mode}, not a single one", field="kv_url", rule=_RULE)
+        raise StoreUnavailable(f"no Redis answers at {kv.address}: {exc}", field="kv_url", rule=_ABSENT) from exc
+    if mode != expected:
+        wanted = "a single one" if expected == "standalone" else "a cluster's node"
+        raise InvalidRequest(f"{kv.address} is a Redis in mode {mode}, not {wanted}", field="kv_url", rule=_RULE)
+
+
+async def _same_schema(kv: Kv) -> None:
+    """What is stored there is of this version; an empty store becomes so. Raises InvalidRequest."""
+    with suppress(NoPermissionError):
+        await kv.client.set(kv_schema(), KV_SCHEMA, nx=True)
+        stored = await kv.client.get(kv_schema())
+        said = stored.decode(errors="replace") if isinstance(stored, bytes) else str(stored)
+        if said != str(KV_SCHEMA):
+            raise InvalidRequest(
+                f"the Redis at {kv.address} holds what another version wrote: schema {said[:20]}, ours is {KV_SCHEMA}",
+                field="kv_url",
+                rule="stop the services of the other version and empty that database (redis-cli FLUSHDB), routers fill "
+                "it again from the log; or give another with --kv or STAGECUE_KV_URL, as in redis://host:port/1",
+            )
 
 
 class KvWatch:
@@ -125,10 +153,10 @@ class KvWatch:
         self._kv = kv
         self._readiness = readiness
         self._patience_s = patience_s
-        if kv.answered:
+        if kv.silence is None:
             readiness.hold(_CONDITION)
         else:
-            readiness.expect(_CONDITION, f"no answer from {kv.address} yet")
+            readiness.expect(_CONDITION, kv.silence)
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
         """Ready at once: the others start without the store, too."""
