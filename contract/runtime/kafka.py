@@ -100,7 +100,7 @@ def _advice(exc: Exception) -> str:
         return "the brokers refuse KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
     if isinstance(exc, _DENIED):
         return "the brokers' access lists do not allow it to KAFKA_SASL_USERNAME"
-    return f"it goes on by itself once the brokers of {SERVERS} answer"
+    return f"it goes on once a broker of {SERVERS} answers; the broker's log says why it ended: a full disk ends one"
 
 
 def _tls(settings: KafkaSettings) -> ssl.SSLContext:

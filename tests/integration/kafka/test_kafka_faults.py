@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -131,6 +132,25 @@ async def test_a_frozen_broker_is_an_outage_like_any_other(
         await insist(log, broadcast("e0", 2))
         await insist(log, broadcast("e0", 3))
         await reader.until(lambda: len(reader.entries) >= 3)
+        assert [one.timestamp for one in reader.broadcasts] == [BASE + 1, BASE + 2, BASE + 3]
+
+
+async def test_a_broker_that_cannot_write_ends_and_what_it_confirmed_is_there(
+    kafka: KafkaSettings, kafka_group: str, kafka_server: OwnKafka
+) -> None:
+    """A file-size limit does what a full disk does; nothing is confirmed meanwhile, and all goes on with room."""
+    readiness = Readiness()
+    async with publisher(kafka, readiness) as log, polled(kafka, kafka_group) as reader:
+        await log.publish_broadcast(broadcast("e0", 1))
+        resource.prlimit(kafka_server.broker.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        with pytest.raises(LogUnavailable, match="a full disk ends one"):
+            await log.publish_broadcast(broadcast("e0", 2))
+        assert not readiness.ready
+        await reader.until(lambda: not kafka_server.broker.running)
+        await kafka_server.started()
+        await insist(log, broadcast("e0", 2))
+        await insist(log, broadcast("e0", 3))
+        await reader.until(lambda: len(reader.broadcasts) >= 3)
         assert [one.timestamp for one in reader.broadcasts] == [BASE + 1, BASE + 2, BASE + 3]
 
 
