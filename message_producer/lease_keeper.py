@@ -115,6 +115,8 @@ class LeaseKeeper:
         """Raise LeaseLost unless the epoch is ours, and keep it ours until the transaction at hand has ended."""
         row = transaction.leases.read(LeaseLock.FENCE)
         if self.epoch is None or row.epoch != self.epoch:
+            if self.epoch is not None:
+                _log.warning("fenced", epoch=self.epoch, current_epoch=row.epoch)  # we believed that we lead
             raise LeaseLost("another producer took the lease", rule=f"epoch {self.epoch} against {row.epoch}")
 
     def lost(self) -> None:

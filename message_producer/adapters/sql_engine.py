@@ -127,6 +127,8 @@ def sqlite_path(url: sa.URL) -> Path | None:
 def make_engine(url: sa.URL, *, writes: bool, busy_timeout_s: float, pool_size: int) -> sa.Engine:
     """An engine whose transactions begin as they should: on SQLite `BEGIN IMMEDIATE` for writers, durable commits."""
     if url.get_backend_name() != "sqlite":
+        from message_producer.adapters.psycopg_cursor import StepwiseCursor
+
         # Readers see one snapshot; writers lock the rows they decide upon and must see what others committed before.
         isolation = "READ COMMITTED" if writes else "REPEATABLE READ"
         # No ping before use: whoever meets a connection that broke repeats its transaction on a new one.
@@ -135,7 +137,10 @@ def make_engine(url: sa.URL, *, writes: bool, busy_timeout_s: float, pool_size: 
             pool_size=pool_size,
             max_overflow=0,
             isolation_level=isolation,
-            connect_args={name: value for name, value in _POSTGRES.items() if name not in url.query},
+            connect_args={
+                "cursor_factory": StepwiseCursor,
+                **{name: value for name, value in _POSTGRES.items() if name not in url.query},
+            },
             execution_options={} if writes else {"postgresql_readonly": True},
         )
     engine = sa.create_engine(
