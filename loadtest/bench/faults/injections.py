@@ -13,6 +13,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from loadtest.bench.outcome import CouldNotRun
+
 __all__ = ["FAULTS", "PING_S", "PONG_DEADLINE_S", "Fault", "Scene", "fault_named"]
 
 PING_S: Final = 3.0
@@ -275,7 +277,10 @@ async def _two_leaders(scene: Scene) -> None:
     scene.step("left alone", bound_s=_PRODUCER_S)
     await scene.until_settled()
     await scene.hold()
-    scene.note(f"{scene.rival_leaders_seen() - before} dispatches of a producer that led no more were refused")
+    refused = scene.rival_leaders_seen() - before
+    scene.note(f"{refused} transactions of a producer that led no more, and did not know, were refused")
+    if not refused:
+        raise CouldNotRun("no producer ever acted in the belief that it led while another did")
 
 
 async def _rolling_restart(scene: Scene) -> None:

@@ -244,19 +244,14 @@ def _end_lease(url: str) -> None:
     import psycopg
 
     with psycopg.connect(url.replace("+psycopg", "", 1), connect_timeout=3) as connection:
+        connection.execute("SET lock_timeout = '5s'")  # its holder may have been frozen while it held the row
         connection.execute("UPDATE lease SET expires_at = 0")
 
 
 def _refused(log: Path) -> int:
-    """Dispatches refused because the lease was another's by then, as the producer's log has them."""
+    """Transactions of a producer that believed it led, refused by the lease's epoch, as its log has them."""
     if not log.exists():
         return 0
-    found = 0
-    for line in log.read_bytes().splitlines():
-        if b"lease_lost" in line:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            found += entry.get("event") == "lease_lost" and entry.get("found_by") == "dispatch"
-    return found
+    return sum(
+        json.loads(line).get("event") == "fenced" for line in log.read_bytes().splitlines() if b'"fenced"' in line
+    )
