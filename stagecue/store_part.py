@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from message_producer.settings import ProducerSettings
 from stagecue.settings import InstallationSettings
 
-__all__ = ["producer_settings"]
+__all__ = ["producer_settings", "shown_database"]
 
 
 def producer_settings(settings: InstallationSettings, database_url: str | None = None) -> ProducerSettings:
@@ -19,3 +21,10 @@ def producer_settings(settings: InstallationSettings, database_url: str | None =
     if "data_dir" in given.model_fields_set or given.database_url:
         return given
     return given.model_copy(update={"data_dir": settings.data_dir})
+
+
+def shown_database(settings: ProducerSettings) -> str:
+    """Where the schedule store is, for a message: a host without credentials, or a file's path."""
+    parts = urlsplit(settings.url())
+    place = f"PostgreSQL at {parts.netloc.rpartition('@')[2]}" if parts.netloc else "the SQLite file"
+    return f"{place}{parts.path if parts.netloc else ' ' + parts.path.lstrip('/')}"

@@ -35,6 +35,8 @@ DATABASE_FILE_PATIENCE_S: Final = 10.0
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_CAP_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.02
+_SLOW_AFTER_S: Final = 4.0
+_SLOW_ADVICE: Final = "see in its log whether it is well, a full disk ends or stops it, or name another host and port"
 _SAY_AFTER_S: Final = 2.0
 _SAY_EVERY_S: Final = 30.0
 _log = structlog.get_logger(__name__)
@@ -66,6 +68,7 @@ async def opened_patiently(
     stop: asyncio.Event,
     *,
     setting: str,
+    where: str,
     readiness: Readiness,
     condition: str,
     patience_s: float | None = DATABASE_FILE_PATIENCE_S,
@@ -74,14 +77,22 @@ async def opened_patiently(
 
     Meanwhile `condition` tells in `readiness` what is waited for. Raises what was raised where waiting cannot help
     (Unavailable without `retry_after_s`, InvalidRequest), Unavailable after `patience_s` (None: never), and
-    StoppedEarly. Every error names `setting`, unless it names another already.
+    StoppedEarly. Every error names `setting`, unless it names another already. One that takes its time is named, too,
+    by its setting and by `where` it is.
     """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + (math.inf if patience_s is None else patience_s)
     backoff = Backoff(first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S, jitter=random.random)
     said_at_s = -math.inf
+
+    def slow() -> None:
+        why = f"{setting}: {where} has not answered for {_SLOW_AFTER_S:.0f} s; {_SLOW_ADVICE}"
+        readiness.expect(condition, why)
+        _log.warning("waiting", condition=condition, why=why)
+
     async with AsyncExitStack() as stack:
         while True:
+            told = loop.call_later(_SLOW_AFTER_S, slow)
             try:
                 opened = await stack.enter_async_context(open_once())
                 break
@@ -93,6 +104,8 @@ async def opened_patiently(
                 if loop.time() - said_at_s >= _SAY_EVERY_S:
                     said_at_s = loop.time()
                     _log.warning("waiting", condition=condition, why=str(exc), then="retrying")
+            finally:
+                told.cancel()
             try:
                 async with asyncio.timeout(backoff.next_s()):
                     await stop.wait()

@@ -27,7 +27,7 @@ from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
 from stagecue.settings import InstallationSettings
-from stagecue.store_part import producer_settings
+from stagecue.store_part import producer_settings, shown_database
 
 if TYPE_CHECKING:
     from message_producer.app import Producer
@@ -104,6 +104,7 @@ async def _opened(
                     lambda: open_kafka_publisher(kafka, readiness=readiness),
                     stop,
                     setting=KAFKA_SETTING,
+                    where=f"the Kafka broker {kafka.bootstrap_servers}",
                     readiness=readiness,
                     condition="kafka",
                     patience_s=None,
@@ -114,6 +115,7 @@ async def _opened(
                 lambda: open_producer(chosen, clock=clock, readiness=readiness, publisher=publisher),
                 stop,
                 setting=DATABASE_SETTING,
+                where=shown_database(chosen),
                 readiness=readiness,
                 condition="database",
                 patience_s=None if chosen.database_url else DATABASE_FILE_PATIENCE_S,

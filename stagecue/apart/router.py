@@ -31,7 +31,7 @@ from stagecue.apart.lifecycle import (
 from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys
 from stagecue.settings import InstallationSettings
-from stagecue.store_part import producer_settings
+from stagecue.store_part import producer_settings, shown_database
 
 __all__ = ["run_router"]
 
@@ -122,6 +122,7 @@ async def _kafka_log(
         lambda: open_kafka_log(kafka, readiness=readiness, clock=clock),
         stop,
         setting=KAFKA_SETTING,
+        where=f"the Kafka broker {kafka.bootstrap_servers}",
         readiness=readiness,
         condition="kafka",
         patience_s=None,
@@ -130,6 +131,7 @@ async def _kafka_log(
         lambda: open_reach(store, clock=clock, readiness=readiness),
         stop,
         setting=DATABASE_SETTING,
+        where=shown_database(store),
         readiness=readiness,
         condition="database",
         patience_s=None,
@@ -147,6 +149,7 @@ async def _embedded_log(
         lambda: open_log(store, clock=clock, readiness=readiness),
         stop,
         setting=DATABASE_SETTING,
+        where=shown_database(store),
         readiness=readiness,
         condition="database",
         patience_s=None if store.database_url else DATABASE_FILE_PATIENCE_S,

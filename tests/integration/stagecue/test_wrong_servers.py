@@ -278,6 +278,6 @@ async def test_a_full_disk_under_kafka_is_waited_for(tmp_path: Path) -> None:
         async with KafkaBroker(tmp_path / "kafka", ports[0]) as broker:
             resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (100, 100))
             servers = broker.bootstrap_servers
-            words = ["KAFKA_BOOTSTRAP_SERVERS", servers, "full disk"]
+            words = ["KAFKA_BOOTSTRAP_SERVERS", servers, "disk"]
             row = Row("full", "producer", ["--kafka", servers], words, ends=False)
             assert await trouble_with(row, tmp_path / "data", ports[1]) is None

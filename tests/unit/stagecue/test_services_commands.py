@@ -238,7 +238,12 @@ class Opening:
 
 def patiently(opening: Opening, stop: asyncio.Event | None = None, readiness: Readiness | None = None):
     return opened_patiently(
-        lambda: opening, stop or asyncio.Event(), setting="--it", readiness=readiness or Readiness(), condition="it"
+        lambda: opening,
+        stop or asyncio.Event(),
+        setting="--it",
+        where="it",
+        readiness=readiness or Readiness(),
+        condition="it",
     )
 
 
