@@ -17,9 +17,7 @@ __all__ = ["KafkaSettings"]
 class KafkaSettings(ServiceSettings):
     """Where the brokers are, who we are to them, what their topics look like, and how long we wait for them."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, env_prefix="KAFKA_", extra="ignore", env_nested_delimiter="__", hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="KAFKA_")
 
     bootstrap_servers: str | None = Field(
         None, description="host:port of one or more brokers, by commas; none: the log is the producer's own outbox."

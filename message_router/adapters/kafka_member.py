@@ -27,6 +27,7 @@ _FETCH_MAX_WAIT_MS: Final = 100
 for others."""
 _RECOVERING_S: Final = 0.2
 _ACTIVE_S: Final = 2.0
+_FAILURES_MAX: Final = 3
 _log = structlog.get_logger(__name__)
 
 
@@ -60,6 +61,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._trouble: LogUnavailable | None = None
         self._unassigned_since_s: float | None = time.monotonic()
         self._polled_s = time.monotonic()
+        self._failures = 0
         self._behind: tuple[int, float] | None = None
         """Sum of our next offsets while records waited, and since when it has not moved."""
         self.broken = False
@@ -158,8 +160,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             except TimeoutError:
                 return {}
             except KafkaError:
-                self.broken = True
+                # Some it tells once and goes on; a member that failed for good fails every time.
+                self._failures += 1
+                self.broken |= self._failures >= _FAILURES_MAX
                 raise
+        self._failures = 0
         if rebalances != self._rebalances:
             return {}
         if records:
