@@ -186,6 +186,7 @@ class FlakyReplayLog(MemoryReplayLog):
         self.appends = 0
         self.extensions = 0
         self.refuses_extensions = 0
+        self.after_extension: Callable[[], None] | None = None
 
     async def _answer(self) -> None:
         if self.failing:
@@ -204,7 +205,10 @@ class FlakyReplayLog(MemoryReplayLog):
         if self.refuses_extensions > 0:
             self.refuses_extensions -= 1
             raise StoreUnavailable("the store is away")
-        return await super().extend(broadcasts, tail=tail, floor=floor)
+        result = await super().extend(broadcasts, tail=tail, floor=floor)
+        if self.after_extension is not None:
+            self.after_extension()
+        return result
 
     async def tails(self, topics: Sequence[str]) -> Mapping[str, int]:
         await self._answer()

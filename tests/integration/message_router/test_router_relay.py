@@ -194,7 +194,7 @@ async def test_a_store_that_lost_everything_is_noticed_and_rebuilt() -> None:
 
 async def test_a_refused_append_is_filled_from_the_log() -> None:
     """The store lost its tail between two broadcasts: the next one is refused, the hole filled, and all delivered."""
-    async with world(tail_check_interval_s=30.0) as here:
+    async with world(tail_check_interval_s=30.0, store_patience_s=2.0) as here:
         node = await here.node("n1", TOPIC)
         broadcasts = night(5)
         here.log.publish(*broadcasts[:4])
@@ -555,3 +555,26 @@ async def test_a_reread_that_the_store_cut_short_is_ended_at_once(monkeypatch: p
         here.log.assign(0)
         await committed(here)
         assert here.log.most_open_rereads == 1
+
+
+async def test_a_loss_during_a_rebuild_is_made_up_by_another_one() -> None:
+    """What the rebuild just stored is gone: partitions are not called whole before it was stored again."""
+    async with world(assign=False, tail_check_interval_s=30.0) as here:
+        chains = {f"event:t{number}": night(3, topic=f"event:t{number}") for number in range(3)}
+        for chain in chains.values():
+            here.log.publish(*chain)
+        extensions = 0
+
+        def lose_all_at_the_third() -> None:
+            nonlocal extensions
+            extensions += 1
+            if extensions == 3:
+                here.store.lose_everything()
+                here.router._relay.rebuild_soon()
+
+        here.store.after_extension = lose_all_at_the_third
+        here.log.committed[0] = here.log.end()
+        here.log.assign(0)
+        await eventually(lambda: here.router.status()["partitions"] == {"0": whole(here)})
+        for topic, chain in chains.items():
+            assert (await here.store.read(topic)).entries == tuple(chain)
