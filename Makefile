@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test lint types kills integration bench fmt lock clean
+.PHONY: help setup setup-dev demo cluster test lint types kills integration bench fmt lock clean
 
 help: ## these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 demo: setup ## one compressed night with 500 devices, on this machine alone
 	@$(BIN)/stagecue demo
 
+cluster: setup ## Kafka, Redis, PostgreSQL and every service on this machine, until Ctrl-C
+	@$(BIN)/stagecue cluster up
+
 test: setup-dev lint types ## every test that needs no external server
 	@$(BIN)/python -m pytest -n 2 -m "not external_service"
 
@@ -39,7 +42,8 @@ types: setup-dev ## mypy, strict
 kills: setup-dev ## fifty more kill -9 of the producer and of the whole system, at random instants
 	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k random tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
 
-integration: setup-dev ## tests that need real servers
+integration: setup-dev ## tests on Kafka, Redis and PostgreSQL, as processes of this machine
+	@$(BIN)/python -m loadtest.cluster.requirements
 	@$(BIN)/python -m pytest -m external_service
 
 bench: setup-dev ## the figures of the README
