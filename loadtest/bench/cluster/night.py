@@ -78,6 +78,8 @@ async def measure_night(scene: Scene, name: str, plan: EventPlan, *, topics_per_
     figures = await collect(
         scene.api, plan.event_ids, planned=plan.stages, record=record, generator=record.generator, limits=LIMITS
     )
+    # Beside the fleet's record, for whoever keeps both: which broadcasts were slow, and at which hop.
+    (scene.directory / name / "hops.json").write_bytes(msgspec.json.encode(figures.rows))
     return Night(
         figures,
         cores_by_role(idle_before, before, started_s - idle_from_s),
