@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from bisect import insort
+from collections.abc import Collection, Sequence
 
-__all__ = ["Agenda"]
+__all__ = ["Agenda", "Entry"]
 
+Entry = tuple[int, str]
+"""Due time in ms, event id."""
 _HELD_BACK_MAX = 1000
 
 
 class Agenda:
-    """A view of the store that may be out of date: whoever dispatches looks at the event itself again (R1)."""
+    """A view of the store that may be out of date: whoever dispatches looks at the event itself again (R1).
 
-    def __init__(self) -> None:
-        self._upcoming: list[tuple[int, str]] = []
+    It holds the next `entries_max` entries as read from the store, kept up to date with what was dispatched since.
+    """
+
+    def __init__(self, entries_max: int) -> None:
+        self.entries_max = entries_max
+        self._upcoming: list[Entry] = []
+        self._horizon: int | None = 0
+        """Due time up to which every entry is known; None: all are."""
         self._in_hand: set[str] = set()
+        self._changed: set[str] = set()
         self._held_back: dict[str, float] = {}
 
-    def read(self, upcoming: Iterable[tuple[int, str]]) -> None:
-        """This is what the store says is due next: (due time in ms, event id)."""
-        self._upcoming = sorted(upcoming)
+    @property
+    def runs_low(self) -> bool:
+        """Whether the store may have entries that will soon be missed here."""
+        return self._horizon is not None and len(self._upcoming) <= self.entries_max // 4
+
+    def begin_reading(self) -> None:
+        """What changes from here on is newer than what `read` will bring."""
+        self._changed = set(self._in_hand)
+
+    def read(self, upcoming: Sequence[Entry]) -> None:
+        """The store's next `entries_max` entries, as of any moment since `begin_reading`."""
+        kept = [entry for entry in self._upcoming if entry[1] in self._changed]
+        found = [entry for entry in upcoming if entry[1] not in self._changed]
+        self._horizon = upcoming[-1][0] if len(upcoming) >= self.entries_max else None
+        self._upcoming = sorted({*kept, *found})
 
     def forget(self) -> None:
         """Know nothing of what is due; what is in hand stays so until it is `done`."""
         self._upcoming.clear()
+        self._horizon = 0
 
     def take_due(self, now_ms: int, now_s: float, limit: int) -> list[str]:
         """At most `limit` events that are due and neither in hand nor held back, the longest overdue first.
@@ -36,13 +59,18 @@ class Agenda:
                 break
             if self._is_free(event_id, now_s):
                 taken[event_id] = None
-        self._upcoming = [entry for entry in self._upcoming if entry[1] not in taken]
-        self._in_hand.update(taken)
+        if taken:
+            self._upcoming = [entry for entry in self._upcoming if entry[1] not in taken]
+            self._in_hand.update(taken)
+            self._changed.update(taken)
         return list(taken)
 
-    def done(self, event_ids: Collection[str]) -> None:
-        """They are not in hand any more."""
+    def done(self, event_ids: Collection[str], following: Collection[Entry] = ()) -> None:
+        """They are not in hand any more; `following` is when each is due again, if that is known."""
         self._in_hand.difference_update(event_ids)
+        for entry in following:
+            if self._horizon is None or entry[0] <= self._horizon:
+                insort(self._upcoming, entry)
 
     def hold_back(self, event_id: str, until_s: float) -> None:
         """Leave the event alone until `until_s` of the monotonic clock; the oldest of too many is given up."""
@@ -60,6 +88,8 @@ class Agenda:
 
     def released_in_s(self, now_s: float) -> float | None:
         """Seconds until the next of the upcoming events need not be left alone any more; None: none is."""
+        if not self._held_back:
+            return None
         self._held_back = {event_id: until for event_id, until in self._held_back.items() if until > now_s}
         waits = [self._held_back[event_id] - now_s for _, event_id in self._upcoming if event_id in self._held_back]
         return min(waits, default=None)

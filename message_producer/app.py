@@ -34,9 +34,9 @@ from message_producer.wakeups import Wakeups
 
 __all__ = ["Producer", "SharedLog", "open_log", "open_producer", "open_reach", "unknown_coverage"]
 
-_ONE_WRITER: Final = Pace(events_per_commit=50, commits_at_once=1, look_every_s=1.0)
+_ONE_WRITER: Final = Pace(events_per_commit=50, commits_at_once=1, look_every_s=1.0, ahead_ms=0)
 """A SQLite file has one writer, and nobody else changes it: looking is for an alarm that did not ring."""
-_MANY_WRITERS: Final = Pace(events_per_commit=16, commits_at_once=3, look_every_s=0.2)
+_MANY_WRITERS: Final = Pace(events_per_commit=16, commits_at_once=3, look_every_s=0.2, ahead_ms=4)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _ROWS_MAX: Final = 500
 _WAITING_MAX: Final = 2_000
 _TOPICS_MAX: Final = 50_000
 _LOOK_EVERY_S: Final = 0.25
-_MARK_AFTER_S: Final = 0.02
+_MARK_AFTER_S: Final = 0.1
 """Marks are gathered this long: what they cost is paid once, and after the broadcasts went out."""
 _MARKS_AT_ONCE: Final = 500
 _RETRY_FIRST_S: Final = 0.05
@@ -71,6 +71,7 @@ class LogPublishing:
         self._queue = self._empty()
         self._to_mark: deque[tuple[Broadcast | TopicSchedule, int]] = deque()
         self._marking = Wakeup()
+        self._one_marks = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._look_due = True
         self._backoff = self._new_backoff()
@@ -262,18 +263,19 @@ class LogPublishing:
 
     async def _mark(self) -> None:
         """Write down what the log has. Raises LeaseLost, StoreUnavailable; then it is to be done again."""
-        to_mark = self._to_mark
-        some = list(islice(to_mark, _MARKS_AT_ONCE))
-        if not some:
-            return
+        async with self._one_marks:
+            to_mark = self._to_mark
+            some = list(islice(to_mark, _MARKS_AT_ONCE))
+            if not some:
+                return
 
-        def mark(transaction: Transaction) -> None:
-            self._lease.check(transaction)
-            transaction.outbox.mark_published(some)
+            def mark(transaction: Transaction) -> None:
+                self._lease.check(transaction)
+                transaction.outbox.mark_published(some)
 
-        await self._store.write(mark, urgent=True)
-        for _ in some:
-            to_mark.popleft()
+            await self._store.write(mark, urgent=True)
+            for _ in some:
+                to_mark.popleft()
         failpoint("producer.publish.after_mark")
 
     async def _pause(self, failure: LogUnavailable, backoff: Backoff) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "due_now",
     "effective_at",
     "is_true_now",
+    "next_due_at",
     "plan",
     "stages_of",
 ]
@@ -87,6 +88,11 @@ def is_true_now(occurrences: Iterable[Occurrence], now: int) -> Occurrence | Non
         if (at, occurrence.order) > best_rank:
             best, best_rank = occurrence, (at, occurrence.order)
     return best
+
+
+def next_due_at(occurrences: Iterable[Occurrence]) -> int | None:
+    """When the next armed stage is due, overdue or not; None: nothing is armed."""
+    return min((o.due_at for o in occurrences if o.state is _ARMED and o.due_at is not None), default=None)
 
 
 def stages_of(draft: EventDraft, occurrences: Iterable[Occurrence]) -> tuple[Occurrence, ...]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from contract.errors import AlreadyDispatched
+from message_producer.adapters.postgres_dispatch import save_dispatched
 from message_producer.adapters.sql_engine import Dialect
 from message_producer.adapters.sql_outbox import SqlOutboxRows
 from message_producer.adapters.sql_schema import events, occurrences, topics
@@ -27,9 +28,6 @@ _ARMED = OccurrenceState.ARMED.value
 _STATES = {state.value: state for state in OccurrenceState}
 _CHANGING = ("arming", "state", "stage_order", "due_at", "timestamp", "cued_at", "passed_over_at")
 _event = sa.select(events).where(events.c.event_id == sa.bindparam("event_id"))
-_topic_columns = sa.select(
-    topics.c.event_id, topics.c.topic, topics.c.audience, topics.c.last_timestamp, topics.c.last_state, topics.c.removed
-)
 _occurrence_columns = sa.select(
     occurrences.c.event_id,
     occurrences.c.topic,
@@ -66,9 +64,19 @@ class _Statements:
         self.lock_event = dialect.lock_row(_event)
         # In one order, so that two who take several cannot wait for each other.
         self.lock_free_events = dialect.lock_free_rows(sa.select(events).where(some).order_by(events.c.event_id))
-        self.topics_of = _topic_columns.where(dialect.among(topics.c.event_id, "some")).order_by(topics.c.topic)
-        self.occurrences_of = _occurrence_columns.where(dialect.among(occurrences.c.event_id, "some")).order_by(
-            occurrences.c.topic, occurrences.c.stage_order
+        self.plans_of = (
+            sa.select(
+                topics.c.event_id,
+                topics.c.topic,
+                topics.c.audience,
+                topics.c.last_timestamp,
+                topics.c.last_state,
+                topics.c.removed,
+                *_occurrence_columns.selected_columns,
+            )
+            .select_from(topics.outerjoin(occurrences, occurrences.c.topic == topics.c.topic))
+            .where(dialect.among(topics.c.event_id, "some"))
+            .order_by(topics.c.topic, occurrences.c.stage_order)
         )
         insert = dialect.insert(topics)
         self.put_topics = insert.on_conflict_do_update(
@@ -136,12 +144,22 @@ class SqlEventRows:
         self.save_all([(before, outcome)])
 
     def save_all(self, changes: Sequence[tuple[EventState, Outcome]]) -> None:
+        try:
+            if self._dialect.name == "postgresql" and all(_is_time_alone(*change) for change in changes):
+                save_dispatched(self._connection, changes)
+            else:
+                self._save_rows(changes)
+        except IntegrityError as exc:
+            names = ", ".join(before.event.event_id for before, _ in changes)
+            raise AlreadyDispatched(f"an occurrence of {names} was dispatched before") from exc
+
+    def _save_rows(self, changes: Sequence[tuple[EventState, Outcome]]) -> None:
         topic_rows: list[dict[str, Any]] = []
         occurrence_rows: list[dict[str, Any]] = []
         last: list[dict[str, Any]] = []
         for before, outcome in changes:
             after, event = outcome.state, outcome.state.event
-            if event.revision == before.event.revision:  # time passed, nothing else: the hot path of dispatching
+            if _is_time_alone(before, outcome):
                 last.append({"which": event.event_id, "last": event.last_timestamp})
             else:
                 self._connection.execute(_save_event, {"which": event.event_id, **_event_values(after)})
@@ -151,11 +169,7 @@ class SqlEventRows:
         if last:
             self._connection.execute(_save_last, last)
         self._put(topic_rows, occurrence_rows)
-        try:
-            self._outbox.append([sent for _, outcome in changes for sent in outcome.sent])
-        except IntegrityError as exc:
-            names = ", ".join(before.event.event_id for before, _ in changes)
-            raise AlreadyDispatched(f"an occurrence of {names} was dispatched before") from exc
+        self._outbox.append([sent for _, outcome in changes for sent in outcome.sent])
 
     def _put(self, topic_rows: list[dict[str, Any]], occurrence_rows: list[dict[str, Any]]) -> None:
         if topic_rows:
@@ -169,21 +183,23 @@ class SqlEventRows:
             return []
         given = {"some": self._dialect.values([row.event_id for row in rows])}
         topic_states: dict[str, list[TopicState]] = {row.event_id: [] for row in rows}
-        for event_id, topic, audience, last_timestamp, last_state, removed in self._connection.execute(
-            self._statements.topics_of, given
-        ):
-            topic_states[event_id].append(
-                TopicState(
-                    topic=topic,
-                    audience=audience,
-                    last_timestamp=last_timestamp,
-                    announced=last_state,
-                    removed=removed,
-                )
-            )
         known: dict[str, list[Occurrence]] = {row.event_id: [] for row in rows}
-        for found in self._connection.execute(self._statements.occurrences_of, given):
-            known[found[0]].append(_occurrence(found))
+        of_topic = None
+        for found in self._connection.execute(self._statements.plans_of, given):
+            event_id, topic, audience, last_timestamp, last_state, removed = found[:6]
+            if topic != of_topic:
+                of_topic = topic
+                topic_states[event_id].append(
+                    TopicState(
+                        topic=topic,
+                        audience=audience,
+                        last_timestamp=last_timestamp,
+                        announced=last_state,
+                        removed=removed,
+                    )
+                )
+            if found[6] is not None:  # a topic without a single stage has no occurrence
+                known[event_id].append(_occurrence(found[6:]))
         return [
             EventState(
                 event=_live_event(row, known[row.event_id]),
@@ -193,6 +209,11 @@ class SqlEventRows:
             )
             for row in rows
         ]
+
+
+def _is_time_alone(before: EventState, outcome: Outcome) -> bool:
+    """Whether nothing but time passed, the hot path of dispatching: revision, plan and audiences are what they were."""
+    return outcome.state.event.revision == before.event.revision
 
 
 def _topic_rows(event_id: str, found: Iterable[TopicState]) -> list[dict[str, Any]]:
