@@ -82,6 +82,9 @@ def run_faults(options: FaultsOptions, *, as_json: bool = False) -> int:
     except CouldNotRun as exc:
         reporter.note(f"could not run: {exc}")
         return ExitCode.COULD_NOT_RUN
+    for result in results:
+        if busy := sum(not run.quiet for run in result.runs):
+            envelope.invalid(f"{result.fault.name}: in {busy} runs not everything was live before the fault")
     broken = [line for result in results for line in result.broken]
     missed = sum(result.total("missed") for result in results)
     reporter.table(
@@ -92,6 +95,8 @@ def run_faults(options: FaultsOptions, *, as_json: bool = False) -> int:
     )
     for line in broken:
         reporter.note(f"falls short: {line}")
+    if not envelope.valid:
+        reporter.note("not valid: the machine was too busy with other things, see `invalid_because`")
     sealed = envelope.seal(
         {
             "devices": options.devices,
@@ -105,4 +110,4 @@ def run_faults(options: FaultsOptions, *, as_json: bool = False) -> int:
         DOCUMENT.write_text(with_table(DOCUMENT.read_text(), table))
         reporter.note(f"written to {DOCUMENT}")
     reporter.emit(sealed)
-    return ExitCode.HELD if not broken else ExitCode.FELL_SHORT
+    return ExitCode.HELD if not broken and envelope.valid else ExitCode.FELL_SHORT

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["LIVE_WITHIN_MS", "Announced", "Phase", "Receipt", "Recovery", "arrival_counts", "recovery_of"]
+__all__ = ["LIVE_WITHIN_MS", "Announced", "Phase", "Receipt", "Recovery", "arrival_counts", "recovery_of", "was_live"]
 
 LIVE_WITHIN_MS: Final = 1_000.0
 _GUARD_MS: Final = 300.0
@@ -86,6 +86,20 @@ def arrival_counts(announced: Iterable[Announced], receipts: Iterable[Receipt]) 
             count.devices += 1
             count.last_ms = max(count.last_ms, receipt.at_ms)
     return counts
+
+
+def was_live(
+    phase: Phase,
+    announced: Iterable[Announced],
+    counts: Mapping[tuple[str, int], LiveCount],
+    followers: Mapping[int, Collection[int]],
+) -> bool:
+    """Whether everything due in the phase was live at every device; before the fault it must be, to tell anything."""
+    return all(
+        counts[each.topic, each.timestamp].devices >= len(followers[each.channel])
+        for each in announced
+        if phase.at_ms <= each.since_ms < phase.until_ms - _GUARD_MS
+    )
 
 
 def recovery_of(

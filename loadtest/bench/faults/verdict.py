@@ -64,6 +64,8 @@ class RunVerdict(msgspec.Struct, kw_only=True):
     superseded: int
     cues: int
     recoveries: list[Recovery] = []
+    quiet: bool = True
+    """Everything was live before the fault; else the machine was too busy for recovery to mean anything."""
     remarks: list[str] = []
 
     def broken(self) -> list[str]:
@@ -85,7 +87,7 @@ class RunVerdict(msgspec.Struct, kw_only=True):
             if count
         ]
         for recovery in self.recoveries:
-            if not recovery.held:
+            if self.quiet and not recovery.held:
                 took = "not in the time given" if recovery.seconds is None else f"{recovery.seconds:.2f} s"
                 found.append(
                     f"recovery from `{recovery.phase}`: {took}, bound {recovery.bound_s} s, channel {recovery.slowest}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtest.bench.faults.recovery import Announced, Phase, Receipt, arrival_counts, recovery_of
+from loadtest.bench.faults.recovery import Announced, Phase, Receipt, arrival_counts, recovery_of, was_live
 
 FOLLOWERS = {0: {1, 2}, 1: {2, 3}}
 ROWS = [
@@ -81,3 +81,10 @@ def test_a_phase_without_a_bound_holds_whatever_it_took() -> None:
     found = recovery_of(phase(bound_s=None), ROWS, arrival_counts(ROWS, []), FOLLOWERS)
     assert found.held
     assert found.seconds is None
+
+
+def test_before_the_fault_everything_must_have_been_live() -> None:
+    before = phase(0, 3_000)
+    assert was_live(before, ROWS, arrival_counts(ROWS, receipts(dead=range(3_000, 9_000))), FOLLOWERS)
+    assert not was_live(before, ROWS, arrival_counts(ROWS, receipts(dead=range(600, 601))), FOLLOWERS)
+    assert not was_live(before, ROWS, arrival_counts(ROWS, receipts(delay_ms=1_001)), FOLLOWERS)

@@ -22,7 +22,9 @@ ENVELOPE: dict[str, Any] = {
 
 
 def run(*recoveries: Recovery, **counts: int) -> RunVerdict:
-    zero = dict.fromkeys((field for field in RunVerdict.__struct_fields__ if field not in ("recoveries", "remarks")), 0)
+    zero = dict.fromkeys(
+        (field for field in RunVerdict.__struct_fields__ if field not in ("recoveries", "quiet", "remarks")), 0
+    )
     return RunVerdict(**{**zero, **counts}, recoveries=list(recoveries))
 
 
@@ -77,7 +79,7 @@ def test_the_table_replaces_the_one_before_and_nothing_else() -> None:
 
 def test_options_refuse_what_does_not_exist_and_half_a_document() -> None:
     assert len(FaultsOptions().chosen()) == len(FAULTS)
-    with pytest.raises(CouldNotRun, match="one of producer-killed"):
+    with pytest.raises(CouldNotRun, match="one of nothing, producer-killed"):
         FaultsOptions(faults=("x",)).chosen()
     with pytest.raises(CouldNotRun, match="all of them"):
         FaultsOptions(faults=("node-killed",), update_docs=True).chosen()

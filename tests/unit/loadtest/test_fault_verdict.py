@@ -168,3 +168,11 @@ def test_a_bound_that_is_broken_is_said() -> None:
         "recovery from `killed`: 3.40 s",
         "recovery from `back`: not in the time given",
     ]
+
+
+def test_bounds_mean_nothing_on_a_machine_that_was_too_busy_before_but_what_is_missed_does() -> None:
+    outbox = rows()
+    found = judge(outbox, in_kafka(outbox), [log([outbox[0], *outbox[2:]])])
+    found.recoveries = [Recovery(phase="killed", bound_s=3.0, seconds=None, slowest=2)]
+    found.quiet = False
+    assert found.broken() == ["1 broadcasts missed"]
