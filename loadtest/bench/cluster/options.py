@@ -39,6 +39,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """From one storm to the next: twice the window over which devices return."""
 
     rounds: int = 3
+    idle_s: float = 5.0
+    """Before each round, for what the routers use anyway."""
     round_s: float = 15.0
     round_broadcasts: int = 300
     node_counts: tuple[int, ...] = (4, 16, 64)
@@ -63,7 +65,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def round(self, name: str, *, events: int) -> EventPlan:
-        """One round of a routing part."""
+        """One round of a routing part; no more events than broadcasts."""
+        events = min(events, self.round_broadcasts)
         return EventPlan(events=events, stages=self.round_broadcasts, span_s=self.round_s, seed=self.seed, prefix=name)
 
     def check(self) -> None:

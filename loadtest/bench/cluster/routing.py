@@ -23,7 +23,6 @@ from loadtest.bench.rounds import Ratio, Round, alternate, ratio_of_rounds
 
 __all__ = ["DevicesFigures", "NodesFigures", "measure_devices", "measure_nodes"]
 
-_IDLE_S: Final = 5.0
 _TAIL_S: Final = 2.5
 """Nodes report reach a second later, and the router stores it: part of what a broadcast costs."""
 _FLEET_MAX: Final = 10_000
@@ -87,9 +86,9 @@ async def _cpu_us_per_broadcast(
 ) -> float:
     """One round: the routers' CPU while broadcasts come evenly, less what they use while none does, per broadcast."""
     name = f"{name}-{next(scene.numbers)}"
-    plan = scene.options.round(name, events=events)
+    plan, idle_s = scene.options.round(name, events=events), scene.options.idle_s
     connecting_s = 3.0 + devices / 800
-    first_due_ms = now_ms() + int((connecting_s + events / 20 + 2.0 + _IDLE_S) * 1000)
+    first_due_ms = now_ms() + int((connecting_s + events / 20 + 2.0 + idle_s) * 1000)
     await scene.store(plan.evenly(first_due_ms=first_due_ms))
     async with AsyncExitStack() as stack:
         fleets = [
@@ -100,21 +99,21 @@ async def _cpu_us_per_broadcast(
             await fleet.connect(over_s=devices / 2_500)
         for fleet in fleets:
             await fleet.subscribed(60.0)
-        idle_from_ms = first_due_ms - (_IDLE_S + 0.2) * 1000
+        idle_from_ms = first_due_ms - (idle_s + 0.2) * 1000
         if now_ms() > idle_from_ms:
             raise CouldNotRun("storing and connecting took longer than planned: this machine is busy with other things")
         await until(idle_from_ms)
-        idle_s, idle_cpu_s = time.monotonic(), scene.router_cpu_s()
+        quiet_s, quiet_cpu_s = time.monotonic(), scene.router_cpu_s()
         await until(first_due_ms - 200)
         busy_s, busy_cpu_s = time.monotonic(), scene.router_cpu_s()
         await until(first_due_ms + (plan.span_s + _TAIL_S) * 1000)
         end_s, end_cpu_s = time.monotonic(), scene.router_cpu_s()
         snapshots = [await fleet.snapshot() for fleet in fleets]
-    expected = plan.stages * devices * (events if each is None else each) // events
+    expected = plan.stages * devices * (plan.events if each is None else each) // plan.events
     got = sum(snapshot.broadcasts for snapshot in snapshots)
     if got < expected * 0.99:
         raise CouldNotRun(f"{got} of {expected} deliveries came within the round: what was measured is something else")
-    idle_cores = (busy_cpu_s - idle_cpu_s) / (busy_s - idle_s)
+    idle_cores = (busy_cpu_s - quiet_cpu_s) / (busy_s - quiet_s)
     return (end_cpu_s - busy_cpu_s - idle_cores * (end_s - busy_s)) / plan.stages * 1e6
 
 
