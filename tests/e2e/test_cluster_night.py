@@ -17,7 +17,7 @@ from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
 from loadtest.cluster.cluster import LocalCluster
 
-pytestmark = [pytest.mark.external_service, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.external_service, pytest.mark.timeout(240)]
 
 DEVICES = 60
 TOPIC = "event:fight"

@@ -18,7 +18,7 @@ import pytest
 
 from loadtest.cluster.ports import reserve_ports
 
-pytestmark = [pytest.mark.external_service, pytest.mark.fault, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.external_service, pytest.mark.fault, pytest.mark.timeout(300)]
 
 SMALL = ("--nodes", "1", "--producers", "2", "--routers", "1", "--dgs", "1")
 
@@ -33,7 +33,7 @@ class Up:
         self._log = directory.with_name(f"{directory.name}.up.log")
         self.process: Process | None = None
 
-    async def start(self, *, within_s: float = 45.0) -> None:
+    async def start(self, *, within_s: float = 100.0) -> None:
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "stagecue", "cluster", "up", "--directory", str(self.directory)),

@@ -29,7 +29,7 @@ from loadtest.cluster.ports import PortBlocks, reserve_ports
 from loadtest.cluster.postgres import PostgresServer
 from loadtest.cluster.redis import RedisServer
 
-pytestmark = [pytest.mark.external_service, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.external_service, pytest.mark.timeout(240)]
 
 WITHIN_S = 10.0
 AT_ONCE = 2
