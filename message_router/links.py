@@ -271,8 +271,11 @@ class NodeLinks:
         """Ask a quiet node for a sign, end the link of one that stays silent: `silence_s` and half a ping after."""
         ping_s, asked_s = self._settings.ping_interval_s, 0.0
         while True:
+            slept_s = self._clock.monotonic_s()
             await asyncio.sleep(ping_s / 2)
             now_s = self._clock.monotonic_s()
+            if now_s - slept_s > 2 * ping_s:
+                continue  # it was us who were frozen: what came meanwhile is yet to be read
             silent_s = now_s - link.heard_s
             if silent_s >= self._settings.silence_s:
                 raise LinkRefused("silent")

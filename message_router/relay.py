@@ -435,8 +435,8 @@ class Relay:
         expected, life_before = self._tails.expected(), self._life
         life = await self._schedule_view.life()
         stored = await self._replay_log.tails(list(expected) or [_PROBE_TOPIC])
-        if life_before is None or self._rebuild_due.is_set() or not self._whole.is_set():
-            return  # the rebuild under way, or about to begin, reads for itself which store this is
+        if self._rebuild_due.is_set() or not self._whole.is_set() or self._life != life_before or life_before is None:
+            return  # a rebuild under way, about to begin or just over read for itself which store this is
         lost = lost_partitions(expected, stored)
         if life.name != life_before or (self._partitions and not life.whole):
             _log.warning("store_is_another", name=life.name, whole=life.whole)

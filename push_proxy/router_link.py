@@ -153,8 +153,11 @@ class RouterLinks:
     async def _watch_forever(self) -> None:
         """Ask quiet routers for a sign, end links that stay silent: at most `silence_s` and half a `ping_s` after."""
         while True:
+            slept_s = self._clock.monotonic_s()
             await asyncio.sleep(self._ping_s / 2)
             now_s = self._clock.monotonic_s()
+            if now_s - slept_s > 2 * self._ping_s:
+                continue  # it was us who were frozen: what came meanwhile is yet to be read
             for link in list(self._links):
                 link.watch(now_s, ping_s=self._ping_s, silence_s=self._silence_s)
 

@@ -186,6 +186,7 @@ class FlakyReplayLog(MemoryReplayLog):
         self.appends = 0
         self.extensions = 0
         self.refuses_extensions = 0
+        self.tails_pause_s = 0.0
         self.after_extension: Callable[[], None] | None = None
 
     async def _answer(self) -> None:
@@ -212,6 +213,7 @@ class FlakyReplayLog(MemoryReplayLog):
 
     async def tails(self, topics: Sequence[str]) -> Mapping[str, int]:
         await self._answer()
+        await asyncio.sleep(self.tails_pause_s)
         return await super().tails(topics)
 
     def tail(self, topic: str) -> int:

@@ -578,3 +578,26 @@ async def test_a_loss_during_a_rebuild_is_made_up_by_another_one() -> None:
         await eventually(lambda: here.router.status()["partitions"] == {"0": whole(here)})
         for topic, chain in chains.items():
             assert (await here.store.read(topic)).entries == tuple(chain)
+
+
+async def test_another_life_is_filled_even_if_another_router_called_it_whole_already() -> None:
+    """Each router looks after its own partitions: the mark of one says nothing of the other's."""
+    async with world() as here:
+        here.log.publish_schedule(schedule(3))
+        await committed(here)
+        here.view.begin_life("life-2")
+        here.view.marked = "life-2"
+        await eventually(lambda: here.metric("rebuilds_total") == 2)
+        assert (await here.view.schedules([TOPIC]))[TOPIC].revision == 3
+
+
+async def test_a_look_at_the_store_that_a_rebuild_overtook_starts_no_other() -> None:
+    """It began in the former life and ended in the new one, whole by then."""
+    async with world() as here:
+        here.log.publish(*night(2))
+        await committed(here)
+        here.store.tails_pause_s = 0.1
+        here.view.begin_life("life-2")
+        await eventually(lambda: here.metric("rebuilds_total") == 2)
+        await asyncio.sleep(0.5)
+        assert here.metric("rebuilds_total") == 2

@@ -157,6 +157,7 @@ async def test_a_frozen_router_delays_one_first_subscription_and_no_other(world:
     frozen.frozen = False
 
 
+@pytest.mark.parametrize("world", [{"link_silence_s": 30.0}], indirect=True)
 async def test_reach_goes_to_a_router_that_is_heard(world: World) -> None:
     """Counts told to a frozen router would wait for its link to end."""
     device = await world.connect()
