@@ -34,6 +34,7 @@ from loadtest.bench.fleet_process import FleetProcess, device_ring
 from loadtest.bench.fleet_record import FleetRecord
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter
+from loadtest.bench.validity import GeneratorWatch
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.link_proxy import LinkProxy
 
@@ -47,6 +48,7 @@ _TAIL_S: Final = 2.5
 """After the last step: nothing of it may come to light later."""
 _PUBLISHED_WITHIN_S: Final = 15.0
 _ARRIVED_WITHIN_S: Final = 15.0
+_STALL_MS: Final = 500.0
 _CUE_EVERY_S: Final = 1.0
 
 
@@ -163,12 +165,13 @@ async def _run_once(
             await operators.cancel(plan)
             raise _TooSlow
         await asyncio.sleep(max(0.0, plan.first_due_ms / 1000 + _WARM_S - time.time()))
-        async with operators.cueing(plan, every_s=_CUE_EVERY_S):
+        async with operators.cueing(plan, every_s=_CUE_EVERY_S), GeneratorWatch() as watch:
             try:
                 await fault.inject(scene)
             finally:
                 await _heal(scene, shared)
             await asyncio.sleep(_TAIL_S)
+            stalled_ms = watch.report().lag_max_ms
         until_ms = int(time.time() * 1000)
         if until_ms > plan.last_due_ms:
             raise CouldNotRun(f"{fault.name} took longer than its schedule of {fault.lasts_s:.0f} s")
@@ -180,6 +183,10 @@ async def _run_once(
     kafka = await broadcasts_in_kafka(cluster.kafka.bootstrap_servers, begins_after)
     found = await asyncio.to_thread(_judged, plan, record, outbox, kafka, scene.phases(until_ms), until_ms)
     found.remarks = [*scene.remarks, *([f"{waiting} broadcasts never published"] if waiting else [])]
+    if stalled_ms > _STALL_MS:
+        # This process does next to nothing: when it is not run for so long, nor is anybody else.
+        found.quiet = False
+        found.remarks.append(f"the machine ran nothing of ours for {stalled_ms / 1000:.1f} s")
     evidence = {"plan": plan, "steps": scene.steps, "until_ms": until_ms, "outbox": outbox, "verdict": found}
     await asyncio.to_thread((shared.directory / f"run-{number}.json").write_bytes, msgspec.json.encode(evidence))
     return found

@@ -29,10 +29,14 @@ COLUMNS: Final = (
 
 
 class FaultResult(msgspec.Struct, frozen=True):
-    """All runs of one fault."""
+    """All runs of one fault. What is missed counts in each; recovery only in those the machine was not too busy for."""
 
     fault: Fault
     runs: Sequence[RunVerdict]
+
+    @property
+    def quiet(self) -> list[RunVerdict]:
+        return [run for run in self.runs if run.quiet]
 
     def total(self, what: str) -> int:
         return sum(int(getattr(run, what)) for run in self.runs)
@@ -63,7 +67,8 @@ class FaultResult(msgspec.Struct, frozen=True):
         )  # fmt: skip
         return {
             "name": self.fault.name,
-            "runs": len(self.runs),
+            "runs": len(self.quiet),
+            "busy_runs": len(self.runs) - len(self.quiet),
             **{name: self.total(name) for name in summed},
             **self._took(bounded),
             "phases": self.phases(),
@@ -74,11 +79,13 @@ class FaultResult(msgspec.Struct, frozen=True):
     def _took(self, phases: Sequence[str]) -> dict[str, float | None]:
         """Of each run the slowest of `phases`; None where one of them did not recover."""
         found: list[float] = []
-        for run in self.runs:
+        for run in self.quiet:
             took = [recovery.seconds for recovery in run.recoveries if recovery.phase in phases]
             if not took or any(seconds is None for seconds in took):
                 return {"recover_s_p50": None, "recover_s_max": None}
             found.append(max(seconds for seconds in took if seconds is not None))
+        if not found:
+            return {"recover_s_p50": None, "recover_s_max": None}
         found.sort()
         return {"recover_s_p50": _rounded(percentile(found, 0.5)), "recover_s_max": _rounded(percentile(found, 1.0))}
 
@@ -88,7 +95,7 @@ def cells(result: FaultResult) -> list[str]:
     counts = ("missed", "out_of_order", "double_timestamps", "gaps", "holes", "duplicates")
     return [
         result.fault.name,
-        str(len(result.runs)),
+        str(len(result.quiet)),
         *(f"{result.total(name):,}" for name in counts),
         "; ".join(_phase(phase) for phase in result.phases()),
     ]
