@@ -66,8 +66,9 @@ async def run_router(
         sock = stack.enter_context(listen_on(settings.host, settings.router_port))
         async with answering_meanwhile(sock, readiness, "router"):
             kv = await stack.enter_async_context(open_kv(kv_url))
+            window_s = chosen.replay_window_s
             opened = _kafka_log if kafka.bootstrap_servers else _embedded_log
-            source = await stack.enter_async_context(opened(kafka, store, clock, readiness, stop))
+            source = await stack.enter_async_context(opened(kafka, store, window_s, clock, readiness, stop))
         router = build_router(
             chosen,
             log=source.log,
@@ -112,14 +113,19 @@ def _named(chosen: RouterSettings, settings: InstallationSettings) -> RouterSett
 
 @asynccontextmanager
 async def _kafka_log(
-    kafka: KafkaSettings, store: ProducerSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
+    kafka: KafkaSettings,
+    store: ProducerSettings,
+    replay_window_s: float,
+    clock: SystemClock,
+    readiness: Readiness,
+    stop: asyncio.Event,
 ) -> AsyncIterator[_Log]:
     """The log is Kafka, waited for as long as waiting may help; reach goes to the database when there is one."""
     from message_producer.app import open_reach
     from message_router.adapters.kafka_log import open_kafka_log
 
     opened = opened_patiently(
-        lambda: open_kafka_log(kafka, readiness=readiness, clock=clock),
+        lambda: open_kafka_log(kafka, readiness=readiness, clock=clock, replay_window_s=replay_window_s),
         stop,
         setting=KAFKA_SETTING,
         where=f"the Kafka broker {kafka.bootstrap_servers}",
@@ -142,7 +148,12 @@ async def _kafka_log(
 
 @asynccontextmanager
 async def _embedded_log(
-    kafka: KafkaSettings, store: ProducerSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
+    kafka: KafkaSettings,
+    store: ProducerSettings,
+    replay_window_s: float,
+    clock: SystemClock,
+    readiness: Readiness,
+    stop: asyncio.Event,
 ) -> AsyncIterator[_Log]:
     """The log is the producer's outbox, in the database that reach goes to, too."""
     opened = opened_patiently(
