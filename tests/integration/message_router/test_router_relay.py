@@ -601,3 +601,15 @@ async def test_a_look_at_the_store_that_a_rebuild_overtook_starts_no_other() -> 
         await eventually(lambda: here.metric("rebuilds_total") == 2)
         await asyncio.sleep(0.5)
         assert here.metric("rebuilds_total") == 2
+
+
+async def test_a_router_in_reserve_calls_nothing_whole() -> None:
+    """Without a partition it fills schedules only: what the logs must hold is for others to say."""
+    async with world(assign=False) as here:
+        await eventually(lambda: here.readiness.ready)
+        assert here.view.marks == []
+        here.view.begin_life("life-2")
+        await asyncio.sleep(6 * here.settings.tail_check_interval_s)
+        assert here.view.marks == []
+        here.log.assign(0)
+        await eventually(lambda: here.view.marks == ["life-2"])

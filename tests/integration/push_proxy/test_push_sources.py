@@ -78,6 +78,26 @@ async def test_a_topic_that_is_refilled_between_two_questions_is_not_unknown(
     assert (await device.next())["type"] == "schedule"
 
 
+async def test_a_log_that_is_refilled_between_two_questions_is_not_empty(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty when read, whole a moment later: read again before anybody is told that nothing was broadcast."""
+    world.view.whole = False
+    asked = world.view.life
+
+    async def refilled_meanwhile() -> object:
+        if not world.view.whole:
+            world.view.whole = True
+            await world.publish(broadcast(1000, 0))
+        return await asked()
+
+    monkeypatch.setattr(world.view, "life", refilled_meanwhile)
+    device = await world.connect()
+    await device.subscribe(None)
+    verdict = await device.next()
+    assert (verdict["verdict"], verdict["latest"], verdict["state_key"]) == ("complete", 1000, "s1000")
+
+
 async def test_devices_of_a_followed_topic_are_answered_from_memory_while_the_store_is_refilled(world: World) -> None:
     """A store that lost everything takes nothing from a node that knows: never moved backwards, never `ahead`."""
     await world.publish(broadcast(1000, 0), broadcast(2000, 1000))
