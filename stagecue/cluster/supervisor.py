@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from contract.backoff import Backoff
 from loadtest.bench.outcome import CouldNotRun
@@ -53,11 +53,11 @@ class Supervisor:
                 asyncio.create_task(self._watch(member), name=f"watch.{member.name}")
                 for member in cluster.members.values()
             ]
-            done, _ = await asyncio.wait({stopping, *watching}, return_when=asyncio.FIRST_EXCEPTION)
-            if stopping not in done and not stop.is_set():
+            pending: set[asyncio.Task[Any]] = {stopping, *watching}
+            while not stop.is_set():
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    task.result()
-                await stopping
+                    task.result()  # a watch that ends has told why; one that failed ends all
         finally:
             for task in (starting, stopping, *watching):
                 task.cancel()
