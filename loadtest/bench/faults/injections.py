@@ -18,7 +18,7 @@ from loadtest.bench.outcome import CouldNotRun
 __all__ = ["FAULTS", "PING_S", "PONG_DEADLINE_S", "Fault", "Scene", "fault_named"]
 
 PING_S: Final = 3.0
-PONG_DEADLINE_S: Final = 1.5
+PONG_DEADLINE_S: Final = 2.0
 """Of the nodes in this benchmark: the frozen node's bound is made of them."""
 
 _PRODUCER_S: Final = 3.0

@@ -40,14 +40,10 @@ from loadtest.cluster.link_proxy import LinkProxy
 
 __all__ = ["FaultCluster", "RunOptions", "cluster_environment", "open_fault_cluster", "run_fault"]
 
-_WARM_S: Final = 2.5
-"""Of the schedule, before the fault: everything is seen to be live first."""
-_LEAD_S: Final = 8.0
-"""For storing the schedule, starting the fleet and settling; more where that did not do."""
-_TAIL_S: Final = 2.5
-"""After the last step: nothing of it may come to light later."""
 _PUBLISHED_WITHIN_S: Final = 15.0
 _ARRIVED_WITHIN_S: Final = 15.0
+_QUIET_S: Final = 1.5
+"""Longer than nodes take to compare their logs with the stored ones."""
 _STALL_MS: Final = 500.0
 _CUE_EVERY_S: Final = 1.0
 
@@ -57,8 +53,12 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     channels: int = 20
     channels_per_device: int = 4
     interval_ms: int = 300
+    lead_s: float = 8.0
+    """For storing the schedule, starting the fleet and settling; more is given where that did not do."""
+    warm_s: float = 2.5
+    """Of the schedule, before the fault: everything is seen to be live first."""
     hold_s: float = 2.5
-    """How long everything is left alone after a step has taken effect, before the next one."""
+    """How long everything is left alone after a step has taken effect, before the next one, and at the end."""
     seed: int = 1
 
 
@@ -137,8 +137,8 @@ async def _run_once(
     connecting_s = 1.0 + options.devices / 500
     plan = FaultPlan(
         name=f"{fault.name}-{number}",
-        first_due_ms=int((time.time() + (connecting_s + _LEAD_S) * patience) * 1000),
-        lasts_s=_WARM_S + fault.lasts_s,
+        first_due_ms=int((time.time() + (connecting_s + options.lead_s) * patience) * 1000),
+        lasts_s=options.warm_s + fault.lasts_s,
         channels=options.channels,
         channels_per_device=options.channels_per_device,
         interval_ms=options.interval_ms,
@@ -164,13 +164,13 @@ async def _run_once(
         if time.time() * 1000 > plan.first_due_ms:
             await operators.cancel(plan)
             raise _TooSlow
-        await asyncio.sleep(max(0.0, plan.first_due_ms / 1000 + _WARM_S - time.time()))
+        await asyncio.sleep(max(0.0, plan.first_due_ms / 1000 + options.warm_s - time.time()))
         async with operators.cueing(plan, every_s=_CUE_EVERY_S), GeneratorWatch() as watch:
             try:
                 await fault.inject(scene)
             finally:
                 await _heal(scene, shared)
-            await asyncio.sleep(_TAIL_S)
+            await asyncio.sleep(options.hold_s)
             stalled_ms = watch.report().lag_max_ms
         until_ms = int(time.time() * 1000)
         if until_ms > plan.last_due_ms:
@@ -248,7 +248,7 @@ async def _arrived(fleet: FleetProcess) -> None:
         if now == before:
             return
         before = now
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(_QUIET_S)
 
 
 class _Connected:

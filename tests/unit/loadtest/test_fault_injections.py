@@ -147,7 +147,7 @@ async def test_redis_comes_back_in_three_ways() -> None:
 async def test_bounds_are_the_promised_ones() -> None:
     promised = {
         "producer-killed": 3.0, "producer-frozen": 3.0, "router-killed": 8.0, "router-frozen": 8.0, "node-killed": 3.0,
-        "node-frozen": 6.5, "redis-killed": 5.0, "redis-rewound": 5.0, "redis-emptied": 5.0, "kafka-killed": 10.0,
+        "node-frozen": 7.0, "redis-killed": 5.0, "redis-rewound": 5.0, "redis-emptied": 5.0, "kafka-killed": 10.0,
         "postgres-killed": 5.0,
     }  # fmt: skip
     assert {fault.name for fault in FAULTS if fault.promised} == set(promised)
