@@ -87,6 +87,8 @@ def _check_text(value: str, field: str, *, at_least: int, at_most: int) -> None:
         raise InvalidRequest(
             f"has {len(value)} characters", field=field, rule=f"{at_least}-{at_most} characters, not only blanks"
         )
+    if "\0" in value:
+        raise InvalidRequest("contains a NUL character", field=field, rule="text without NUL: not every store keeps it")
 
 
 def _check_instant(value: int, field: str) -> None:

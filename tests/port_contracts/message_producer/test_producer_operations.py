@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -507,3 +508,28 @@ async def test_memory_and_database_give_the_log_the_same(desk: Desk) -> None:
     broadcasts = {e.position for e in await desk.ops.broadcasts("night")}
     assert broadcasts <= set(heard)
     assert heard == sorted(set(heard))
+
+
+async def test_text_no_store_can_keep_is_refused_everywhere(desk: Desk) -> None:
+    """Goal: PostgreSQL keeps no NUL; the answer names the field, and is the same on a store that would keep it."""
+    for field in ("title", "source", "source_uid"):
+        with pytest.raises(InvalidRequest, match="NUL") as refused:
+            await desk.ops.create(desk.draft(**{field: "a\0b"}), ME)
+        assert refused.value.field == field
+    with pytest.raises((NotFound, InvalidRequest)):
+        await desk.ops.get("a\0b")
+
+
+async def test_the_same_event_created_twice_at_once_is_there_once(desk: Desk) -> None:
+    """Goal: who comes second is told so, not that the store failed; with the same key both get the same answer."""
+    outcomes = await asyncio.gather(*(desk.ops.create(desk.draft(), ME) for _ in range(4)), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict"] * 3 + ["LiveEvent"]
+    keyed = WriteContext(actor="op", idempotency_key="k", fingerprint="f")
+    other = desk.draft(event_id="other")
+    first, *rest = await asyncio.gather(*(desk.ops.create(other, keyed) for _ in range(4)))
+    assert all(answer == first for answer in rest)
+    cues = await asyncio.gather(*(desk.ops.cue("other", "live", ME) for _ in range(4)))
+    stamps = sorted(broadcast.timestamp for sent in cues for broadcast in sent)
+    assert len(set(stamps)) == 4, "cues of one event never share a timestamp (R1)"
+    log = [entry.broadcast for entry in await desk.ops.broadcasts("other")]
+    assert [b.prev for b in log] == [0, *(b.timestamp for b in log[:-1])]
