@@ -174,7 +174,7 @@ async def run_standalone(
                 sock=sockets[settings.producer_port],
                 feeds=options.feeds,
                 template_file=options.stage_template,
-                registries=(router.metrics.registry,),
+                registries=(router.metrics.registry, producer.metrics.registry),
             ),
         ]
         token = operator_token(settings.data_dir, keys.operator, clock)

@@ -51,6 +51,10 @@ class RedisServer(Member):
         return self.directory / "data"
 
     def command(self) -> Sequence[str]:
+        if not _CONFIGURATION.is_file():
+            raise CouldNotRun(
+                f"{_CONFIGURATION} is missing: a local cluster is started from a checkout of the repository"
+            )
         return [
             program("redis-server", "redis-server"), str(_CONFIGURATION),
             "--port", str(self.port), "--bind", _HOST, "--dir", str(self.data_dir), *self._options,

@@ -13,7 +13,6 @@ from contract.runtime.kafka_settings import KafkaSettings
 from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
 from message_producer.app import open_producer
-from message_producer.lease_keeper import LeaseKeeper
 from stagecue.apart.lifecycle import (
     DATABASE_FILE_PATIENCE_S,
     DATABASE_SETTING,
@@ -66,7 +65,8 @@ async def run_producer(
             sock=sock,
             feeds=feeds,
             template_file=stage_template,
-            status=lambda: _status(producer, readiness),
+            registries=(producer.metrics.registry,),
+            status=lambda: {**producer.status(), "ready": readiness.ready},
         )
         url = settings.url("http", settings.producer_port)
         address = ServiceAddress(
@@ -82,11 +82,6 @@ async def run_producer(
             stop_deadline_s=settings.stop_deadline_s,
             on_stopping=readiness.stopping,
         )
-
-
-def _status(producer: Producer, readiness: Readiness) -> dict[str, object]:
-    lease = next(service for service in producer.services if isinstance(service, LeaseKeeper))
-    return {"role": "producer", "ready": readiness.ready, "leads": lease.holds, "epoch": lease.epoch}
 
 
 @asynccontextmanager

@@ -146,6 +146,8 @@ def _says(member: MemberStatus) -> Iterator[str]:
     said = member.detail
     if member.role == "producer" and said:
         yield f"leads, epoch {said.get('epoch')}" if said.get("leads") else "stands by"
+        if waiting := said.get("unpublished"):
+            yield f"{waiting} wait for the log"
     elif member.role == "router" and said:
         partitions: Mapping[str, Mapping[str, Any]] = said.get("partitions", {})
         owned = sorted(int(number) for number in partitions if kafka_partition(int(number))[0] == KAFKA_BROADCASTS)

@@ -124,7 +124,7 @@ def cluster(
     Promised: first of 2,000 devices on 4 nodes within 35 ms and last within 120 ms of the due time at the 99th
     percentile, also when 500 events with 4 stages each fall due within a minute; the router's CPU per broadcast within
     10 % with ten times the devices; less than 0.01 Redis commands per reconnect. Starts Kafka, Redis, PostgreSQL and
-    ten services as processes on loopback: about ten minutes for all parts.
+    ten services as processes on loopback: about a quarter of an hour for all parts.
     """
     from pathlib import Path
     from typing import cast

@@ -132,8 +132,34 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "foreign"),
     [
-        ("push", {"fastapi", "starlette", "sqlalchemy", "numpy", "strawberry", "message_producer", "dgs"}),
-        ("dgs", {"fastapi", "sqlalchemy", "apscheduler", "message_producer", "message_router", "push_proxy"}),
+        (
+            "push",
+            {
+                "fastapi",
+                "starlette",
+                "uvicorn",
+                "aiokafka",
+                "psycopg",
+                "sqlalchemy",
+                "numpy",
+                "strawberry",
+                "message_producer",
+                "dgs",
+            },
+        ),
+        (
+            "dgs",
+            {
+                "fastapi",
+                "aiokafka",
+                "psycopg",
+                "sqlalchemy",
+                "apscheduler",
+                "message_producer",
+                "message_router",
+                "push_proxy",
+            },
+        ),
         ("router", {"fastapi", "numpy", "strawberry", "dgs", "push_proxy"}),
         ("producer", {"redis", "websockets", "numpy", "dgs", "push_proxy", "message_router"}),
     ],
