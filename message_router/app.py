@@ -22,6 +22,7 @@ from message_router.relay import Relay
 from message_router.settings import RouterSettings
 from message_router.store import StoreHealth, StoreWriter
 from message_router.tails import RecentTails
+from message_router.upkeep import OwnPartition, StoreUpkeep
 
 __all__ = ["Router", "build_node_links", "build_router"]
 
@@ -79,7 +80,7 @@ def build_router(
         metrics=metrics,
     )
     links = NodeLinks(settings, clock=clock, metrics=metrics, on_reach=forwarder.report)
-    health = StoreHealth(readiness, on_recovered=lambda: relay.check_store_soon())
+    health = StoreHealth(readiness, on_recovered=lambda: upkeep.check_soon())
     writer = StoreWriter(
         log=log,
         replay_log=replay_log,
@@ -91,7 +92,7 @@ def build_router(
         metrics=metrics,
         replay_window_s=settings.replay_window_s,
         max_concurrent=settings.max_concurrent_appends,
-        on_lost=lambda partition: relay.rebuild_soon([partition]),
+        on_lost=lambda partition: upkeep.rebuild_soon([partition]),
     )
     rebuilder = Rebuilder(
         log=log,
@@ -106,14 +107,21 @@ def build_router(
         replay_window_s=settings.replay_window_s,
         on_schedule=links.deliver_schedule,
     )
+    partitions: dict[int, OwnPartition] = {}
+    upkeep = StoreUpkeep(
+        settings,
+        partitions=partitions,
+        replay_log=replay_log,
+        schedule_view=schedule_view,
+        rebuilder=rebuilder,
+        health=health,
+        tails=tails,
+        clock=clock,
+    )
     relay = Relay(
         settings,
         log=log,
-        replay_log=replay_log,
-        schedule_view=schedule_view,
         writer=writer,
-        rebuilder=rebuilder,
-        health=health,
         tails=tails,
         links=links,
         reach=forwarder,
@@ -121,6 +129,8 @@ def build_router(
         readiness=readiness,
         new_backoff=new_backoff,
         metrics=metrics,
+        partitions=partitions,
+        upkeep=upkeep,
     )
     return Router(relay, metrics, settings.router_id, relay, links, readiness)
 

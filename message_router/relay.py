@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -16,7 +16,6 @@ import structlog
 from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.errors import LogUnavailable, StoreUnavailable
-from contract.kv.ports import ReplayLog, ScheduleView
 from contract.log import BroadcastLog, LogBatch, LogEntry
 from contract.replay_log import AppendOutcome
 from contract.runtime.failpoints import failpoint
@@ -25,30 +24,16 @@ from message_router.commit import PartitionProgress, Work
 from message_router.links import NodeLinks
 from message_router.metrics import RouterMetrics
 from message_router.reach import ReachForwarder
-from message_router.rebuild import Rebuilder
 from message_router.settings import RouterSettings
-from message_router.store import StoreHealth, StoreWriter
-from message_router.tails import RecentTails, lost_partitions
+from message_router.store import StoreWriter
+from message_router.tails import RecentTails
+from message_router.upkeep import OwnPartition, StoreUpkeep
 
 __all__ = ["Relay"]
 
 _LOG_CONDITION: Final = "router.log"
-_PROBE_TOPIC: Final = "router:probe"
-"""Asked for when no topic is active, so that a dead store is noticed on a quiet evening."""
 _LaneKey = tuple[int, str, bool]
 _log = structlog.get_logger(__name__)
-
-
-class _Partition:
-    """A partition while it is ours; forgotten when revoked, with whatever was still under way."""
-
-    __slots__ = ("gate", "number", "progress")
-
-    def __init__(self, number: int, progress: PartitionProgress) -> None:
-        self.number = number
-        self.progress = progress
-        self.gate = asyncio.Event()
-        """Set while its replay logs are whole."""
 
 
 class _Item:
@@ -66,7 +51,7 @@ class _Lane:
 
     __slots__ = ("items", "key", "late", "partition", "task", "timer")
 
-    def __init__(self, key: _LaneKey, partition: _Partition) -> None:
+    def __init__(self, key: _LaneKey, partition: OwnPartition) -> None:
         self.key = key
         self.partition = partition
         self.items: deque[_Item] = deque()
@@ -85,11 +70,7 @@ class Relay:
         settings: RouterSettings,
         *,
         log: BroadcastLog,
-        replay_log: ReplayLog,
-        schedule_view: ScheduleView,
         writer: StoreWriter,
-        rebuilder: Rebuilder,
-        health: StoreHealth,
         tails: RecentTails,
         links: NodeLinks,
         reach: ReachForwarder,
@@ -97,14 +78,12 @@ class Relay:
         readiness: Readiness,
         new_backoff: Callable[[], Backoff],
         metrics: RouterMetrics,
+        partitions: dict[int, OwnPartition],
+        upkeep: StoreUpkeep,
     ) -> None:
         self._settings = settings
         self._log = log
-        self._replay_log = replay_log
-        self._schedule_view = schedule_view
         self._writer = writer
-        self._rebuilder = rebuilder
-        self._health = health
         self._tails = tails
         self._links = links
         self._reach = reach
@@ -112,19 +91,13 @@ class Relay:
         self._readiness = readiness
         self._new_backoff = new_backoff
         self._metrics = metrics
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions = partitions
+        self._upkeep = upkeep
         self._committed: dict[int, int] = {}
         self._lanes: dict[_LaneKey, _Lane] = {}
-        self._touched: set[str] = set()
-        self._rebuild_due = asyncio.Event()
-        self._rebuild_again = False
-        self._life: str | None = None
-        """The store's life in which the last rebuild began; None before the first."""
-        self._check_due = asyncio.Event()
         self._polled = False
         self._committable_since_s: float | None = None
         self._advanced = asyncio.Event()
-        self._whole = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         readiness.expect(_LOG_CONDITION, "not polled yet")
 
@@ -137,12 +110,12 @@ class Relay:
                 self._group = group
                 polling = group.create_task(self._poll_forever(), name="router-poll")
                 background = [
-                    group.create_task(self._rebuild_forever(), name="router-rebuild"),
+                    group.create_task(self._upkeep.rebuild_forever(), name="router-rebuild"),
                     group.create_task(self._commit_forever(), name="router-commit"),
-                    group.create_task(self._check_store_forever(), name="router-store"),
+                    group.create_task(self._upkeep.check_forever(), name="router-store"),
                     group.create_task(self._reach.run(), name="router-reach"),
                 ]
-                await self._wait(self._whole, stop, timeout_s=self._settings.start_patience_s)
+                await self._wait(self._upkeep.whole, stop, timeout_s=self._settings.start_patience_s)
                 ready.set()
                 await stop.wait()
                 polling.cancel()
@@ -220,13 +193,12 @@ class Relay:
             self._revoke(number)
         for number, next_offset in batch.assigned.items():
             self._revoke(number)
-            self._partitions[number] = _Partition(number, PartitionProgress(next_offset, self._on_advance))
+            self._partitions[number] = OwnPartition(number, PartitionProgress(next_offset, self._on_advance))
             self._committed[number] = next_offset
         if batch.assigned or not self._polled:
             # The first time even without a partition: a router in reserve must know whether the store answers.
             self._polled = True
-            self._whole.clear()
-            self._rebuild_due.set()
+            self._upkeep.assigned()
         if not batch.entries:
             return
         now_s = self._clock.monotonic_s()
@@ -236,7 +208,7 @@ class Relay:
                 self._take(partition, entry, now_s)
         self._metrics.in_flight.set(self._in_flight())
 
-    def _take(self, partition: _Partition, entry: LogEntry, now_s: float) -> None:
+    def _take(self, partition: OwnPartition, entry: LogEntry, now_s: float) -> None:
         work = partition.progress.begin(entry.offset)
         if entry.broadcast is not None:
             key = (partition.number, entry.broadcast.topic, True)
@@ -297,7 +269,7 @@ class Relay:
         entry = item.entry
         if entry.broadcast is not None:
             outcome = await self._writer.append(entry.broadcast, entry.partition, open_gate=lane.partition.gate)
-            self._touched.add(entry.broadcast.topic)
+            self._upkeep.touched(entry.broadcast.topic)
             return outcome is not AppendOutcome.STALE
         assert entry.schedule is not None
         await self._writer.put_schedule(entry.schedule)
@@ -373,84 +345,6 @@ class Relay:
         if since_s is not None:
             self._metrics.commit_lag_s.observe(self._clock.monotonic_s() - since_s)
         self._metrics.in_flight.set(self._in_flight())
-
-    # -- rebuild and anti-entropy -------------------------------------------------------------------------------
-
-    def rebuild_soon(self, partitions: Iterable[int] | None = None) -> None:
-        """The store may have lost something, of these partitions or of all: make them whole again (R10)."""
-        chosen = self._partitions if partitions is None else self._partitions.keys() & set(partitions)
-        self._rebuild_again = True
-        self._whole.clear()
-        for number in chosen:
-            self._partitions[number].gate.clear()
-        self._rebuild_due.set()
-
-    def check_store_soon(self) -> None:
-        """The store answers again: find out at once whether it is still the one we wrote to."""
-        self._check_due.set()
-
-    async def _rebuild_forever(self) -> None:
-        while True:
-            await self._rebuild_due.wait()
-            self._rebuild_due.clear()
-            self._rebuild_again = False
-            partitions = [partition for partition in self._partitions.values() if not partition.gate.is_set()]
-            self._life = await self._rebuilder.rebuild([partition.number for partition in partitions])
-            if self._rebuild_again:
-                continue  # the store was in trouble meanwhile: what was just appended may be gone
-            for partition in partitions:
-                partition.gate.set()
-            if all(partition.gate.is_set() for partition in self._partitions.values()):
-                self._whole.set()
-                await self._mark_whole(self._life)
-
-    async def _mark_whole(self, life: str) -> None:
-        """Tell readers that what is not in the store does not exist; a router without a partition cannot know."""
-        try:
-            if self._partitions:
-                await self._schedule_view.mark_whole(life)
-        except StoreUnavailable as exc:
-            self._health.failed(exc)
-        else:
-            self._health.whole()
-
-    async def _check_store_forever(self) -> None:
-        """Every second: is it still the store we wrote to, does it hold what it confirmed? Then trim what grew."""
-        while True:
-            self._check_due.clear()
-            try:
-                await self._check_store()
-                await self._trim()
-            except StoreUnavailable as exc:
-                self._health.failed(exc)
-            else:
-                self._health.worked()
-            try:
-                async with asyncio.timeout(self._settings.tail_check_interval_s):
-                    await self._check_due.wait()
-            except TimeoutError:
-                continue
-
-    async def _check_store(self) -> None:
-        expected, life_before = self._tails.expected(), self._life
-        life = await self._schedule_view.life()
-        stored = await self._replay_log.tails(list(expected) or [_PROBE_TOPIC])
-        if self._rebuild_due.is_set() or not self._whole.is_set() or self._life != life_before or life_before is None:
-            return  # a rebuild under way, about to begin or just over read for itself which store this is
-        lost = lost_partitions(expected, stored)
-        if life.name != life_before or (self._partitions and not life.whole):
-            _log.warning("store_is_another", name=life.name, whole=life.whole)
-            self.rebuild_soon()
-        elif lost:
-            _log.warning("replay_log_lost_entries", partitions=sorted(lost))
-            self.rebuild_soon(lost)
-        else:
-            self._health.whole()
-
-    async def _trim(self) -> None:
-        before = self._clock.now_ms() - int(self._settings.replay_window_s * 1000)
-        while self._touched:
-            await self._replay_log.trim(self._touched.pop(), keep=self._settings.replay_keep, before=before)
 
     @staticmethod
     async def _wait(event: asyncio.Event, stop: asyncio.Event, *, timeout_s: float) -> None:

@@ -570,7 +570,7 @@ async def test_a_loss_during_a_rebuild_is_made_up_by_another_one() -> None:
             extensions += 1
             if extensions == 3:
                 here.store.lose_everything()
-                here.router._relay.rebuild_soon()
+                here.router._relay._upkeep.rebuild_soon()
 
         here.store.after_extension = lose_all_at_the_third
         here.log.committed[0] = here.log.end()
