@@ -18,6 +18,7 @@ stages after it whose time is still to come are armed again if an earlier cue ha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from enum import Enum
 
 import msgspec
 
@@ -51,6 +52,18 @@ __all__ = [
 _ARMED, _PLANNED = OccurrenceState.ARMED, OccurrenceState.PLANNED
 _DISPATCHED, _SUPERSEDED = OccurrenceState.DISPATCHED, OccurrenceState.SUPERSEDED
 _CANCELLED = OccurrenceState.CANCELLED
+
+
+class _Shown(Enum):
+    """How what devices show stands to the plan: an event that opts out of R4 may let a missed stage go over the first
+    only. The others are untrue, and whatever is true instead is owed to the devices."""
+
+    STANDS = "stands"
+    """Nothing, the default row, or a stage whose time has come, be it over again."""
+    AHEAD = "ahead"
+    """A stage that was broadcast and whose time is yet to come: the clock went back."""
+    UNTRUE = "untrue"
+    """A stage whose time was moved away or put off, or a state of an event that goes on."""
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -222,7 +235,8 @@ def _settle(work: _Work, topic: str, draft: EventDraft, rearmed: set[str], late_
     announced = work.topics[topic].announced
     if announced is None:
         return  # nothing was said yet, so nothing can be untrue; what is overdue is the dispatcher's
-    if announced not in rearmed and work.is_told_ahead(topic, announced):
+    shown = work.shown(topic)
+    if announced not in rearmed and shown is _Shown.AHEAD:
         return  # the clock went back, the plan did not: what was said stays said until its time comes again
     while True:
         truth = is_true_now(work.stages(topic), work.now)
@@ -236,7 +250,7 @@ def _settle(work: _Work, topic: str, draft: EventDraft, rearmed: set[str], late_
             break
         if truth.state is _ARMED and truth.stage_key not in rearmed:
             return  # came due by itself a moment ago: the dispatcher's
-        if _missed(work, truth, late_after_ms, draft.announce_late) and work.is_past(topic, announced):
+        if _missed(work, truth, late_after_ms, draft.announce_late) and shown is _Shown.STANDS:
             work.put(msgspec.structs.replace(truth, state=_SUPERSEDED, passed_over_at=work.now))
             continue
         work.send(truth if truth.state is _ARMED else _again(truth, _ARMED, keep_cue=True), Cause.REWIND)
@@ -250,7 +264,7 @@ def _dispatch_due(work: _Work, topic: str, late_after_ms: int) -> None:
         if truth is not None and truth.state is _ARMED:
             if truth.stage_key == work.topics[topic].announced:
                 work.put_told(truth)
-            elif _missed(work, truth, late_after_ms, work.announce_late) and not work.shows_untruth(topic):
+            elif _missed(work, truth, late_after_ms, work.announce_late) and work.shown(topic) is _Shown.STANDS:
                 work.put(msgspec.structs.replace(truth, state=_SUPERSEDED, passed_over_at=work.now))
                 continue
             else:
@@ -333,22 +347,18 @@ class _Work:
     def is_overdue(self, occurrence: Occurrence) -> bool:
         return occurrence.state is _ARMED and occurrence.due_at is not None and occurrence.due_at <= self.now
 
-    def is_past(self, topic: str, stage_key: str) -> bool:
-        """Whether the stage's time has come, true now or not."""
-        found = self.occurrences.get((topic, stage_key))
-        at = effective_at(found) if found is not None and stage_key not in RESERVED_STAGE_KEYS else None
-        return at is not None and at <= self.now
-
-    def is_told_ahead(self, topic: str, stage_key: str) -> bool:
-        """Whether the stage was broadcast and its time is yet to come."""
-        found = self.occurrences.get((topic, stage_key))
-        at = effective_at(found) if found is not None and found.state is _DISPATCHED else None
-        return at is not None and at > self.now and stage_key not in RESERVED_STAGE_KEYS
-
-    def shows_untruth(self, topic: str) -> bool:
-        """Whether devices show a stage whose time a move put off: then even a stage that was missed is owed to them."""
+    def shown(self, topic: str) -> _Shown:
+        """What the topic's devices show, measured by the plan and the clock as they are now."""
         announced = self.topics[topic].announced
-        return announced not in (None, DEFAULT_STATE) and not self.is_past(topic, announced)
+        if announced in (None, DEFAULT_STATE):
+            return _Shown.STANDS
+        found = self.occurrences.get((topic, announced)) if announced not in RESERVED_STAGE_KEYS else None
+        at = effective_at(found) if found is not None else None
+        if found is None or at is None:
+            return _Shown.UNTRUE
+        if at <= self.now:
+            return _Shown.STANDS
+        return _Shown.AHEAD if found.state is _DISPATCHED else _Shown.UNTRUE
 
     def supersede_overdue(self, topic: str) -> None:
         for occurrence in self.stages(topic):

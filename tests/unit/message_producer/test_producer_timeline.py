@@ -368,3 +368,15 @@ def test_what_is_announced_is_never_passed_over_as_missed() -> None:
     night = Night(given, now=START).cue("live", at=1).shift(-60, at=1).at(1)
     assert night.said == [("live", Cause.CUE)]
     assert night.states() == {"live": "dispatched", "fixed": "superseded"}
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["nothing-said", "back-to-the-default-row"])
+def test_moved_far_into_the_past_a_stage_is_missed_whatever_row_comes_before_it(started: bool) -> None:
+    """To an event that opts out, nothing said yet and the default row again are the same: before its first stage."""
+    night = Night(draft(announce_late=False, stages=(Stage(key="live"),)), now=START - 1000)
+    if started:
+        night.at(0).shift(60, at=1)
+    said = list(night.said)
+    night.shift(-3600, at=1).at(1)
+    assert night.said == said
+    assert night.states() == {"live": "superseded"}
