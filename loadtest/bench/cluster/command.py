@@ -18,7 +18,7 @@ from loadtest.bench.cluster.routing import (
     measure_devices,
     measure_nodes,
 )
-from loadtest.bench.cluster.scene import Scene, open_scene
+from loadtest.bench.cluster.scene import Scene, open_scene, others_invalid
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
@@ -53,8 +53,13 @@ class ClusterFigures(msgspec.Struct, kw_only=True):
         return found
 
     def invalid_because(self) -> list[str]:
+        """Why what was measured does not count; empty: it does."""
         nights = [night for night in (self.latency, self.burst) if night is not None]
-        return [because for night in nights for because in night.invalid_because()]
+        parts = [part for part in (self.devices, self.nodes) if part is not None]
+        return [
+            *(because for night in nights for because in night.invalid_because()),
+            *(because for part in parts for because in others_invalid(part.others_cores)),
+        ]
 
     def keys(self) -> dict[str, Any]:
         """The benchmark's keys for JSON; those of parts left out are missing."""

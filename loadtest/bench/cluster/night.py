@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from device_sim.client import now_ms
-from loadtest.bench.cluster.scene import OTHERS, Scene, cores_by_role, until
+from loadtest.bench.cluster.scene import OTHERS, Scene, cores_by_role, others_invalid, until
 from loadtest.bench.event_plan import EventPlan
 from loadtest.bench.fleet_plan import FleetPlan
 from loadtest.bench.fleet_process import FleetProcess
@@ -21,7 +21,6 @@ LIMITS: Final = HopLimits(first_p99_ms=35.0, last_p99_ms=120.0)
 _SETTLE_S: Final = 5.0
 _STORED_PER_S: Final = 40
 """Events a producer stores, cautiously."""
-_OTHERS_CORES_MAX: Final = 0.3
 _QUIET_S: Final = 3.0
 """After the last device subscribed, before the first stage: start-up is not what is measured."""
 
@@ -35,13 +34,7 @@ class Night(msgspec.Struct, frozen=True):
 
     def invalid_because(self) -> list[str]:
         """Why this measurement says more about the machine than about the cluster; empty: it does not."""
-        found = list(self.figures.generator.invalid_because)
-        if self.cores[OTHERS] > _OTHERS_CORES_MAX:
-            found.append(
-                f"other processes of this machine used {self.cores[OTHERS]:.2f} cores meanwhile "
-                f"(at most {_OTHERS_CORES_MAX})"
-            )
-        return found
+        return [*self.figures.generator.invalid_because, *others_invalid(self.cores[OTHERS])]
 
 
 async def measure_night(scene: Scene, name: str, plan: EventPlan, *, topics_per_device: int | None) -> Night:

@@ -14,14 +14,14 @@ import msgspec
 from device_sim.client import now_ms
 from loadtest.bench.cluster.fit import Line, fitted_line
 from loadtest.bench.cluster.nodes import MoreNodes
-from loadtest.bench.cluster.scene import Scene, until
+from loadtest.bench.cluster.scene import Scene, others_cpu_s, until
 from loadtest.bench.event_plan import EventPlan
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
 from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.rounds import Ratio, Round, alternate, ratio_of_rounds
 
-__all__ = ["DevicesFigures", "NodesFigures", "measure_devices", "measure_nodes"]
+__all__ = ["RATIO_LIMITS", "DevicesFigures", "NodesFigures", "RoutingRound", "measure_devices", "measure_nodes"]
 
 _TAIL_S: Final = 2.5
 """Nodes report reach a second later, and the router stores it: part of what a broadcast costs."""
@@ -32,22 +32,32 @@ _DEVICES_EVENTS: Final = 50
 RATIO_LIMITS: Final = (0.9, 1.1)
 
 
+class RoutingRound(msgspec.Struct, frozen=True):
+    us: float
+    """The routers' CPU per broadcast, all together."""
+    others_cores: float
+
+
 class NodesFigures(msgspec.Struct, frozen=True):
     line: Line
     us_by_nodes: dict[int, float]
     """Median of rounds."""
+    others_cores: float = 0.0
+    """Cores other processes of this machine used, in the worst round."""
 
 
 class DevicesFigures(msgspec.Struct, frozen=True):
     ratio: Ratio
     us_few: list[float]
     us_many: list[float]
+    others_cores: float = 0.0
 
 
 async def measure_nodes(scene: Scene) -> NodesFigures:
     """With as many nodes as each of the options' counts, rising; every topic is followed on every node."""
     options = scene.options
     found: dict[int, float] = {}
+    others = 0.0
     async with AsyncExitStack() as stack:
         urls = list(scene.stream_urls)
         for count in sorted(set(options.node_counts)):
@@ -59,9 +69,10 @@ async def measure_nodes(scene: Scene) -> NodesFigures:
                 await _cpu_us_per_broadcast(scene, f"nodes-{count}", urls, devices=count, events=_NODES_EVENTS)
                 for _ in range(options.rounds)
             ]
-            found[count] = statistics.median(measured)
+            found[count] = statistics.median(each.us for each in measured)
+            others = max(others, *(each.others_cores for each in measured))
             scene.reporter.note(f"  {count} nodes: {found[count]:.0f} us of the routers' CPU per broadcast")
-    return NodesFigures(fitted_line([(float(count), us) for count, us in found.items()]), found)
+    return NodesFigures(fitted_line([(float(count), us) for count, us in found.items()]), found, others)
 
 
 async def measure_devices(scene: Scene) -> DevicesFigures:
@@ -69,21 +80,22 @@ async def measure_devices(scene: Scene) -> DevicesFigures:
     options = scene.options
     few, many = options.devices_few, options.devices_many
 
-    async def round_of(devices: int) -> float:
-        us = await _cpu_us_per_broadcast(
+    async def round_of(devices: int) -> RoutingRound:
+        found = await _cpu_us_per_broadcast(
             scene, f"devices-{devices}", scene.stream_urls, devices=devices, events=_DEVICES_EVENTS, each=1
         )
-        scene.reporter.note(f"  {devices} devices: {us:.0f} us of the routers' CPU per broadcast")
-        return us
+        scene.reporter.note(f"  {devices} devices: {found.us:.0f} us of the routers' CPU per broadcast")
+        return found
 
     pairs = await alternate(lambda _: round_of(many), lambda _: round_of(few), rounds=options.rounds)
-    ratio = ratio_of_rounds([Round(at_many, at_few) for at_many, at_few in pairs])
-    return DevicesFigures(ratio, [pair[1] for pair in pairs], [pair[0] for pair in pairs])
+    ratio = ratio_of_rounds([Round(at_many.us, at_few.us) for at_many, at_few in pairs])
+    others = max(each.others_cores for pair in pairs for each in pair)
+    return DevicesFigures(ratio, [at_few.us for _, at_few in pairs], [at_many.us for at_many, _ in pairs], others)
 
 
 async def _cpu_us_per_broadcast(
     scene: Scene, name: str, urls: Sequence[str], *, devices: int, events: int, each: int | None = None
-) -> float:
+) -> RoutingRound:
     """One round: the routers' CPU while broadcasts come evenly, less what they use while none does, per broadcast."""
     name = f"{name}-{next(scene.numbers)}"
     plan, idle_s = scene.options.round(name, events=events), scene.options.idle_s
@@ -105,16 +117,18 @@ async def _cpu_us_per_broadcast(
         await until(idle_from_ms)
         quiet_s, quiet_cpu_s = time.monotonic(), scene.router_cpu_s()
         await until(first_due_ms - 200)
-        busy_s, busy_cpu_s = time.monotonic(), scene.router_cpu_s()
+        busy_s, busy_cpu_s, others_s = time.monotonic(), scene.router_cpu_s(), others_cpu_s()
         await until(first_due_ms + (plan.span_s + _TAIL_S) * 1000)
         end_s, end_cpu_s = time.monotonic(), scene.router_cpu_s()
+        others_cores = (others_cpu_s() - others_s) / (end_s - busy_s)
         snapshots = [await fleet.snapshot() for fleet in fleets]
     expected = plan.stages * devices * (plan.events if each is None else each) // plan.events
     got = sum(snapshot.broadcasts for snapshot in snapshots)
     if got < expected * 0.99:
         raise CouldNotRun(f"{got} of {expected} deliveries came within the round: what was measured is something else")
     idle_cores = (busy_cpu_s - quiet_cpu_s) / (busy_s - quiet_s)
-    return (end_cpu_s - busy_cpu_s - idle_cores * (end_s - busy_s)) / plan.stages * 1e6
+    used_s = end_cpu_s - busy_cpu_s - idle_cores * (end_s - busy_s)
+    return RoutingRound(used_s / plan.stages * 1e6, others_cores)
 
 
 def _fleets(plan: EventPlan, urls: Sequence[str], devices: int, each: int | None) -> list[FleetPlan]:

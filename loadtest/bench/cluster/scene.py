@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +23,16 @@ from loadtest.bench.report import Reporter
 from loadtest.bench.system import Addresses
 from loadtest.cluster.cluster import LocalCluster
 
-__all__ = ["OTHERS", "CpuReading", "Scene", "cores_by_role", "open_scene", "until"]
+__all__ = [
+    "OTHERS",
+    "CpuReading",
+    "Scene",
+    "cores_by_role",
+    "open_scene",
+    "others_cpu_s",
+    "others_invalid",
+    "until",
+]
 
 _STORED_AT_ONCE: Final = 6
 _STREAM_PATH: Final = "/v1/stream"
@@ -31,6 +41,8 @@ CpuReading = Mapping[str, float]
 """Member -> CPU seconds since its start."""
 OTHERS: Final = "others"
 """In a CpuReading: what is no part of this benchmark."""
+OTHERS_CORES_MAX: Final = 0.3
+"""More than this taken by others, and latencies say more about them than about the cluster."""
 
 
 class Scene:
@@ -70,7 +82,7 @@ class Scene:
         ours = {name: tree_cpu_s(member.pid) for name, member in self.cluster.members.items() if member.running}
         ours["fleet"] = process_cpu_s(fleet_pid)
         ours["benchmark"] = time.process_time()
-        return {**ours, OTHERS: machine_cpu_s() - sum(ours.values())}
+        return {**ours, OTHERS: others_cpu_s()}
 
     async def links(self) -> list[int]:
         """Links of each router that says so."""
@@ -89,6 +101,18 @@ def cores_by_role(before: CpuReading, after: CpuReading, wall_s: float) -> dict[
         role = name.rpartition("-")[0] or name
         found[role] = found.get(role, 0.0) + (used - before.get(name, 0.0)) / wall_s
     return {role: round(cores, 3) for role, cores in found.items()}
+
+
+def others_cpu_s() -> float:
+    """What everything on this machine used that is no part of this benchmark: cluster and fleets are our children."""
+    return machine_cpu_s() - tree_cpu_s(os.getpid())
+
+
+def others_invalid(cores: float) -> list[str]:
+    """Why a measurement does not count while others used `cores`; empty: it does."""
+    if cores <= OTHERS_CORES_MAX:
+        return []
+    return [f"other processes of this machine used {cores:.2f} cores meanwhile (at most {OTHERS_CORES_MAX})"]
 
 
 async def until(at_ms: float) -> None:

@@ -144,6 +144,13 @@ def test_what_a_busy_machine_measured_does_not_count(of: dict[str, float], says:
     assert says in because
 
 
+def test_cpu_measured_beside_others_does_not_count_either() -> None:
+    """Caches are shared: the same work costs more beside busy neighbours."""
+    few_and_many = DevicesFigures(Ratio(1.0, 1.0, 1.0, 1), [1.0], [1.0], 0.9)
+    (because,) = figures(devices=few_and_many).invalid_because()
+    assert "0.90 cores" in because
+
+
 def test_the_keys_are_those_agreed_on() -> None:
     keys = figures().keys()
     assert {"stages", "devices", "early", "missed", *HOPS} <= keys.keys()
