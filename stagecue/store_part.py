@@ -26,5 +26,6 @@ def producer_settings(settings: InstallationSettings, database_url: str | None =
 def shown_database(settings: ProducerSettings) -> str:
     """Where the schedule store is, for a message: a host without credentials, or a file's path."""
     parts = urlsplit(settings.url())
-    place = f"PostgreSQL at {parts.netloc.rpartition('@')[2]}" if parts.netloc else "the SQLite file"
-    return f"{place}{parts.path if parts.netloc else ' ' + parts.path.lstrip('/')}"
+    if parts.netloc:
+        return f"PostgreSQL at {parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"the SQLite file {parts.path.removeprefix('/')}"

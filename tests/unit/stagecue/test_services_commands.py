@@ -20,11 +20,13 @@ from contract.errors import InvalidRequest, StoreUnavailable
 from contract.kv.ports import NodeLease
 from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness
+from message_producer.settings import ProducerSettings
 from stagecue.apart.kv import KvWatch, contact, open_kv, shown_address
 from stagecue.apart.lease import LeaseRenewal
 from stagecue.apart.lifecycle import ReadyLine, ServiceAddress, StoppedEarly, opened_patiently
 from stagecue.apart.waiting import answering_meanwhile
 from stagecue.cli import cli
+from stagecue.store_part import shown_database
 
 ROOT = Path(__file__).parents[3]
 NEEDING_KV = ("router", "push", "dgs")
@@ -119,6 +121,20 @@ def test_a_link_address_nobody_can_connect_to_is_refused() -> None:
         result = CliRunner().invoke(cli, ["push", "--kv", "redis://x"], env={"STAGECUE_LINK_HOST": address})
         assert result.exit_code == 2
         assert "link_host: an" in result.output
+
+
+@pytest.mark.parametrize("told", ["10.0.0.7", "push.example.net:8403", "0.0.0.0:8403", "10.0.0.7:0"])
+def test_a_link_address_told_to_routers_is_one_they_can_use(told: str) -> None:
+    result = CliRunner().invoke(cli, ["push", "--kv", "redis://x"], env={"STAGECUE_LINK_TOLD": told})
+    assert result.exit_code == 2
+    assert "link_told: " in result.output
+
+
+def test_databases_are_shown_without_credentials(tmp_path: Path) -> None:
+    given = ProducerSettings(database_url="postgresql+psycopg://me:sesame@db.example:5432/night")
+    assert shown_database(given) == "PostgreSQL at db.example:5432/night"
+    assert shown_database(ProducerSettings(data_dir=tmp_path)) == f"the SQLite file {tmp_path}/producer.db"
+    assert shown_database(ProducerSettings(data_dir=Path("night"))) == "the SQLite file night/producer.db"
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
