@@ -6,6 +6,7 @@ is one of them. Calls are idempotent, so one that timed out may simply be repeat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -71,6 +72,23 @@ def connect_redis(
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
+    """Library errors as ours; and a cancellation that the library lost, raised after all.
+
+    The client sends under `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes in the same turn
+    of the loop as the end of what it waits for: a service told to stop would never hear of it.
+    """
+    task = asyncio.current_task()
+    asked_before = task.cancelling() if task is not None else 0
+    try:
+        with _errors(what):
+            yield
+    finally:
+        if task is not None and task.cancelling() > asked_before:
+            raise asyncio.CancelledError
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError, TimeoutError) as exc:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any, cast
 
 import pytest
@@ -35,3 +37,31 @@ async def test_a_mistake_of_ours_is_not_taken_for_it() -> None:
     log = RedisReplayLog(cast("Any", BrokenClient(RuntimeError("no running event loop"))))
     with pytest.raises(RuntimeError, match="no running"):
         await log.read("event:e")
+
+
+class ForgetfulClient:
+    """Answers in the very turn in which it is cancelled, and forgets that it was: what `wait_for` does in 3.11."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    async def evalsha(self, *arguments: object) -> Any:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize("answer", [[b"0"], RedisConnectionError("reset")])
+async def test_a_cancellation_the_library_forgets_is_raised_after_all(answer: Any) -> None:
+    """A service told to stop, in the middle of a call that just ended, must hear of it; so must a deadline."""
+    log = RedisReplayLog(cast("Any", ForgetfulClient(answer)))
+    reading = asyncio.create_task(log.read("event:e"))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await log.read("event:e")
