@@ -83,7 +83,7 @@ class Night:
                 claims = DeviceClaims(sub=f"p-{number}", dev=f"d-{number}", exp=int(time.time()) + 3600)
                 fleet.add(
                     f"d-{number}",
-                    url=self.server.addresses.push + "/v1/stream",
+                    urls=[self.server.addresses.push + "/v1/stream"],
                     token=keys.device.sign(claims),
                     topics=["event:fight"],
                 )

@@ -42,7 +42,7 @@ async def test_reach_counted_since_the_last_report_survives_sigterm(tmp_path: Pa
                 for number in range(DEVICES):
                     claims = DeviceClaims(sub=f"p-{number}", dev=f"d-{number}", exp=int(time.time()) + 3600)
                     token, url = keys.device.sign(claims), server.addresses.push + "/v1/stream"
-                    fleet.add(f"d-{number}", url=url, token=token, topics=["event:fight"])
+                    fleet.add(f"d-{number}", urls=[url], token=token, topics=["event:fight"])
                 for device in fleet.clients:
                     device.start()
                 async with asyncio.timeout(10):

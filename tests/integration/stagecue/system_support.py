@@ -53,7 +53,7 @@ def follow(fleet: Fleet, system: EmbeddedSystem, topic: str, devices: int) -> No
     for number in range(devices):
         fleet.add(
             f"d-{number}",
-            url=system.addresses.push + "/v1/stream",
+            urls=[system.addresses.push + "/v1/stream"],
             token=device_token(system, number),
             topics=[topic],
         )
