@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
 import msgspec
 import psutil
 
-__all__ = ["CpuMeter", "Usage", "machine_cpu_s", "process_cpu_s", "tree_cpu_s"]
+__all__ = ["CpuMeter", "Usage", "machine_cpu_s", "others_cpu_s", "process_cpu_s", "tree_cpu_s"]
 
 _CPU_CLOCK: Final = 2
 """CPUCLOCK_SCHED: what the scheduler gave all threads of a process, in nanoseconds."""
@@ -33,6 +34,11 @@ def _cpu_s_or_none(pid: int) -> float:
         return process_cpu_s(pid)
     except OSError:
         return 0.0
+
+
+def others_cpu_s() -> float:
+    """CPU seconds of everything on this machine that is neither this process nor a child of it."""
+    return machine_cpu_s() - tree_cpu_s(os.getpid())
 
 
 def machine_cpu_s() -> float:

@@ -16,7 +16,7 @@ import msgspec
 
 from contract.errors import BroadcastSystemError
 from device_sim.client import now_ms
-from loadtest.bench.cpu import CpuMeter, Usage
+from loadtest.bench.cpu import CpuMeter, Usage, others_cpu_s
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.event_plan import SPACING_MS, EventPlan
 from loadtest.bench.fleet_plan import FleetPlan
@@ -26,8 +26,9 @@ from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
 from loadtest.bench.system import EmbeddedSystem
+from loadtest.bench.validity import others_invalid
 
-__all__ = ["LIMITS", "DispatchOptions", "measure_dispatch", "run_dispatch"]
+__all__ = ["LIMITS", "DispatchFigures", "DispatchOptions", "measure_dispatch", "run_dispatch"]
 
 LIMITS: Final = HopLimits(first_p99_ms=20.0, last_p99_ms=60.0)
 _SETTLE_S: Final = 5.0
@@ -66,8 +67,18 @@ class DispatchOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise CouldNotRun(f"--span: {per_event} stages of an event need more room, {SPACING_MS} ms each")
 
 
-async def measure_dispatch(options: DispatchOptions, reporter: Reporter) -> tuple[HopFigures, Usage]:
-    """Run it once; the server's usage beside it. Raises CouldNotRun.
+class DispatchFigures(msgspec.Struct, frozen=True):
+    hops: HopFigures
+    server: Usage
+    others_cores: float
+    """Cores that other processes of this machine used meanwhile."""
+
+    def invalid_because(self) -> list[str]:
+        return [*self.hops.generator.invalid_because, *others_invalid(self.others_cores)]
+
+
+async def measure_dispatch(options: DispatchOptions, reporter: Reporter) -> DispatchFigures:
+    """Run it once. Raises CouldNotRun.
 
     Everything it started is stopped when it returns or is cancelled.
     """
@@ -84,7 +95,7 @@ async def measure_dispatch(options: DispatchOptions, reporter: Reporter) -> tupl
 
 async def _measure(
     options: DispatchOptions, reporter: Reporter, system: EmbeddedSystem, api: OperatorApi
-) -> tuple[HopFigures, Usage]:
+) -> DispatchFigures:
     first_due_ms = now_ms() + int(options.resolved_lead_s() * 1000)
     plan = options.plan
     for request in plan.requests(first_due_ms=first_due_ms):
@@ -103,18 +114,18 @@ async def _measure(
         if now_ms() > first_due_ms - 1000:
             raise CouldNotRun("connecting took longer than the lead; give more with --lead")
         await asyncio.sleep(max(0.0, (first_due_ms - 500 - now_ms()) / 1000))
-        server = CpuMeter(system.pid)
+        server, others_s = CpuMeter(system.pid), others_cpu_s()
         await fleet.watch()
         with reporter.progress("stages due", options.stages) as progress:
             until_s = (first_due_ms - now_ms()) / 1000 + options.span_s + _SETTLE_S
             await fleet.received(options.stages, options.devices, timeout_s=until_s, progress=progress)
-        used = server.usage()
+        used, others_s = server.usage(), others_cpu_s() - others_s
         record = await fleet.finish()
     assert record.generator is not None, "it was watched"
     figures = await collect(
         api, plan.event_ids, planned=options.stages, record=record, generator=record.generator, limits=LIMITS
     )
-    return figures, used
+    return DispatchFigures(figures, used, others_s / used.wall_s)
 
 
 def run_dispatch(options: DispatchOptions, *, as_json: bool = False) -> int:
@@ -124,11 +135,12 @@ def run_dispatch(options: DispatchOptions, *, as_json: bool = False) -> int:
     reporter = Reporter(as_json=as_json)
     envelope = Envelope(seed=options.seed)
     try:
-        figures, server = uvloop.run(measure_dispatch(options, reporter))
+        measured = uvloop.run(measure_dispatch(options, reporter))
     except CouldNotRun as exc:
         reporter.note(f"could not run: {exc}")
         return ExitCode.COULD_NOT_RUN
-    for because in figures.generator.invalid_because:
+    figures, server = measured.hops, measured.server
+    for because in measured.invalid_because():
         envelope.invalid(because)
         reporter.note(f"not valid: {because}")
     shortfalls = figures.shortfalls()

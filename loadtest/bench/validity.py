@@ -1,4 +1,4 @@
-"""Whether the load generator was the bottleneck: its event loop's lag and its CPU, sampled while it works."""
+"""Whether a measurement counts: the load generator's loop lag and CPU while it works, and what else the machine did."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import msgspec
 from loadtest.bench.cpu import CpuMeter
 from loadtest.bench.histogram import LatencyHistogram
 
-__all__ = ["GeneratorLimits", "GeneratorReport", "GeneratorWatch"]
+__all__ = ["OTHERS_CORES_MAX", "GeneratorLimits", "GeneratorReport", "GeneratorWatch", "others_invalid"]
 
+OTHERS_CORES_MAX: Final = 0.3
+"""More than this taken by others, and latencies say more about them than about the system."""
 _SAMPLE_S: Final = 0.005
 
 
@@ -81,3 +83,10 @@ class GeneratorWatch:
     def _sample(self, due: float) -> None:
         self._lag.record_ms(max(0.0, (asyncio.get_running_loop().time() - due) * 1000))
         self._arm()
+
+
+def others_invalid(cores: float) -> list[str]:
+    """Why a measurement does not count while processes that are no part of it used `cores`; empty: it does."""
+    if cores <= OTHERS_CORES_MAX:
+        return []
+    return [f"other processes of this machine used {cores:.2f} cores meanwhile (at most {OTHERS_CORES_MAX})"]

@@ -18,10 +18,11 @@ from loadtest.bench.cluster.routing import (
     measure_devices,
     measure_nodes,
 )
-from loadtest.bench.cluster.scene import Scene, open_scene, others_invalid
+from loadtest.bench.cluster.scene import Scene, open_scene
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
+from loadtest.bench.validity import others_invalid
 
 __all__ = ["ClusterFigures", "measure_cluster", "run_cluster"]
 

@@ -8,12 +8,13 @@ from typing import Final
 import msgspec
 
 from device_sim.client import now_ms
-from loadtest.bench.cluster.scene import OTHERS, Scene, cores_by_role, others_invalid, until
+from loadtest.bench.cluster.scene import OTHERS, Scene, cores_by_role, until
 from loadtest.bench.event_plan import EventPlan
 from loadtest.bench.fleet_plan import FleetPlan
 from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.hops import HopFigures, HopLimits, collect
 from loadtest.bench.outcome import CouldNotRun
+from loadtest.bench.validity import others_invalid
 
 __all__ = ["LIMITS", "Night", "measure_night"]
 

@@ -14,7 +14,8 @@ import msgspec
 from device_sim.client import now_ms
 from loadtest.bench.cluster.fit import Line, fitted_line
 from loadtest.bench.cluster.nodes import MoreNodes
-from loadtest.bench.cluster.scene import Scene, others_cpu_s, until
+from loadtest.bench.cluster.scene import Scene, until
+from loadtest.bench.cpu import others_cpu_s
 from loadtest.bench.event_plan import EventPlan
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
 from loadtest.bench.fleet_process import FleetProcess

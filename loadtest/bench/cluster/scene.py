@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ import aiohttp
 from contract.tokens import KeyRing
 from device_sim.client import now_ms
 from loadtest.bench.cluster.options import ClusterOptions
-from loadtest.bench.cpu import machine_cpu_s, process_cpu_s, tree_cpu_s
+from loadtest.bench.cpu import others_cpu_s, process_cpu_s, tree_cpu_s
 from loadtest.bench.fleet_process import device_ring
 from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.report import Reporter
@@ -29,8 +28,6 @@ __all__ = [
     "Scene",
     "cores_by_role",
     "open_scene",
-    "others_cpu_s",
-    "others_invalid",
     "until",
 ]
 
@@ -41,8 +38,6 @@ CpuReading = Mapping[str, float]
 """Member -> CPU seconds since its start."""
 OTHERS: Final = "others"
 """In a CpuReading: what is no part of this benchmark."""
-OTHERS_CORES_MAX: Final = 0.3
-"""More than this taken by others, and latencies say more about them than about the cluster."""
 
 
 class Scene:
@@ -101,18 +96,6 @@ def cores_by_role(before: CpuReading, after: CpuReading, wall_s: float) -> dict[
         role = name.rpartition("-")[0] or name
         found[role] = found.get(role, 0.0) + (used - before.get(name, 0.0)) / wall_s
     return {role: round(cores, 3) for role, cores in found.items()}
-
-
-def others_cpu_s() -> float:
-    """What everything on this machine used that is no part of this benchmark: cluster and fleets are our children."""
-    return machine_cpu_s() - tree_cpu_s(os.getpid())
-
-
-def others_invalid(cores: float) -> list[str]:
-    """Why a measurement does not count while others used `cores`; empty: it does."""
-    if cores <= OTHERS_CORES_MAX:
-        return []
-    return [f"other processes of this machine used {cores:.2f} cores meanwhile (at most {OTHERS_CORES_MAX})"]
 
 
 async def until(at_ms: float) -> None:
