@@ -29,7 +29,7 @@ class FaultsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Names; empty: all."""
     runs: int = 1
     devices: int = 2_000
-    channels_per_device: int = 4
+    channels_per_device: int = 2
     seed: int = 1
     update_docs: bool = False
     keep: Path | None = None

@@ -41,7 +41,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     lasts_s: float
     channels: int = 20
     interval_ms: int = 300
-    channels_per_device: int = 4
+    channels_per_device: int = 2
     """Divides `channels`, so that every channel has the same number of devices on every node."""
 
     def __post_init__(self) -> None:

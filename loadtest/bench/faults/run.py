@@ -51,7 +51,7 @@ _CUE_EVERY_S: Final = 1.0
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 2_000
     channels: int = 20
-    channels_per_device: int = 4
+    channels_per_device: int = 2
     interval_ms: int = 300
     lead_s: float = 8.0
     """For storing the schedule, starting the fleet and settling; more is given where that did not do."""
