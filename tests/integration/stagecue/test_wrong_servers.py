@@ -208,8 +208,9 @@ async def ended(process: asyncio.subprocess.Process) -> int:
     return process.returncode
 
 
-async def said_when_ready(process: asyncio.subprocess.Process, port: int) -> dict[str, str]:
-    """What keeps the service at `port` from being ready, once it says why; empty when it is."""
+async def said_when_ready(process: asyncio.subprocess.Process, port: int, words: Sequence[str] = ()) -> dict[str, str]:
+    """What keeps the service at `port` from being ready, once it says all `words`, or in time; empty when it is."""
+    failing: dict[str, str] = {}
     deadline_s = time.monotonic() + WITHIN_S
     async with httpx.AsyncClient(trust_env=False, timeout=2.0) as http:
         while time.monotonic() < deadline_s and process.returncode is None:
@@ -218,13 +219,13 @@ async def said_when_ready(process: asyncio.subprocess.Process, port: int) -> dic
             except httpx.TransportError:
                 await asyncio.sleep(0.1)
                 continue
-            failing: dict[str, str] = answer.json()["failing"]
-            reasons = [why for why in failing.values() if "yet" not in why]
-            if answer.status_code == 200 or reasons:
+            failing = answer.json()["failing"]
+            if answer.status_code == 200 or (words and all(word in json.dumps(failing) for word in words)):
                 assert (await http.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
                 return failing
             await asyncio.sleep(0.1)
-    raise AssertionError(f"said nothing within {WITHIN_S} s")
+    assert failing, f"said nothing within {WITHIN_S} s"
+    return failing
 
 
 async def trouble_with(row: Row, folder: Path, base: int) -> str | None:
@@ -241,7 +242,7 @@ async def trouble_with(row: Row, folder: Path, base: int) -> str | None:
             if "Traceback" in said:
                 return f"a traceback: {said[-300:]}"
         else:
-            said = json.dumps(await said_when_ready(process, base + HTTP_PORT[row.service]))
+            said = json.dumps(await said_when_ready(process, base + HTTP_PORT[row.service], row.words))
     except (AssertionError, TimeoutError) as exc:
         return f"{type(exc).__name__}: {exc}"
     finally:
