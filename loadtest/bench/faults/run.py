@@ -34,7 +34,7 @@ from loadtest.bench.fleet_process import FleetProcess, device_ring
 from loadtest.bench.fleet_record import FleetRecord
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter
-from loadtest.bench.validity import GeneratorWatch
+from loadtest.bench.validity import GeneratorReport, GeneratorWatch
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.link_proxy import LinkProxy
 
@@ -45,6 +45,7 @@ _ARRIVED_WITHIN_S: Final = 15.0
 _QUIET_S: Final = 1.5
 """Longer than nodes take to compare their logs with the stored ones."""
 _STALL_MS: Final = 500.0
+_FLEET_STALL_MS: Final = 1_000.0
 _CUE_EVERY_S: Final = 1.0
 
 
@@ -165,13 +166,14 @@ async def _run_once(
             await operators.cancel(plan)
             raise _TooSlow
         await asyncio.sleep(max(0.0, plan.first_due_ms / 1000 + options.warm_s - time.time()))
+        await fleet.watch()
         async with operators.cueing(plan, every_s=_CUE_EVERY_S), GeneratorWatch() as watch:
             try:
                 await fault.inject(scene)
             finally:
                 await _heal(scene, shared)
             await asyncio.sleep(options.hold_s)
-            stalled_ms = watch.report().lag_max_ms
+            ours, theirs = watch.report(), await fleet.watched()
         until_ms = int(time.time() * 1000)
         if until_ms > plan.last_due_ms:
             raise CouldNotRun(f"{fault.name} took longer than its schedule of {fault.lasts_s:.0f} s")
@@ -183,13 +185,24 @@ async def _run_once(
     kafka = await broadcasts_in_kafka(cluster.kafka.bootstrap_servers, begins_after)
     found = await asyncio.to_thread(_judged, plan, record, outbox, kafka, scene.phases(until_ms), until_ms)
     found.remarks = [*scene.remarks, *([f"{waiting} broadcasts never published"] if waiting else [])]
-    if stalled_ms > _STALL_MS:
-        # This process does next to nothing: when it is not run for so long, nor is anybody else.
+    if busy := _too_busy(ours, theirs):
         found.quiet = False
-        found.remarks.append(f"the machine ran nothing of ours for {stalled_ms / 1000:.1f} s")
+        found.remarks.append(busy)
     evidence = {"plan": plan, "steps": scene.steps, "until_ms": until_ms, "outbox": outbox, "verdict": found}
+    evidence |= {"own_loop": ours, "fleet_loop": theirs}
     await asyncio.to_thread((shared.directory / f"run-{number}.json").write_bytes, msgspec.json.encode(evidence))
     return found
+
+
+def _too_busy(ours: GeneratorReport, fleets: GeneratorReport | None) -> str | None:
+    """Why recovery would say more about the machine than about the system; None when it would not."""
+    if ours.lag_max_ms > _STALL_MS:
+        # This process does next to nothing: when it is not run for so long, nor is anybody else.
+        return f"the machine ran nothing of ours for {ours.lag_max_ms / 1000:.1f} s"
+    if fleets is not None and fleets.lag_max_ms > _FLEET_STALL_MS:
+        # A device that reads this late sees live frames late, and is given up by its node.
+        return f"the devices' process did not run for {fleets.lag_max_ms / 1000:.1f} s"
+    return None
 
 
 def _fleet_plan(plan: FaultPlan, cluster: LocalCluster, options: RunOptions) -> FleetPlan:
