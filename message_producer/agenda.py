@@ -25,6 +25,8 @@ class Agenda:
         """Due time up to which every entry is known; None: all are."""
         self._in_hand: set[str] = set()
         self._changed: set[str] = set()
+        self._beyond: list[Entry] | None = None
+        """What came to lie beyond the horizon while a reading is under way, which may move it there; None: none is."""
         self._held_back: dict[str, float] = {}
 
     @property
@@ -35,12 +37,17 @@ class Agenda:
     def begin_reading(self) -> None:
         """What changes from here on is newer than what `read` will bring."""
         self._changed = set(self._in_hand)
+        self._beyond = []
 
     def read(self, upcoming: Sequence[Entry]) -> None:
         """The store's next `entries_max` entries, as of any moment since `begin_reading`."""
         kept = [entry for entry in self._upcoming if entry[1] in self._changed]
         found = [entry for entry in upcoming if entry[1] not in self._changed]
-        self._horizon = upcoming[-1][0] if len(upcoming) >= self.entries_max else None
+        # The last entry of a full page may have neighbours due at the same moment that found no room in it.
+        self._horizon = upcoming[-1][0] - 1 if len(upcoming) >= self.entries_max else None
+        beyond, self._beyond = self._beyond or [], None
+        # The reading leaves out what changed meanwhile: nobody else would bring these.
+        kept += [entry for entry in beyond if self._is_within_horizon(entry)]
         self._upcoming = sorted({*kept, *found})
 
     def forget(self) -> None:
@@ -69,8 +76,10 @@ class Agenda:
         """They are not in hand any more; `following` is when each is due again, if that is known."""
         self._in_hand.difference_update(event_ids)
         for entry in following:
-            if self._horizon is None or entry[0] <= self._horizon:
+            if self._is_within_horizon(entry):
                 insort(self._upcoming, entry)
+            elif self._beyond is not None:
+                self._beyond.append(entry)
 
     def hold_back(self, event_id: str, until_s: float) -> None:
         """Leave the event alone until `until_s` of the monotonic clock; the oldest of too many is given up."""
@@ -93,6 +102,9 @@ class Agenda:
         self._held_back = {event_id: until for event_id, until in self._held_back.items() if until > now_s}
         waits = [self._held_back[event_id] - now_s for _, event_id in self._upcoming if event_id in self._held_back]
         return min(waits, default=None)
+
+    def _is_within_horizon(self, entry: Entry) -> bool:
+        return self._horizon is None or entry[0] <= self._horizon
 
     def _is_free(self, event_id: str, now_s: float) -> bool:
         return event_id not in self._in_hand and now_s >= self._held_back.get(event_id, now_s)

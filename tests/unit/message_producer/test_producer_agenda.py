@@ -86,3 +86,13 @@ def test_who_loses_the_lease_forgets_what_is_due_but_not_what_is_in_hand() -> No
     made.begin_reading()
     made.read([(10, "a"), (20, "b")])
     assert made.take_due(20, NOW_S, 9) == ["b"]
+
+
+def test_what_a_reading_moves_the_horizon_past_is_not_lost() -> None:
+    """Dispatched while the store is read, due again beyond the old horizon and within the new one."""
+    made = agenda((10, "a"), (20, "b"), entries_max=2)
+    made.begin_reading()
+    assert made.take_due(10, NOW_S, 1) == ["a"]
+    made.done(["a"], [(30, "a")])
+    made.read([(20, "b"), (40, "c")])
+    assert made.take_due(40, NOW_S, 9) == ["b", "a", "c"]
