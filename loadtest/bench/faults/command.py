@@ -14,7 +14,7 @@ from loadtest.bench.envelope import Envelope
 from loadtest.bench.faults.injections import FAULTS, Fault, fault_named
 from loadtest.bench.faults.run import FaultCluster, RunOptions, open_fault_cluster, run_fault
 from loadtest.bench.faults.table import COLUMNS, FaultResult, cells, markdown, with_table
-from loadtest.bench.faults.verdict import RunVerdict
+from loadtest.bench.faults.verdict import RunVerdict, unjudged
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
 
@@ -71,11 +71,23 @@ async def _until_quiet(
 ) -> AsyncIterator[RunVerdict]:
     """Runs until one had the machine to itself, at most `_ATTEMPTS`; all of them are judged for what they missed."""
     for _ in range(_ATTEMPTS):
-        run = await run_fault(fault, shared, options, reporter)
+        try:
+            run = await run_fault(fault, shared, options, reporter)
+        except CouldNotRun as exc:
+            # What was to come about did not: the promise is broken, and the other faults are to be tried all the same.
+            run = unjudged(str(exc))
+            await _all_running(shared)
         yield run
         if run.quiet:
             return
         reporter.note("  the machine was too busy for recovery to mean anything: once more")
+
+
+async def _all_running(shared: FaultCluster) -> None:
+    """Start again what a fault left dead. Raises CouldNotRun."""
+    for member in shared.cluster.members.values():
+        if not member.running:
+            await member.start()
 
 
 def list_faults() -> int:

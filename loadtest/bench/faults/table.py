@@ -36,7 +36,7 @@ class FaultResult(msgspec.Struct, frozen=True):
 
     @property
     def quiet(self) -> list[RunVerdict]:
-        return [run for run in self.runs if run.quiet]
+        return [run for run in self.runs if run.quiet and run.failed is None]
 
     def total(self, what: str) -> int:
         return sum(int(getattr(run, what)) for run in self.runs)
@@ -92,12 +92,13 @@ class FaultResult(msgspec.Struct, frozen=True):
 
 def cells(result: FaultResult) -> list[str]:
     """A row under COLUMNS."""
+    judged = [run for run in result.runs if run.failed is None]
     counts = ("missed", "out_of_order", "double_timestamps", "gaps", "holes", "duplicates")
     return [
         result.fault.name,
         str(len(result.quiet)),
-        *(f"{result.total(name):,}" for name in counts),
-        "; ".join(_phase(phase) for phase in result.phases()),
+        *(f"{result.total(name):,}" if judged else "-" for name in counts),
+        "; ".join(_phase(phase) for phase in result.phases()) or "-",
     ]
 
 

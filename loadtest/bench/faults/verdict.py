@@ -12,7 +12,16 @@ from device_sim.audit import DeviceLog, OutboxBroadcast, audit_fleet
 from loadtest.bench.faults.plan import FaultPlan
 from loadtest.bench.faults.recovery import Announced, Recovery
 
-__all__ = ["KafkaBroadcast", "OutboxRow", "RunVerdict", "announced", "lost_stages", "several_timestamps", "verdict"]
+__all__ = [
+    "KafkaBroadcast",
+    "OutboxRow",
+    "RunVerdict",
+    "announced",
+    "lost_stages",
+    "several_timestamps",
+    "unjudged",
+    "verdict",
+]
 
 
 class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +76,8 @@ class RunVerdict(msgspec.Struct, kw_only=True):
     quiet: bool = True
     """Everything was live before the fault; else the machine was too busy for recovery to mean anything."""
     remarks: list[str] = []
+    failed: str | None = None
+    """Why the run did not come to its end, so that nothing was judged: always a failure."""
 
     def broken(self) -> list[str]:
         """What is wrong with it; empty: it holds."""
@@ -86,6 +97,8 @@ class RunVerdict(msgspec.Struct, kw_only=True):
             )
             if count
         ]
+        if self.failed is not None:
+            found.append(f"not judged: {self.failed}")
         for recovery in self.recoveries:
             if self.quiet and not recovery.held:
                 took = "not in the time given" if recovery.seconds is None else f"{recovery.seconds:.2f} s"
@@ -93,6 +106,13 @@ class RunVerdict(msgspec.Struct, kw_only=True):
                     f"recovery from `{recovery.phase}`: {took}, bound {recovery.bound_s} s, channel {recovery.slowest}"
                 )
         return found
+
+
+def unjudged(why: str) -> RunVerdict:
+    """The verdict on a run that did not come to its end."""
+    kept = ("recoveries", "quiet", "remarks", "failed")
+    zero = dict.fromkeys((name for name in RunVerdict.__struct_fields__ if name not in kept), 0)
+    return msgspec.convert({**zero, "failed": why}, RunVerdict)
 
 
 def verdict(

@@ -23,7 +23,8 @@ ENVELOPE: dict[str, Any] = {
 
 def run(*recoveries: Recovery, **counts: int) -> RunVerdict:
     zero = dict.fromkeys(
-        (field for field in RunVerdict.__struct_fields__ if field not in ("recoveries", "quiet", "remarks")), 0
+        (field for field in RunVerdict.__struct_fields__ if field not in ("recoveries", "quiet", "remarks", "failed")),
+        0,
     )
     return RunVerdict(**{**zero, **counts}, recoveries=list(recoveries))
 

@@ -20,6 +20,7 @@ from loadtest.bench.faults.verdict import (
     announced,
     lost_stages,
     several_timestamps,
+    unjudged,
     verdict,
 )
 
@@ -176,3 +177,9 @@ def test_bounds_mean_nothing_on_a_machine_that_was_too_busy_before_but_what_is_m
     found.recoveries = [Recovery(phase="killed", bound_s=3.0, seconds=None, slowest=2)]
     found.quiet = False
     assert found.broken() == ["1 broadcasts missed"]
+
+
+def test_a_run_that_did_not_come_to_its_end_is_a_failure() -> None:
+    assert unjudged("after 30 s: 3 of 9 devices connected").broken() == [
+        "not judged: after 30 s: 3 of 9 devices connected"
+    ]
