@@ -79,8 +79,8 @@ class RunVerdict(msgspec.Struct, kw_only=True):
     failed: str | None = None
     """Why the run did not come to its end, so that nothing was judged: always a failure."""
 
-    def broken(self) -> list[str]:
-        """What is wrong with it; empty: it holds."""
+    def harm(self) -> list[str]:
+        """What no device may ever see, however busy the machine is; empty: nothing."""
         found = [
             f"{count} {what}"
             for count, what in (
@@ -99,6 +99,11 @@ class RunVerdict(msgspec.Struct, kw_only=True):
         ]
         if self.failed is not None:
             found.append(f"not judged: {self.failed}")
+        return found
+
+    def broken(self) -> list[str]:
+        """What is wrong with it, recovery that took too long included; empty: it holds."""
+        found = self.harm()
         for recovery in self.recoveries:
             if self.quiet and not recovery.held:
                 took = "not in the time given" if recovery.seconds is None else f"{recovery.seconds:.2f} s"

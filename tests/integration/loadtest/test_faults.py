@@ -1,7 +1,7 @@
 """Goal: whatever part of a cluster dies, freezes, forgets or is cut off, a device connected at the end has everything.
 
 The faults of `stagecue bench faults`, each done once to a smaller fleet; one cluster for all of them. What is judged is
-the same: outbox, Kafka and every device's record. Bounds on recovery are the promised ones.
+the same: outbox, Kafka and every device's record. How long recovery takes is the benchmark's to say.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Faul
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-async def test_nothing_is_missed_and_all_is_live_again_in_time(fault: Fault, shared: FaultCluster) -> None:
+async def test_nothing_is_missed_and_everybody_ends_at_the_newest_state(fault: Fault, shared: FaultCluster) -> None:
     verdict = await run_fault(fault, shared, OPTIONS, Reporter(as_json=True))
-    assert verdict.broken() == [], verdict
+    assert verdict.harm() == [], verdict
     assert verdict.broadcasts > OPTIONS.channels * 5, "the night went on"
     assert verdict.cues > 0
