@@ -42,7 +42,8 @@ class InstallationSettings(ServiceSettings):
         "between, a proxy or NAT; default: link_host and its port.",
     )
     kv_url: str | None = Field(
-        None, description="redis:// address of the KV store; needed when services run apart. Default: in memory."
+        None,
+        description="redis:// or redis+cluster:// address of the KV store; needed when services run apart. Unset: memory.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG shows every decision; INFO what changed; WARNING and ERROR what wants a person."
