@@ -43,7 +43,7 @@ class InstallationSettings(ServiceSettings):
     )
     kv_url: str | None = Field(
         None,
-        description="redis:// or redis+cluster:// address of the KV store; needed when services run apart. Unset: memory.",
+        description="redis:// or redis+cluster:// address of the KV store; services apart need it. Default: in memory.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG shows every decision; INFO what changed; WARNING and ERROR what wants a person."
