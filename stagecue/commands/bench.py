@@ -98,7 +98,7 @@ def faults(
 )
 @click.option("--devices", type=click.IntRange(4), default=2_000, show_default=True, help="Connected devices.")
 @click.option("--stages", type=click.IntRange(1), default=200, show_default=True, help="Stages, at random instants.")
-@click.option("--span", "span_s", type=float, default=60.0, show_default=True, help="Seconds they are spread over.")
+@click.option("--span", "span_s", type=float, default=120.0, show_default=True, help="Seconds they are spread over.")
 @click.option("--burst-events", type=click.IntRange(4), default=500, show_default=True, help="Events within a minute.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of the router's CPU.")
 @click.option("--devices-many", type=int, default=20_000, show_default=True, help="Compared with 2,000, as to CPU.")
