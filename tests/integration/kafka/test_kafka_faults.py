@@ -29,9 +29,10 @@ from tests.support.kafka_server import OwnKafka, kafka, kafka_group, kafka_serve
 __all__ = ["kafka", "kafka_group", "kafka_server"]
 pytestmark = [pytest.mark.external_service, pytest.mark.fault]
 
-TAKE_OVER_S = 8.0
+# Patience with a busy machine, so that what hangs fails; how long it takes is measured by `stagecue bench faults`.
+TAKE_OVER_S = 30.0
 """A router's partitions are with another one by then, killed or frozen."""
-BACK_S = 10.0
+BACK_S = 30.0
 """After a broker is back, broadcasts flow again by then."""
 
 
@@ -126,7 +127,7 @@ async def test_a_frozen_broker_is_an_outage_like_any_other(
         begun_s = time.monotonic()
         with pytest.raises(LogUnavailable):
             await log.publish_broadcast(broadcast("e0", 2))
-        assert time.monotonic() - begun_s < kafka.send_timeout_s + 1
+        assert time.monotonic() - begun_s < kafka.send_timeout_s + 8
         assert not readiness.ready
         kafka_server.broker.thaw()
         await insist(log, broadcast("e0", 2))
@@ -165,7 +166,7 @@ async def test_leaving_while_the_broker_is_away_takes_no_time(
         with pytest.raises(LogUnavailable):
             await log.publish_broadcast(broadcast("e0", 2))
         begun_s = time.monotonic()
-    assert time.monotonic() - begun_s < 8
+    assert time.monotonic() - begun_s < 20
     await asyncio.sleep(0.1)
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left
