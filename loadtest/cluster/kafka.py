@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 from xml.etree import ElementTree
@@ -18,7 +18,7 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.cluster.member import Member, program
 from loadtest.cluster.ports import reserve_ports
 
-__all__ = ["KafkaBroker", "kafka_jars"]
+__all__ = ["KafkaBroker", "cluster_id", "kafka_jars"]
 
 SHIPPED: Final = Path(__file__).parents[2] / "deploy" / "kafka"
 """Where the pom and the properties are."""
@@ -86,7 +86,7 @@ class KafkaBroker(Member):
         if (self.data / "meta.properties").exists():
             return
         shutil.rmtree(self.data, ignore_errors=True)  # half of one, from a format that was killed
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = cluster_id(lambda: uuid.uuid4().bytes)
         await _run(
             [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings)],
             self.directory / "format.log",
@@ -200,3 +200,10 @@ def _name(making: Path, kept: Path) -> None:
 
 def _end_of(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+
+
+def cluster_id(random_bytes: Callable[[], bytes]) -> str:
+    """A name for a new cluster, as Kafka makes them: never one that its own tools would take for an option."""
+    while (name := urlsafe_b64encode(random_bytes()).decode().rstrip("=")).startswith("-"):
+        continue
+    return name

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench.outcome import CouldNotRun
-from loadtest.cluster.kafka import SHIPPED, KafkaBroker, kafka_jars
+from loadtest.cluster.kafka import SHIPPED, KafkaBroker, cluster_id, kafka_jars
 
 
 @pytest.fixture
@@ -101,3 +101,9 @@ def test_the_shipped_settings_bound_recovery() -> None:
     ):
         assert wanted in lines
     assert int(next(line for line in lines if line.startswith("group.min.session")).partition("=")[2]) <= 6000
+
+
+def test_a_cluster_is_never_named_like_an_option() -> None:
+    """One name in 64 would begin with a dash, and the broker's tool would ask for the name it was given."""
+    drawn = iter([b"\xfb" + bytes(15), b"\xf8" + bytes(15), b"\x01" * 16])
+    assert cluster_id(lambda: next(drawn)) == "AQEBAQEBAQEBAQEBAQEBAQ"
