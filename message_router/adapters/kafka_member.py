@@ -20,6 +20,7 @@ from contract.runtime.kafka_settings import KafkaSettings
 
 __all__ = ["GroupMember"]
 
+_TOPICS: Final = (KAFKA_BROADCASTS, KAFKA_SCHEDULE)
 _CONNECT_WITHIN_S: Final = 5.0
 _ANSWER_WITHIN_S: Final = 3.0
 _FETCH_MAX_WAIT_MS: Final = 100
@@ -90,7 +91,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 await close_consumer(consumer)
                 raise
         member = cls(settings, consumer)
-        consumer.subscribe([KAFKA_BROADCASTS, KAFKA_SCHEDULE], listener=member)
+        consumer.subscribe(list(_TOPICS), listener=member)
         return member
 
     async def close(self) -> None:
@@ -268,6 +269,10 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.broken |= self._stalled()
 
     async def _look(self) -> None:
+        if not all(self._consumer.partitions_for_topic(topic) for topic in _TOPICS):
+            # Created a moment ago, a topic may not be known to the broker that was asked about it; the client would ask
+            # again when its knowledge is a minute old, and until then nobody in the group is given its partitions.
+            await self._consumer._client.force_metadata_update()
         watched = list(self._ours)
         # Without a partition, any will do: what matters is whether somebody answers.
         ends = await self._consumer.end_offsets([_tp(partition) for partition in watched or [0]])

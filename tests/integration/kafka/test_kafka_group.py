@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from contract.runtime.kafka_connect import ensure_topics
 from contract.runtime.kafka_settings import KafkaSettings
 from contract.schedule import TopicSchedule
+from message_router.adapters.kafka_member import GroupMember
 from tests.integration.kafka.kafka_world import BASE, broadcast, polled, publisher
 from tests.support.kafka_server import kafka, kafka_group, kafka_server
 
@@ -82,6 +84,22 @@ async def test_what_was_not_committed_is_given_out_again(kafka: KafkaSettings, k
         async with polled(kafka, kafka_group) as second:
             await second.until(lambda: len(second.entries) == 5)
             assert [one.timestamp for one in second.broadcasts] == [BASE + number for number in range(6, 11)]
+
+
+async def test_topics_that_appear_later_are_shared_out_soon(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Goal: a router that asked before its broker knew the Kafka topics does not wait a minute for its partitions."""
+    member = await GroupMember.join(kafka, kafka_group)
+    try:
+        await asyncio.sleep(0.5)
+        await ensure_topics(kafka)
+        found: dict[int, int] | None = None
+        async with asyncio.timeout(20):
+            while not found:
+                await member.take(1, 0.1)
+                found = await member.positions() if member.changed() else None
+        assert len(found) == 2 * kafka.partitions
+    finally:
+        await member.close()
 
 
 async def test_a_commit_never_goes_backwards_nor_touches_what_is_not_ours(
