@@ -38,6 +38,11 @@ class FaultResult(msgspec.Struct, frozen=True):
     def quiet(self) -> list[RunVerdict]:
         return [run for run in self.runs if run.quiet and run.failed is None]
 
+    @property
+    def measured(self) -> list[RunVerdict]:
+        """The runs recovery is told of: if the machine was too busy in all of them, all of them."""
+        return self.quiet or [run for run in self.runs if run.failed is None]
+
     def total(self, what: str) -> int:
         return sum(int(getattr(run, what)) for run in self.runs)
 
@@ -55,7 +60,10 @@ class FaultResult(msgspec.Struct, frozen=True):
         names: dict[str, float | None] = {}
         for run in self.runs:
             names.update({recovery.phase: recovery.bound_s for recovery in run.recoveries})
-        return [{"phase": name, "bound_s": bound_s, **self._took([name])} for name, bound_s in names.items()]
+        busy = not self.quiet
+        return [
+            {"phase": name, "bound_s": bound_s, "busy": busy, **self._took([name])} for name, bound_s in names.items()
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """An element of the key `faults`; recovery of the phases that have a bound, the slowest of each run."""
@@ -79,7 +87,7 @@ class FaultResult(msgspec.Struct, frozen=True):
     def _took(self, phases: Sequence[str]) -> dict[str, float | None]:
         """Of each run the slowest of `phases`; None where one of them did not recover."""
         found: list[float] = []
-        for run in self.quiet:
+        for run in self.measured:
             took = [recovery.seconds for recovery in run.recoveries if recovery.phase in phases]
             if not took or any(seconds is None for seconds in took):
                 return {"recover_s_p50": None, "recover_s_max": None}
@@ -134,7 +142,7 @@ def _phase(phase: Mapping[str, Any]) -> str:
     if phase["bound_s"] is None:
         took = "-" if phase["recover_s_max"] is None else took
         return f"{phase['phase']} {took}"
-    return f"{phase['phase']} {took} ({phase['bound_s']:g})"
+    return f"{phase['phase']} {took} ({phase['bound_s']:g}){', on a busy machine' * phase['busy']}"
 
 
 def _rounded(seconds: float | None) -> float | None:
