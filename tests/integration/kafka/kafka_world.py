@@ -47,7 +47,7 @@ class Polled:
     def broadcasts(self) -> list[Broadcast]:
         return [entry.broadcast for entry in self.entries if entry.broadcast is not None]
 
-    async def until(self, condition: Callable[[], bool], within_s: float = 15.0) -> None:
+    async def until(self, condition: Callable[[], bool], within_s: float = 45.0) -> None:
         async with asyncio.timeout(within_s):
             while not condition():
                 if self._task.done():

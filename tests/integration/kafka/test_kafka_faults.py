@@ -27,12 +27,12 @@ from tests.integration.kafka.kafka_world import BASE, Polled, broadcast, polled,
 from tests.support.kafka_server import OwnKafka, kafka, kafka_group, kafka_server
 
 __all__ = ["kafka", "kafka_group", "kafka_server"]
-pytestmark = [pytest.mark.external_service, pytest.mark.fault]
+pytestmark = [pytest.mark.external_service, pytest.mark.fault, pytest.mark.timeout(180)]
 
 # Patience with a busy machine, so that what hangs fails; how long it takes is measured by `stagecue bench faults`.
-TAKE_OVER_S = 30.0
+TAKE_OVER_S = 60.0
 """A router's partitions are with another one by then, killed or frozen."""
-BACK_S = 30.0
+BACK_S = 120.0
 """After a broker is back, broadcasts flow again by then."""
 
 

@@ -16,7 +16,7 @@ from tests.integration.kafka.kafka_world import BASE, broadcast, polled, publish
 from tests.support.kafka_server import kafka, kafka_group, kafka_server
 
 __all__ = ["kafka", "kafka_group", "kafka_server"]
-pytestmark = pytest.mark.external_service
+pytestmark = [pytest.mark.external_service, pytest.mark.timeout(180)]
 
 EVENTS = [f"e{number}" for number in range(12)]
 
