@@ -66,9 +66,11 @@ async def run_router(
         sock = stack.enter_context(listen_on(settings.host, settings.router_port))
         async with answering_meanwhile(sock, readiness, "router"):
             kv = await stack.enter_async_context(open_kv(kv_url))
-            window_s = chosen.replay_window_s
-            opened = _kafka_log if kafka.bootstrap_servers else _embedded_log
-            source = await stack.enter_async_context(opened(kafka, store, window_s, clock, readiness, stop))
+            if kafka.bootstrap_servers:
+                opening = _kafka_log(kafka, chosen.replay_window_s, store, clock, readiness, stop)
+            else:
+                opening = _embedded_log(store, clock, readiness, stop)
+            source = await stack.enter_async_context(opening)
         router = build_router(
             chosen,
             log=source.log,
@@ -114,8 +116,8 @@ def _named(chosen: RouterSettings, settings: InstallationSettings) -> RouterSett
 @asynccontextmanager
 async def _kafka_log(
     kafka: KafkaSettings,
-    store: ProducerSettings,
     replay_window_s: float,
+    store: ProducerSettings,
     clock: SystemClock,
     readiness: Readiness,
     stop: asyncio.Event,
@@ -148,12 +150,7 @@ async def _kafka_log(
 
 @asynccontextmanager
 async def _embedded_log(
-    kafka: KafkaSettings,
-    store: ProducerSettings,
-    replay_window_s: float,
-    clock: SystemClock,
-    readiness: Readiness,
-    stop: asyncio.Event,
+    store: ProducerSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
 ) -> AsyncIterator[_Log]:
     """The log is the producer's outbox, in the database that reach goes to, too."""
     opened = opened_patiently(
