@@ -280,10 +280,12 @@ async def test_polling_is_cancel_safe(kafka: KafkaSettings, kafka_group: str) ->
 
         publishing = asyncio.create_task(night())
         cut = 0
-        async with asyncio.timeout(20):
-            while len(got) < 200:
+        async with asyncio.timeout(60):
+            # Hasty once it has joined. All may have come before eight polls were cut: the rest are cut on an empty log.
+            while len(got) < 200 or cut < 8:
+                hasty = bool(got) and (cut < 8 or len(got) % 3)
                 polling = asyncio.create_task(reader.poll(max_entries=7, timeout_s=1))
-                await asyncio.wait({polling}, timeout=0.003 if len(got) % 3 else 0.5)
+                await asyncio.wait({polling}, timeout=0.003 if hasty else 0.5)
                 polling.cancel()
                 await asyncio.wait({polling})
                 if polling.cancelled():
@@ -291,5 +293,4 @@ async def test_polling_is_cancel_safe(kafka: KafkaSettings, kafka_group: str) ->
                 else:
                     got += [entry.broadcast.timestamp for entry in polling.result().entries if entry.broadcast]
         await publishing
-    assert cut > 5
     assert got == [BASE + number for number in range(1, 201)]
