@@ -1,4 +1,4 @@
-"""Reach tally, drain plan, request judgement, settings, frames and metrics: the small pure parts."""
+"""Reach tally, drain plan, request judgement, settings and frames: the small pure parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from push_proxy.drain import plan_drain
 from push_proxy.fanout import FanOut
 from push_proxy.followed import FollowedTopic, text_frame
 from push_proxy.handshake import Accept, Page, Refuse, RefuseAfterUpgrade, judge_request, problem
-from push_proxy.metrics import NodeMetrics
 from push_proxy.reach_tally import ReachTally
 from push_proxy.recovery import Phase, Subscription
 from push_proxy.session import Grant
@@ -294,7 +293,7 @@ async def test_fanout_goes_on_after_whoever_waited_for_a_job_failed() -> None:
     assert fanout.waiting == 0
 
 
-# Settings and metrics.
+# Settings.
 
 
 def test_settings_relations() -> None:
@@ -309,15 +308,3 @@ def test_settings_relations() -> None:
         PushSettings(token_lifetime_s=300, token_renew_before_s=270)
     assert PushSettings().resolved_node_id(8402).endswith("-8402")
     assert PushSettings(node_id="n7").resolved_node_id(1) == "n7"
-
-
-def test_metrics_render_plain_counters_and_gauges() -> None:
-    """Two nodes in one process do not share a registry."""
-    one, two = NodeMetrics(), NodeMetrics()
-    one.count("written", 5)
-    one.gauge("connections", lambda: 7)
-    text = one.render().decode()
-    assert "stagecue_push_written_total 5.0" in text
-    assert "stagecue_push_connections 7.0" in text
-    assert one.value("written") == 5
-    assert "stagecue_push_written_total 0.0" in two.render().decode()
