@@ -1,0 +1,244 @@
+"""Who is let in, pure: files, connections, a rate of handshakes, and a share per address. Times are monotonic seconds.
+
+Two gates. `opened`, at accept, only counts sockets: above the open files there is nobody who could answer. `handshake`,
+once a request for a stream is read and before its token is looked at, decides with a few comparisons: refusing must
+cost less than serving. Between both limits lies a lane in which refusals are read and answered with a moment to return.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, Literal, NamedTuple
+
+from contract.close_codes import CloseCode
+from contract.errors import InvalidRequest
+
+__all__ = [
+    "REFUSALS",
+    "Admission",
+    "AdmissionLimits",
+    "AdmissionVerdict",
+    "Capacity",
+    "Network",
+    "Refusal",
+    "Source",
+    "TokenBucket",
+    "address_key",
+    "capacity",
+    "parse_networks",
+]
+
+Network = IPv4Network | IPv6Network
+AdmissionVerdict = Literal["admitted", "draining", "full", "busy", "address_full", "address_busy"]
+
+
+class Refusal(NamedTuple):
+    """How a verdict is told: to what can read a status, and to a browser after the upgrade."""
+
+    status: int
+    close_code: CloseCode
+    reason: str
+    """Of the goaway frame, and the label of metrics and logs."""
+    detail: str
+
+
+REFUSALS: Final[Mapping[AdmissionVerdict, Refusal]] = {
+    "draining": Refusal(503, CloseCode.DRAIN, "drain", "node is draining"),
+    "full": Refusal(503, CloseCode.NODE_FULL, "full", "node is full"),
+    "busy": Refusal(503, CloseCode.REFUSED_FOR_NOW, "busy", "too many connects at once"),
+    "address_full": Refusal(429, CloseCode.REFUSED_FOR_NOW, "address", "too many connections from this address"),
+    "address_busy": Refusal(429, CloseCode.REFUSED_FOR_NOW, "address", "too many connects from this address"),
+}
+_LANE_MIN: Final = 64
+_IPV6_PREFIX: Final = 64
+
+
+class Capacity(NamedTuple):
+    sessions: int
+    """Connections served at most."""
+    open: int
+    """Sockets held at most: sessions, handshakes under way, refusals being answered."""
+
+
+def capacity(max_connections: int, *, file_limit: int | None, reserved_files: int) -> Capacity:
+    """What fits under the process's limit of open files; None: no limit.
+
+    `reserved_files` are left for links, stores and logs, at most a quarter of the limit. A tenth on top of the sessions
+    (a twentieth of what there is, if that is scarce) is the lane of handshakes.
+    """
+    assert max_connections >= 1
+    if file_limit is None:
+        return Capacity(max_connections, max_connections + max(_LANE_MIN, max_connections // 10))
+    room = max(2, file_limit - min(reserved_files, file_limit // 4))
+    sessions = max(1, min(max_connections, room - max(8, room // 20)))
+    return Capacity(sessions, min(room, sessions + max(_LANE_MIN, sessions // 10)))
+
+
+class TokenBucket:
+    """At most `rate_per_s` x t + `burst` admissions in any t seconds; one number of state (GCRA)."""
+
+    __slots__ = ("_full_at_s", "_spacing_s", "_tolerance_s")
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        assert rate_per_s > 0, "a bucket that never fills"
+        assert burst >= 1, "a bucket that holds nothing"
+        self._spacing_s = 1 / rate_per_s
+        self._tolerance_s = (burst - 1) / rate_per_s
+        self._full_at_s = float("-inf")
+
+    def ready(self, now_s: float) -> bool:
+        """Whether `take` would take one."""
+        return self._full_at_s - now_s <= self._tolerance_s
+
+    def take(self, now_s: float) -> bool:
+        full_at_s = self._full_at_s
+        if full_at_s - now_s > self._tolerance_s:
+            return False
+        self._full_at_s = (full_at_s if full_at_s > now_s else now_s) + self._spacing_s
+        return True
+
+
+class AdmissionLimits(NamedTuple):
+    capacity: Capacity
+    handshakes_per_s: float
+    handshake_burst: int
+    connections_per_address: int
+    handshakes_per_address_per_s: float
+    handshake_burst_per_address: int
+    exempt: tuple[Network, ...] = ()
+    """Addresses that stand for many devices: proxies and load balancers of one's own."""
+    idle_addresses: int = 8192
+    """Addresses without a connection that are remembered; the longest idle is forgotten first."""
+
+
+class Source:
+    """One address (an IPv6 /64) and its share; the listener keeps it per connection and hands it back."""
+
+    __slots__ = ("bucket", "key", "open")
+
+    def __init__(self, key: str, bucket: TokenBucket | None) -> None:
+        self.key = key
+        self.bucket = bucket
+        """None: exempt from the limits per address."""
+        self.open = 0
+
+
+class Admission:
+    """Counts sockets and addresses, and decides. Memory: one Source per address connected, and the idle ones."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self._limits = limits
+        self._bucket = TokenBucket(limits.handshakes_per_s, limits.handshake_burst)
+        per_address = limits.connections_per_address
+        self._address_open_max = per_address + max(_LANE_MIN, per_address // 10)
+        self._active: dict[str, Source] = {}
+        self._idle: OrderedDict[str, Source] = OrderedDict()
+        self._open = 0
+        self.draining = False
+        """Set once a drain has begun: nobody is admitted any more."""
+
+    @property
+    def open(self) -> int:
+        """Sockets opened and not closed."""
+        return self._open
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Addresses connected, addresses remembered."""
+        return len(self._active), len(self._idle)
+
+    def opened(self, host: str) -> Source | None:
+        """A socket was accepted from `host`; None: cut it off at once, without an answer and without `closed`."""
+        if self._open >= self._limits.capacity.open:
+            return None
+        key = host if ":" not in host else address_key(host)
+        source = self._active.get(key)
+        if source is None:
+            source = self._idle.pop(key, None) or self._new_source(key)
+            self._active[key] = source
+        elif source.bucket is not None and source.open >= self._address_open_max:
+            return None
+        source.open += 1
+        self._open += 1
+        return source
+
+    def handshake(self, source: Source, now_s: float, *, sessions: int) -> AdmissionVerdict:
+        """Judge a request for a stream, `sessions` being served now; only "admitted" uses up the rates."""
+        if self.draining:
+            return "draining"
+        bucket = source.bucket
+        if bucket is not None:
+            if source.open > self._limits.connections_per_address:
+                return "address_full"
+            if not bucket.ready(now_s):
+                return "address_busy"
+        if sessions >= self._limits.capacity.sessions:
+            return "full"
+        if not self._bucket.take(now_s):
+            return "busy"
+        if bucket is not None:
+            bucket.take(now_s)
+        return "admitted"
+
+    def closed(self, source: Source) -> None:
+        """A socket that was opened is gone; exactly once each."""
+        assert source.open > 0, "closed more often than opened"
+        self._open -= 1
+        source.open -= 1
+        if source.open == 0:
+            del self._active[source.key]
+            self._idle[source.key] = source
+            if len(self._idle) > self._limits.idle_addresses:
+                self._idle.popitem(last=False)
+
+    def head_timeout_s(self, usual_s: float, *, sessions: int) -> float:
+        """How long a new socket may take to send its request: less as the lane fills, a fifth when it is full.
+
+        Slow requests hold the lane; nobody else's handshake waits for them for long.
+        """
+        lane = max(1, self._limits.capacity.open - sessions)
+        used = min(1.0, max(0, self._open - sessions) / lane)
+        return usual_s * (1.0 - 0.8 * used)
+
+    def _new_source(self, key: str) -> Source:
+        limits = self._limits
+        if limits.exempt and _lies_in(key, limits.exempt):
+            return Source(key, None)
+        return Source(key, TokenBucket(limits.handshakes_per_address_per_s, limits.handshake_burst_per_address))
+
+
+def address_key(host: str) -> str:
+    """What is counted as one address: an IPv4 address, the /64 of an IPv6 one, the text of anything else.
+
+    An IPv4 address mapped into IPv6 is the IPv4 address; a zone (`%eth0`) says nothing of who it is.
+    """
+    try:
+        address = IPv6Address(host.partition("%")[0])
+    except AddressValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> (128 - _IPV6_PREFIX) << (128 - _IPV6_PREFIX)))
+
+
+def parse_networks(text: str, *, field: str) -> tuple[Network, ...]:
+    """Networks by commas, each `10.0.0.0/8` or one address; raises InvalidRequest that names the one at fault."""
+    networks: list[Network] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            networks.append(ip_network(part))
+        except ValueError as exc:
+            raise InvalidRequest(
+                f"{part[:60]!r} is no network: {exc}", field=field, rule="like 10.0.0.0/8, 192.0.2.7 or fd00::/8"
+            ) from exc
+    return tuple(networks)
+
+
+def _lies_in(key: str, networks: Iterable[Network]) -> bool:
+    try:
+        address = ip_address(key)
+    except ValueError:
+        return False
+    return any(address in network for network in networks)

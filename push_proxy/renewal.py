@@ -1,0 +1,66 @@
+"""When tokens are renewed in-band and what becomes of expired ones, pure: no device needs the DGS for its token.
+
+Times are seconds or milliseconds of one clock, the caller's; draws are uniform over [0, 1).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from push_proxy.due_times import StageGuards
+
+__all__ = ["Standing", "close_at_ms", "draw_expiry_late_ms", "draw_life_s", "draw_renew_lead_s", "standing"]
+
+Standing = Literal["valid", "grace", "expired"]
+LAST_LEAD: Final = 0.2
+"""Share of the renewal window kept free at its end, so that a renewal that fails has time for another."""
+LIFE_SPREAD: Final = 0.1
+
+
+def standing(expires_at_s: float, now_s: float, *, grace_s: float) -> Standing:
+    """What a token with a good signature is worth to a device that connects.
+
+    `grace`: accepted, and renewed as soon as it is welcomed. Only an `expired` one is sent away for another.
+    """
+    assert grace_s >= 0, "a grace is a length"
+    if now_s < expires_at_s:
+        return "valid"
+    return "grace" if now_s < expires_at_s + grace_s else "expired"
+
+
+def draw_renew_lead_s(draw: float, *, before_s: float) -> float:
+    """How long before its end this connection's token is renewed: within the window, not in its last fifth; 0: never.
+
+    Tokens that were issued with one expiry (for one event) are thereby renewed over most of the window.
+    """
+    assert 0.0 <= draw < 1.0, "draws lie in [0, 1)"
+    return before_s * (1.0 - draw * (1.0 - LAST_LEAD))
+
+
+def draw_life_s(draw: float, *, life_s: float, left_s: float) -> float:
+    """The life of a renewed token: `life_s`, give or take a tenth, and never less than what the old one has left."""
+    assert 0.0 <= draw < 1.0, "draws lie in [0, 1)"
+    return max(life_s * (1.0 - LIFE_SPREAD + 2 * LIFE_SPREAD * draw), left_s)
+
+
+def draw_expiry_late_ms(draw: float, *, spread_ms: int) -> int:
+    """How long after its token's end this connection is closed, if nothing renewed it; drawn once per connection."""
+    assert 0.0 <= draw < 1.0, "draws lie in [0, 1)"
+    return int(draw * spread_ms)
+
+
+def close_at_ms(expires_at_ms: int, late_ms: int, guards: StageGuards, *, grace_ms: int) -> int:
+    """When a connection whose token was not renewed is closed: spread, clear of due stages, within the grace.
+
+    Each guard pushes it behind the stage by the connection's own `late_ms` again, so that those who waited do not
+    leave together. Within the grace the device is let in again with the token it has. The same arguments give the
+    same moment: nothing has to be kept per connection but `late_ms`.
+    """
+    latest_ms = expires_at_ms + max(late_ms, grace_ms - late_ms)
+    at_ms = expires_at_ms + late_ms
+    while at_ms < latest_ms:
+        clear_ms = guards.clear_from(at_ms)
+        if clear_ms == at_ms:
+            return at_ms
+        at_ms = clear_ms + late_ms
+    return latest_ms
