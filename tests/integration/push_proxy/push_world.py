@@ -206,7 +206,9 @@ class Device:
 class World:
     """A running node and everything around it."""
 
-    def __init__(self, *, clock: Clock | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, port: int = 0, ring: KeyRing | None = None, **settings: Any
+    ) -> None:
         defaults: dict[str, Any] = {
             "node_id": "n1",
             "drain_s": 0.2,
@@ -219,10 +221,10 @@ class World:
         self.settings = PushSettings(**(defaults | settings))
         self.log = FlakyLog()
         self.view = LivingView()
-        self.ring: KeyRing = new_key_ring("stagecue.device")
+        self.ring: KeyRing = ring or new_key_ring("stagecue.device")
         self.readiness = Readiness()
         self.clock: Clock = clock or SystemClock()
-        self.sock: socket.socket = listen_on("127.0.0.1", 0)
+        self.sock: socket.socket = listen_on("127.0.0.1", port)
         self.port = self.sock.getsockname()[1]
         self.node = build_push_node(
             self.settings,
