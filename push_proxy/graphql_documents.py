@@ -41,7 +41,7 @@ from graphql import (
 from graphql.execution.values import VariableValues
 
 from contract.cursor import Cursor
-from contract.errors import InvalidRequest
+from contract.errors import InvalidRequest, Overloaded
 from contract.frames import (
     BroadcastFrame,
     ContinuityFrame,
@@ -62,6 +62,8 @@ __all__ = [
     "MAX_QUERY_CHARS",
     "MAX_SELECTIONS",
     "MAX_TOKENS",
+    "NEW_DOCUMENTS_BURST",
+    "NEW_DOCUMENTS_PER_S",
     "Documents",
     "GraphqlForm",
     "OperationRefused",
@@ -82,6 +84,9 @@ MAX_ALIASES: Final = 16
 """Fields renamed in one document: each makes a frame longer by what it selects once more."""
 MAX_FIELDS: Final = 128
 """Fields of all members together once fragments are filled in; the schema has 40."""
+NEW_DOCUMENTS_BURST: Final = 32.0
+NEW_DOCUMENTS_PER_S: Final = 8.0
+"""Documents read per node: a whole fleet sends a handful, and the worst one takes about 20 ms of the loop."""
 _MAX_FRAGMENTS: Final = 16
 _MAX_DIRECTIVES: Final = 32
 _MAX_COMMENTS: Final = 100
@@ -175,6 +180,8 @@ class Documents:
         self._max_chars = max_chars
         self._documents: OrderedDict[str, _Document | OperationRefused] = OrderedDict()
         self._chars = 0
+        self._budget = NEW_DOCUMENTS_BURST
+        self._budget_at_s: float | None = None
         self._forms: WeakValueDictionary[tuple[str, tuple[tuple[str, Plan], ...]], GraphqlForm] = WeakValueDictionary()
 
     @property
@@ -186,9 +193,14 @@ class Documents:
         """Whether it was parsed already, and preparing it again costs little."""
         return query in self._documents
 
-    def prepare(self, query: str, operation_name: str | None, variables: Mapping[str, Any] | None) -> Prepared:
-        """The form and the arguments of one subscription, or OperationRefused."""
-        document = self._document(query)
+    def prepare(
+        self, query: str, operation_name: str | None, variables: Mapping[str, Any] | None, *, now_s: float
+    ) -> Prepared:
+        """The form and the arguments of one subscription, or OperationRefused.
+
+        Overloaded where too many new documents came in a short time: reading one may take as long as a fan-out.
+        """
+        document = self._document(query, now_s)
         operation = document.operation(operation_name)
         try:
             values = operation.variables(variables or {})
@@ -196,9 +208,10 @@ class Documents:
         except GraphQLError as exc:
             raise _refused([exc], "variables") from exc
 
-    def _document(self, query: str) -> _Document:
+    def _document(self, query: str, now_s: float) -> _Document:
         known = self._documents.get(query)
         if known is None:
+            self._spend(now_s)
             try:
                 known = _Document(self._schema, _checked(self._schema, query))
             except OperationRefused as exc:
@@ -209,6 +222,19 @@ class Documents:
         if isinstance(known, OperationRefused):
             raise OperationRefused(known.errors, field="query")
         return known
+
+    def _spend(self, now_s: float) -> None:
+        earned = (now_s - self._budget_at_s) * NEW_DOCUMENTS_PER_S if self._budget_at_s is not None else 0.0
+        self._budget = min(NEW_DOCUMENTS_BURST, self._budget + earned)
+        self._budget_at_s = now_s
+        if self._budget < 1:
+            raise Overloaded(
+                "this node reads too many new documents at the moment",
+                field="query",
+                rule="send documents others send too, with variables",
+                retry_after_s=(1 - self._budget) / NEW_DOCUMENTS_PER_S,
+            )
+        self._budget -= 1
 
     def _keep(self, query: str, document: _Document | OperationRefused) -> None:
         if len(query) > MAX_QUERY_CHARS:

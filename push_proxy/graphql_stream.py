@@ -1,0 +1,319 @@
+"""graphql-transport-ws, pure: messages in, actions out. The protocol of the npm package `graphql-ws`, its PROTOCOL.md.
+
+One object per connection: whether it was acknowledged, and which operation follows which topics. What follows of a
+subscribe (limits, cursors, the token's topics, deadlines) is the session's, which all protocols share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from contract.close_codes import CloseCode, GraphqlCloseCode
+from contract.cursor import Cursor
+from contract.errors import InvalidRequest, Overloaded, Unauthorized
+from contract.frames import MAX_TOPICS_PER_CONNECTION, ErrorFrame, SubscribeFrame, encode_frame
+from push_proxy.graphql_documents import Documents, GraphqlForm, OperationRefused, Prepared
+from push_proxy.session import Action, Close, Follow, Grant, LatestOf, Send, Session
+
+__all__ = [
+    "ACK",
+    "MAX_ID_CHARS",
+    "PING",
+    "Asking",
+    "Begin",
+    "Drop",
+    "End",
+    "GraphqlAction",
+    "GraphqlStream",
+    "Open",
+    "Operation",
+    "Reply",
+    "complete_message",
+    "next_prefix",
+]
+
+MAX_ID_CHARS: Final = 128
+"""Of an operation's id, which stands in every frame of it; clients send 36."""
+MESSAGE_BURST: Final = 400.0
+MESSAGES_PER_S: Final = 20.0
+"""Every message costs one; a client that is never below zero is never closed for it."""
+
+ACK: Final = b'{"type":"connection_ack"}'
+PING: Final = b'{"type":"ping"}'
+_PONG: Final = b'{"type":"pong"}'
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="type"):
+    pass
+
+
+class _Init(_Message, frozen=True, tag="connection_init"):
+    payload: dict[str, Any] | None = None
+
+
+class _Ping(_Message, frozen=True, tag="ping"):
+    payload: dict[str, Any] | None = None
+
+
+class _Pong(_Message, frozen=True, tag="pong"):
+    payload: dict[str, Any] | None = None
+
+
+class _Request(msgspec.Struct, frozen=True):
+    query: str
+    operationName: str | None = None  # noqa: N815 - the protocol's spelling
+    variables: dict[str, Any] | None = None
+    extensions: dict[str, Any] | None = None
+
+
+class _Subscribe(_Message, frozen=True, tag="subscribe"):
+    id: str
+    payload: _Request
+
+
+class _Complete(_Message, frozen=True, tag="complete"):
+    id: str
+
+
+_decode = msgspec.json.Decoder(_Init | _Ping | _Pong | _Subscribe | _Complete).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Operation:
+    """One subscription that runs: an id, the form of its payloads, and the topics it follows."""
+
+    __slots__ = ("form", "id", "topics")
+
+    def __init__(self, id: str, form: GraphqlForm, topics: tuple[str, ...]) -> None:
+        self.id = id
+        self.form = form
+        self.topics = topics
+
+
+class Asking(NamedTuple):
+    """What the stream has to ask, at one moment."""
+
+    documents: Documents
+    now_s: float
+    now_ms: int
+    latest_of: LatestOf
+    verify: Callable[[str], Grant]
+    """Raises Unauthorized."""
+
+
+class Reply(NamedTuple):
+    """One message, as JSON."""
+
+    message: bytes
+
+
+class Open(NamedTuple):
+    """The token is good: begin a session with this grant, then acknowledge."""
+
+    grant: Grant
+
+
+class Begin(NamedTuple):
+    """An operation runs from now on: welcome it, then carry out what its subscribe made of the session."""
+
+    operation: Operation
+    actions: tuple[Action, ...]
+
+
+class End(NamedTuple):
+    """An operation was completed by the client; nothing more may be sent for it."""
+
+    operation: Operation
+
+
+class Alive(NamedTuple):
+    """The client answered our ping."""
+
+
+class Drop(NamedTuple):
+    """Close the connection with a code of this protocol."""
+
+    code: CloseCode | GraphqlCloseCode
+    reason: str
+
+
+GraphqlAction = Reply | Open | Begin | End | Alive | Drop
+Op = TypeVar("Op", bound=Operation)
+
+
+class GraphqlStream:
+    """State of one connection; `operations` is read by the shell and changed here only."""
+
+    __slots__ = ("_credit", "_credit_at_s", "_initialised", "head_grant", "operations")
+
+    def __init__(self, head_grant: Grant | None, *, now_s: float) -> None:
+        self.head_grant = head_grant
+        """Of the token in the HTTP request, if a good one was there: `connection_init` need not bring another."""
+        self.operations: dict[str, Operation] = {}
+        self._initialised = False
+        self._credit = MESSAGE_BURST
+        self._credit_at_s = now_s
+
+    def owner(self, topic: str) -> Operation | None:
+        """The operation that follows a topic: at most one."""
+        for operation in self.operations.values():
+            if topic in operation.topics:
+                return operation
+        return None
+
+    def received(self, data: bytes, session: Session | None, asking: Asking) -> list[GraphqlAction]:
+        """One text message. `session` is None until the connection was acknowledged."""
+        if not self._afford(asking.now_s):
+            return [Drop(CloseCode.TOO_MANY_ERRORS, "Too many messages")]
+        try:
+            message = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            why = "nested too deep" if isinstance(exc, RecursionError) else str(exc)
+            return [Drop(GraphqlCloseCode.BAD_REQUEST, f"Invalid message: {why}")]
+        if isinstance(message, _Subscribe):
+            return self._subscribe(message, session, asking)
+        if isinstance(message, _Complete):
+            operation = self.operations.pop(message.id, None)
+            return [End(operation)] if operation is not None else []
+        if isinstance(message, _Pong):
+            return [Alive()]
+        if isinstance(message, _Ping):
+            return [Reply(_PONG if message.payload is None else _encode({"type": "pong", "payload": message.payload}))]
+        return self._init(message, asking)
+
+    def lost(self, topic: str) -> Operation | None:
+        """A topic is no longer followed; returns its operation if that was its last: it is over, and forgotten here."""
+        operation = self.owner(topic)
+        if operation is None:
+            return None
+        operation.topics = tuple(known for known in operation.topics if known != topic)
+        if operation.topics:
+            return None
+        del self.operations[operation.id]
+        return operation
+
+    def _init(self, message: _Init, asking: Asking) -> list[GraphqlAction]:
+        if self._initialised:
+            return [Drop(GraphqlCloseCode.TOO_MANY_INITS, "Too many initialisation requests")]
+        self._initialised = True
+        token = _token(message.payload or {})
+        if token is None and self.head_grant is not None:
+            grant = self.head_grant
+        else:
+            try:
+                grant = asking.verify(token or "")
+            except Unauthorized:
+                return [Drop(CloseCode.BAD_TOKEN, "Forbidden: token missing, expired or not ours")]
+        self.head_grant = None
+        return [Open(grant), Reply(ACK)]
+
+    def _subscribe(self, message: _Subscribe, session: Session | None, asking: Asking) -> list[GraphqlAction]:
+        if session is None:
+            return [Drop(GraphqlCloseCode.UNAUTHORIZED, "Unauthorized")]
+        if not 0 < len(message.id) <= MAX_ID_CHARS:
+            return [Drop(GraphqlCloseCode.BAD_REQUEST, f"Invalid message: id of 1-{MAX_ID_CHARS} characters expected")]
+        if message.id in self.operations:
+            return [Drop(GraphqlCloseCode.SUBSCRIBER_EXISTS, f"Subscriber for {message.id[:60]} already exists")]
+        request = message.payload
+        try:
+            prepared = asking.documents.prepare(
+                request.query, request.operationName, request.variables, now_s=asking.now_s
+            )
+            topics = self._topics(prepared)
+        except OperationRefused as exc:
+            return self._refuse(message.id, exc.errors, session.rejected(exc.code, exc.message))
+        except (InvalidRequest, Overloaded) as exc:
+            return self._refuse(message.id, [_error(exc)], session.rejected(exc.code, str(exc)))
+        return self._begin(message.id, prepared.form, topics, session, asking)
+
+    def _begin(
+        self,
+        id: str,
+        form: GraphqlForm,
+        topics: dict[str, Cursor],
+        session: Session,
+        asking: Asking,
+    ) -> list[GraphqlAction]:
+        actions = session.received(
+            encode_frame(SubscribeFrame(topics)),
+            now_s=asking.now_s,
+            now_ms=asking.now_ms,
+            latest_of=asking.latest_of,
+            verify=asking.verify,
+        )
+        followed = tuple(action.topic for action in actions if isinstance(action, Follow))
+        if not followed:
+            errors = [form.error(a.frame) for a in actions if isinstance(a, Send) and isinstance(a.frame, ErrorFrame)]
+            return self._refuse(id, errors, actions)
+        operation = self.operations[id] = Operation(id, form, followed)
+        return [Begin(operation, tuple(actions))]
+
+    def _topics(self, prepared: Prepared) -> dict[str, Cursor]:
+        """The topics asked for, each once and by this operation alone."""
+        if not prepared.topics:
+            raise InvalidRequest("empty", field="topics", rule="name at least one topic")
+        if len(prepared.topics) > MAX_TOPICS_PER_CONNECTION:
+            rule = f"at most {MAX_TOPICS_PER_CONNECTION} per connection"
+            raise InvalidRequest(f"{len(prepared.topics)} topics", field="topics", rule=rule)
+        topics: dict[str, Cursor] = {}
+        for place, (topic, cursor) in enumerate(prepared.topics):
+            field, shown = f"topics[{place}]", topic[:80]
+            if topic in topics:
+                raise InvalidRequest(f"{shown!r} is named twice", field=field, rule="each topic once")
+            if self.owner(topic) is not None:
+                raise InvalidRequest(
+                    f"{shown!r} is followed by another operation of this connection",
+                    field=field,
+                    rule="complete that one first: one operation per topic and connection",
+                )
+            topics[topic] = cursor
+        return topics
+
+    def _refuse(self, id: str, errors: Sequence[Mapping[str, Any]], of: Sequence[Action]) -> list[GraphqlAction]:
+        """An `error` message ends an operation that never began; `of` may also end the session."""
+        told: list[GraphqlAction] = [Reply(_encode({"id": id, "type": "error", "payload": errors}))]
+        told += [Drop(action.code, "Too many operations in error") for action in of if isinstance(action, Close)]
+        return told
+
+    def _afford(self, now_s: float) -> bool:
+        earned = (now_s - self._credit_at_s) * MESSAGES_PER_S
+        self._credit = min(MESSAGE_BURST, self._credit + earned) - 1
+        self._credit_at_s = now_s
+        return self._credit >= 0
+
+
+def next_prefix(id: str) -> bytes:
+    """What stands before the payload in every `next` message of an operation; behind it stands one brace."""
+    return b'{"id":' + _encode(id) + b',"type":"next","payload":'
+
+
+def complete_message(id: str) -> bytes:
+    """The end of an operation."""
+    return _encode({"id": id, "type": "complete"})
+
+
+def _token(payload: Mapping[str, Any]) -> str | None:
+    """The first of `token` and `authorization` in a payload of connection_init; None if there is none."""
+    token = payload.get("token")
+    if token is not None:
+        return token if isinstance(token, str) else ""
+    for name in ("authorization", "Authorization"):
+        value = payload.get(name)
+        if value is not None:
+            scheme, _, credentials = value.partition(" ") if isinstance(value, str) else ("", "", "")
+            return credentials.strip() if scheme.lower() == "bearer" else ""
+    return None
+
+
+def _error(error: InvalidRequest | Overloaded) -> dict[str, Any]:
+    extensions: dict[str, Any] = {"code": error.code}
+    if error.field is not None:
+        extensions["field"] = error.field
+    if error.rule is not None:
+        extensions["rule"] = error.rule
+    if error.retryable:
+        extensions["retryAfterMs"] = round((error.retry_after_s or 1.0) * 1000)
+    return {"message": str(error), "extensions": extensions}
