@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import (
     AuthenticationFailedError,
@@ -29,7 +29,7 @@ from aiokafka.errors import (
 
 from contract.errors import InvalidRequest, LogUnavailable
 from contract.runtime.kafka_settings import KafkaSettings
-from contract.runtime.telemetry import LogRateLimit
+from contract.runtime.log_limit import KindLimit
 
 __all__ = ["SERVERS", "client_options", "close_consumer", "close_producer", "log_trouble", "quiet_client_logs"]
 
@@ -136,16 +136,14 @@ class _Bounded(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._limit = LogRateLimit(burst=3, window_s=30.0)
+        self._limit = KindLimit(burst=3, window_s=30.0)
 
     def emit(self, record: logging.LogRecord) -> None:
-        event = {"event": str(record.msg)}
-        try:
-            self._limit(None, record.levelname, event)
-        except structlog.DropEvent:
+        line = self._limit.admit(str(record.msg), time.monotonic())
+        if line is None:
             return
-        if (hidden := event.get("suppressed_before")) is not None:
-            record = logging.makeLogRecord({**record.__dict__, "msg": f"{record.msg} (and {hidden} more before)"})
+        if line.hidden:
+            record = logging.makeLogRecord({**record.__dict__, "msg": f"{record.msg} (and {line.hidden} more before)"})
         logging.getLogger().handle(record)
 
 

@@ -4,43 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import MutableMapping
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
-__all__ = ["LogRateLimit", "UnfailingStream", "configure_logging", "redact_secrets"]
+from contract.runtime.log_limit import LogRateLimit
+
+__all__ = ["UnfailingStream", "configure_logging", "redact_secrets"]
 
 LogFormat = Literal["json", "console"]
 _SECRET_WORDS: Final = ("token", "secret", "authorization", "password", "access_token")
-
-
-class LogRateLimit:
-    """Lets `burst` lines of one event name through per `window_s`; the next window's first line says how many it hid.
-
-    A million refusals make a handful of lines with counts.
-    """
-
-    def __init__(self, *, burst: int = 20, window_s: float = 10.0) -> None:
-        self._burst = burst
-        self._window_s = window_s
-        self._seen: dict[str, tuple[float, int]] = {}
-
-    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        name = str(event.get("event", ""))
-        now = time.monotonic()
-        started, count = self._seen.get(name, (now, 0))
-        if now - started >= self._window_s:
-            if count > self._burst:
-                event["suppressed_before"] = count - self._burst
-            started, count = now, 0
-        if len(self._seen) > 10_000:
-            self._seen.clear()
-        self._seen[name] = (started, count + 1)
-        if count >= self._burst:
-            raise structlog.DropEvent
-        return event
 
 
 class UnfailingStream:
