@@ -8,21 +8,18 @@ cost less than serving. Between both limits lies a lane in which refusals are re
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Literal, NamedTuple
 
-from contract.close_codes import CloseCode
 from contract.errors import InvalidRequest
 
 __all__ = [
-    "REFUSALS",
     "Admission",
     "AdmissionLimits",
-    "AdmissionVerdict",
     "Capacity",
     "Network",
-    "Refusal",
+    "Room",
     "Source",
     "TokenBucket",
     "address_key",
@@ -31,26 +28,10 @@ __all__ = [
 ]
 
 Network = IPv4Network | IPv6Network
-AdmissionVerdict = Literal["admitted", "draining", "full", "busy", "address_full", "address_busy"]
+Room = Literal["yes", "full", "draining", "too_fast", "address"]
+"""Whether this node takes one more: it is full, about to end, asked too often, or too much from one address."""
 
 
-class Refusal(NamedTuple):
-    """How a verdict is told: to what can read a status, and to a browser after the upgrade."""
-
-    status: int
-    close_code: CloseCode
-    reason: str
-    """Of the goaway frame, and the label of metrics and logs."""
-    detail: str
-
-
-REFUSALS: Final[Mapping[AdmissionVerdict, Refusal]] = {
-    "draining": Refusal(503, CloseCode.DRAIN, "drain", "node is draining"),
-    "full": Refusal(503, CloseCode.NODE_FULL, "full", "node is full"),
-    "busy": Refusal(503, CloseCode.REFUSED_FOR_NOW, "busy", "too many connects at once"),
-    "address_full": Refusal(429, CloseCode.REFUSED_FOR_NOW, "address", "too many connections from this address"),
-    "address_busy": Refusal(429, CloseCode.REFUSED_FOR_NOW, "address", "too many connects from this address"),
-}
 _LANE_MIN: Final = 64
 _IPV6_PREFIX: Final = 64
 
@@ -128,6 +109,8 @@ class Source:
 class Admission:
     """Counts sockets and addresses, and decides. Memory: one Source per address connected, and the idle ones."""
 
+    __slots__ = ("_active", "_address_open_max", "_bucket", "_idle", "_limits", "_open", "draining")
+
     def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
         self._bucket = TokenBucket(limits.handshakes_per_s, limits.handshake_burst)
@@ -164,23 +147,20 @@ class Admission:
         self._open += 1
         return source
 
-    def handshake(self, source: Source, now_s: float, *, sessions: int) -> AdmissionVerdict:
-        """Judge a request for a stream, `sessions` being served now; only "admitted" uses up the rates."""
+    def handshake(self, source: Source, now_s: float, *, sessions: int) -> Room:
+        """Judge a request for a stream, `sessions` being served now; only "yes" uses up the rates."""
         if self.draining:
             return "draining"
         bucket = source.bucket
-        if bucket is not None:
-            if source.open > self._limits.connections_per_address:
-                return "address_full"
-            if not bucket.ready(now_s):
-                return "address_busy"
+        if bucket is not None and not (source.open <= self._limits.connections_per_address and bucket.ready(now_s)):
+            return "address"
         if sessions >= self._limits.capacity.sessions:
             return "full"
         if not self._bucket.take(now_s):
-            return "busy"
+            return "too_fast"
         if bucket is not None:
             bucket.take(now_s)
-        return "admitted"
+        return "yes"
 
     def closed(self, source: Source) -> None:
         """A socket that was opened is gone; exactly once each."""

@@ -9,7 +9,6 @@ network, names the pages.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from contract.errors import InvalidRequest
@@ -51,28 +50,22 @@ class OriginRules:
     def __repr__(self) -> str:
         return f"OriginRules({self.text!r})"
 
-    def allows(self, origins: Sequence[str]) -> bool:
-        """Judge the values of a request's `Origin` headers; none: not a browser, and not ours to judge.
+    def allows(self, origin: str) -> bool:
+        """Judge the `Origin` of a request. A request without one is not a browser's, and not asked about here.
 
-        More than one value is nobody's origin, whatever the list says.
+        Two values in one header are nobody's origin: only the rule `*` lets them pass.
         """
-        if not origins:
-            return True
-        if len(origins) > 1:
-            return False
         if self.allows_any:
             return True
-        if origins[0] == "null":
+        if origin == "null":
             return self.allows_null
-        origin = _parse(origins[0])
-        if origin is None:
+        page = _parse(origin)
+        if page is None:
             return False
-        if origin in self._exact:
+        if page in self._exact:
             return True
-        labels = origin.host.split(".")
-        return any(
-            _Origin(origin.scheme, ".".join(labels[at:]), origin.port) in self._suffixes for at in range(1, len(labels))
-        )
+        labels = page.host.split(".")
+        return any(page._replace(host=".".join(labels[at:])) in self._suffixes for at in range(1, len(labels)))
 
 
 def parse_origins(text: str, *, field: str = "PUSH_ALLOWED_ORIGINS") -> OriginRules:

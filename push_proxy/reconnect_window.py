@@ -12,8 +12,10 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "SIBLING_WINDOW_MS",
+    "Away",
     "ExpectedReturns",
     "Fleet",
+    "Returns",
     "ToldWindow",
     "WindowRule",
     "draw_return_ms",
@@ -35,8 +37,13 @@ class Fleet(NamedTuple):
     """Devices refused or sent away that were told to return and are not back yet (`ExpectedReturns`)."""
     accept_per_s: float
     """Connects the whole fleet takes per second: each node's handshake rate, or what was measured."""
-    sibling_room: int = 0
-    """Connections that workers behind the same port could still take."""
+
+    def plus(self, other: Fleet) -> Fleet:
+        return Fleet(
+            self.connections + other.connections,
+            self.waiting + other.waiting,
+            self.accept_per_s + other.accept_per_s,
+        )
 
 
 class WindowRule(NamedTuple):
@@ -55,14 +62,16 @@ def window_ms(fleet: Fleet, rule: WindowRule) -> int:
     return _bounded(_length_ms(fleet, rule.accept_share), rule)
 
 
-def refusal_window_ms(fleet: Fleet, rule: WindowRule, *, now_ms: int, next_due_ms: int | None, full: bool) -> int:
+def refusal_window_ms(
+    fleet: Fleet, rule: WindowRule, *, now_ms: int, next_due_ms: int | None, sibling_has_room: bool = False
+) -> int:
     """The window for devices refused or sent away now.
 
-    `full`: refused only because this worker has no room; then 1 s, if its siblings have room for all who wait. Else,
-    with a stage due before the usual window is over, the time left until then, if the whole accept rate can take them
-    in that; if it cannot, the usual window: nobody gains from a herd that is refused again.
+    `sibling_has_room`: another worker behind the same port would take them; then 1 s. Else, with a stage due before
+    the usual window is over, the time left until then, if the whole accept rate can take them in that; if it cannot,
+    the usual window: nobody gains from a herd that is refused again.
     """
-    if full and fleet.sibling_room > fleet.waiting:
+    if sibling_has_room:
         return SIBLING_WINDOW_MS
     usual_ms = window_ms(fleet, rule)
     if next_due_ms is None:
@@ -146,8 +155,63 @@ class ToldWindow:
     def changed(self, window_ms: int, now_s: float) -> bool:
         """Take `window_ms` if it differs enough; True: tell every connection."""
         inside = self.window_ms * self._shrink < window_ms < self.window_ms * self._grow
-        if window_ms == self.window_ms or inside or now_s < self._told_at_s + self._quiet_s:
+        if inside or window_ms == self.window_ms or now_s < self._told_at_s + self._quiet_s:
             return False
         self.window_ms = window_ms
         self._told_at_s = now_s
         return True
+
+
+class Away(NamedTuple):
+    """What a goaway, a Retry-After or a `retry:` says to one device."""
+
+    reconnect_after_ms: int
+    window_ms: int
+
+
+class Returns:
+    """One node's windows: what it tells devices when it welcomes them, and when it sends them away."""
+
+    __slots__ = ("_accept_per_s", "_expected", "_rule", "_told", "others")
+
+    def __init__(self, rule: WindowRule, *, accept_per_s: float, now_s: float) -> None:
+        self._rule = rule
+        self._accept_per_s = accept_per_s
+        self._expected = ExpectedReturns(max_ms=rule.max_ms, now_s=now_s)
+        self._told = ToldWindow(rule.min_ms)
+        self.others = Fleet(0, 0, 0.0)
+        """The other nodes of the fleet, as far as this one knows them."""
+
+    @property
+    def window_ms(self) -> int:
+        """What welcomes say."""
+        return self._told.window_ms
+
+    def fleet(self, connections: int, now_s: float) -> Fleet:
+        return Fleet(connections, self._expected.waiting(now_s), self._accept_per_s).plus(self.others)
+
+    def changed(self, connections: int, now_s: float) -> bool:
+        """Ask about once a second: True if `window_ms` is another one now, to be told to every connection."""
+        return self._told.changed(window_ms(self.fleet(connections, now_s), self._rule), now_s)
+
+    def away(
+        self,
+        connections: int,
+        *,
+        now_s: float,
+        now_ms: int,
+        next_due_ms: int | None,
+        draw: float,
+        sibling_has_room: bool = False,
+    ) -> Away:
+        """Send one device away. Cheap: a few divisions; it counts the device as one that will be back."""
+        length_ms = refusal_window_ms(
+            self.fleet(connections, now_s),
+            self._rule,
+            now_ms=now_ms,
+            next_due_ms=next_due_ms,
+            sibling_has_room=sibling_has_room,
+        )
+        after_ms = draw_return_ms(length_ms, draw)
+        self._expected.told(after_ms, now_s)
+        return Away(after_ms, length_ms)

@@ -43,6 +43,7 @@ class PushSettings(ServiceSettings):
     slow_consumer_bytes: int = Field(
         262_144, ge=4096, description="Unsent bytes after which a reader is too slow: about 2,000 broadcasts."
     )
+    slow_consumer_s: float = Field(20.0, gt=0, description="How long a socket may take nothing before it is closed.")
     max_errors: int = Field(100, ge=1, description="Error frames after which a connection is closed; above 64 topics.")
 
     # Admission.
@@ -137,7 +138,12 @@ class PushSettings(ServiceSettings):
     lease_s: float = Field(5.0, gt=0, description="Two of these without store or router isolate the node (R17).")
     kv_timeout_s: float = Field(2.0, gt=0, description="Bound on one read of the store; below the 3 s freshness lasts.")
     anti_entropy_s: float = Field(1.0, gt=0, description="Mean interval of comparing memory with the log, jittered.")
-    reach_report_s: float = Field(1.0, gt=0, description="Interval at which changed reach counts are reported.")
+    reach_report_s: float = Field(
+        1.0, gt=0, description="Interval at which changed counts of reach and coverage are reported."
+    )
+    coverage_repeat_s: float = Field(
+        10.0, gt=0, description="Interval at which unchanged coverage is repeated; it counts for three of these."
+    )
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
