@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from contract.runtime.settings import ServiceSettings
@@ -40,6 +40,16 @@ class InstallationSettings(ServiceSettings):
         None,
         description="ip:port of the push node's listener for routers as its lease tells it, where something stands "
         "between, a proxy or NAT; default: link_host and its port.",
+    )
+    push_workers: int = Field(
+        1, ge=1, le=128, description="Push nodes behind the one device port, a process each; one per core is plenty."
+    )
+    worker_port_base: int | None = Field(
+        None,
+        ge=1,
+        le=65_000,
+        description="With several push workers: worker 0's own health and metrics, then its listener for routers, then "
+        "worker 1's two, and so on, all on link_host; default: port_base + 100.",
     )
     kv_url: str | None = Field(
         None,
@@ -79,6 +89,17 @@ class InstallationSettings(ServiceSettings):
         cls._link_host_can_be_told(host.removeprefix("[").removesuffix("]"))
         return told
 
+    @model_validator(mode="after")
+    def _workers_have_ports(self) -> Self:
+        if self.push_workers == 1:
+            return self
+        first, end = self.worker_pages_port(0), self.worker_link_port(self.push_workers - 1)
+        if end > 65_535:
+            raise ValueError(f"worker_port_base: {self.push_workers} workers need ports {first} to {end}, above 65535")
+        if first <= self.router_port and self.port_base <= end:
+            raise ValueError(f"worker_port_base: ports {first} to {end} of the workers meet those from port_base on")
+        return self
+
     @property
     def producer_port(self) -> int:
         return self.port_base
@@ -100,6 +121,22 @@ class InstallationSettings(ServiceSettings):
     def router_port(self) -> int:
         """The router's listener for health, readiness and metrics, when services run apart."""
         return self.port_base + 4
+
+    def worker_pages_port(self, index: int) -> int:
+        """Where worker `index` of several answers /healthz, /readyz, /status and /metrics itself."""
+        base = self.port_base + 100 if self.worker_port_base is None else self.worker_port_base
+        return base + 2 * index
+
+    def worker_link_port(self, index: int) -> int:
+        """The listener for routers of worker `index` of several."""
+        return self.worker_pages_port(index) + 1
+
+    def worker_link_told(self, index: int) -> str | None:
+        """What the lease of worker `index` tells: `link_told` is worker 0's, its port rises as theirs do."""
+        if self.link_told is None:
+            return None
+        host, _, port = self.link_told.rpartition(":")
+        return f"{host}:{int(port) + 2 * index}"
 
     def url(self, scheme: str, port: int) -> str:
         host = self.public_host or self.host

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["AsgiService", "listen_on"]
 
 
-def listen_on(host: str, port: int, *, backlog: int = 4096) -> socket.socket:
-    """A bound, listening TCP socket; port 0 picks a free one. Raises OSError naming the address."""
+def listen_on(host: str, port: int, *, backlog: int = 4096, shared: bool = False) -> socket.socket:
+    """A bound, listening TCP socket; port 0 picks a free one. Raises OSError naming the address.
+
+    `shared`: other processes of the same user may listen there, too, each with a queue of its own (SO_REUSEPORT).
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         sock.bind((host, port))
         sock.listen(backlog)

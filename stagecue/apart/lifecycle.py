@@ -24,6 +24,7 @@ __all__ = [
     "ReadyLine",
     "ServiceAddress",
     "StoppedEarly",
+    "WorkerAddress",
     "opened_patiently",
 ]
 
@@ -42,6 +43,15 @@ _SAY_EVERY_S: Final = 30.0
 _log = structlog.get_logger(__name__)
 
 
+class WorkerAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several push nodes behind one device port."""
+
+    node: str
+    pages: str
+    """/healthz, /readyz, /status and /metrics of this one."""
+    link: str
+
+
 class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ready line of a service process; `--ready-json` prints these fields as they are."""
 
@@ -53,6 +63,12 @@ class ServiceAddress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     operator_token: str | None = None
     link: str | None = None
     """A push node's internal listener, as its lease tells routers."""
+    node: str | None = None
+    """A push node's id."""
+    pages: str | None = None
+    """Where one of several push workers answers for itself: /healthz, /readyz, /status, /metrics."""
+    workers: tuple[WorkerAddress, ...] = ()
+    """Of `stagecue push --workers`: the nodes behind the address."""
 
 
 Announce = Callable[[ServiceAddress], Awaitable[None]]

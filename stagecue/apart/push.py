@@ -3,33 +3,69 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
+from typing import Final, NamedTuple
 
 from contract.kv.ports import NodeLease
 from contract.runtime.asgi import listen_on
 from contract.runtime.link_handshake import NodeIdentity
-from contract.runtime.runner import Readiness, run_services
+from contract.runtime.runner import Readiness, Service, run_services
 from contract.runtime.system_clock import SystemClock
 from contract.runtime.ws_channel import serve_links
-from push_proxy.app import build_push_node
+from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
+from push_proxy.siblings import Siblings
 from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lease import LeaseRenewal
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
+from stagecue.apart.pages import JSON, Page, PagesService
 from stagecue.keys import load_or_create_keys
 from stagecue.settings import InstallationSettings
 
-__all__ = ["run_push"]
+__all__ = ["PushWorker", "run_push"]
+
+_PUBLISH_EVERY_S: Final = 0.5
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def run_push(settings: InstallationSettings, kv_url: str, stop: asyncio.Event, announce: Announce) -> None:
-    """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or InvalidRequest for a KV store that is none."""
+class PushWorker(NamedTuple):
+    """One of several nodes behind one device port."""
+
+    number: int
+    siblings: Siblings
+
+
+async def run_push(
+    settings: InstallationSettings,
+    kv_url: str,
+    stop: asyncio.Event,
+    announce: Announce,
+    *,
+    worker: PushWorker | None = None,
+) -> None:
+    """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or InvalidRequest for a KV store that is none.
+
+    As a `worker` it shares the device port with others, and has a node id, a listener for routers and pages of its own.
+    """
     clock, readiness = SystemClock(), Readiness()
     keys = load_or_create_keys(settings.data_dir)
-    chosen = PushSettings()
+    chosen = _named(PushSettings(), settings, worker)
     async with AsyncExitStack() as stack:
-        sock = stack.enter_context(listen_on(settings.host, settings.push_port, backlog=chosen.backlog))
+        if worker is None:
+            first, link_port = listen_on(settings.host, settings.push_port, backlog=chosen.backlog), settings.link_port
+        else:
+            # A port that is taken shows that another installation runs here, which the shared one would hide.
+            first = listen_on(settings.link_host, settings.worker_pages_port(worker.number))
+            link_port = settings.worker_link_port(worker.number)
+        sock = stack.enter_context(first)
         kv = await stack.enter_async_context(open_kv(kv_url))
+        if worker is not None:
+            # Not before it can serve: the kernel gives every listener its share of connections.
+            pages, sock = (
+                sock,
+                stack.enter_context(listen_on(settings.host, settings.push_port, backlog=chosen.backlog, shared=True)),
+            )
         node = build_push_node(
             chosen,
             replay_log=kv.replay_log,
@@ -42,23 +78,32 @@ async def run_push(settings: InstallationSettings, kv_url: str, stop: asyncio.Ev
         link_address = await stack.enter_async_context(
             serve_links(
                 settings.link_host,
-                settings.link_port,
+                link_port,
                 ring=keys.link,
                 identity=NodeIdentity(node.node_id, node.incarnation),
                 on_link=lambda channel, router_id: node.attach_router(channel),
             )
         )
-        told = settings.link_told or link_address
-        lease = NodeLease(node_id=node.node_id, incarnation=node.incarnation, link_address=told)
+        told = settings.link_told if worker is None else settings.worker_link_told(worker.number)
+        lease = NodeLease(node_id=node.node_id, incarnation=node.incarnation, link_address=told or link_address)
         address = ServiceAddress(
             service="push",
             address=settings.url("ws", settings.push_port),
             data_dir=str(settings.data_dir),
-            link=told,
+            link=lease.link_address,
+            pages=None if worker is None else _url(settings.link_host, settings.worker_pages_port(worker.number)),
+            node=None if worker is None else node.node_id,
         )
+        of_worker: list[Service] = []
+        if worker is not None:
+            of_worker = [
+                PagesService("worker-pages", pages, lambda path: _page(node, readiness, path)),
+                _RoomReport(node, readiness, worker.siblings, chosen.max_connections),
+            ]
         # Stopped in reverse: the lease goes first, so that no router comes; the last reach leaves over open links.
         await run_services(
             [
+                *of_worker,
                 KvWatch(kv, readiness, patience_s=2 * chosen.lease_s),
                 node.service,
                 LeaseRenewal(lease, kv.leases, readiness, lifetime_s=chosen.lease_s),
@@ -68,3 +113,51 @@ async def run_push(settings: InstallationSettings, kv_url: str, stop: asyncio.Ev
             stop_deadline_s=settings.stop_deadline_s,
             on_stopping=readiness.stopping,
         )
+
+
+class _RoomReport:
+    """Service: tells the other workers how full this one is; one that is about to stop has no room."""
+
+    name = "worker-room"
+
+    def __init__(self, node: PushNode, readiness: Readiness, siblings: Siblings, capacity: int) -> None:
+        self._node = node
+        self._readiness = readiness
+        self._siblings = siblings
+        self._capacity = capacity
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        ready.set()
+        while not stop.is_set():
+            capacity = 0 if "lifecycle" in self._readiness.failing() else self._capacity
+            self._siblings.publish(int(str(self._node.status()["connections"])), capacity)
+            try:
+                async with asyncio.timeout(_PUBLISH_EVERY_S):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        self._siblings.publish(0, 0)
+
+
+def _named(chosen: PushSettings, settings: InstallationSettings, worker: PushWorker | None) -> PushSettings:
+    """A worker's node id is the node's, and its number: the same whenever it is started again."""
+    if worker is None:
+        return chosen
+    return chosen.model_copy(update={"node_id": f"{chosen.resolved_node_id(settings.push_port)}-w{worker.number}"})
+
+
+def _page(node: PushNode, readiness: Readiness, path: str) -> Page:
+    if path == "/metrics":
+        return Page(200, _TEXT, node.metrics.render())
+    if path == "/healthz":
+        return Page(200, JSON, b'{"status":"alive"}')
+    if path == "/status":
+        return Page(200, JSON, json.dumps(node.status()).encode())
+    if path == "/readyz":
+        status, body = readiness.report()
+        return Page(status, JSON, json.dumps(body).encode())
+    return Page(404, JSON, b'{"status":"there are /healthz, /readyz, /status and /metrics"}')
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

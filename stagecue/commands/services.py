@@ -112,22 +112,35 @@ def router(kafka_servers: str | None, database_url: str | None, ready_json: bool
     epilog="\b\nExamples:\n"
     "  stagecue push --kv redis://127.0.0.1:6379\n"
     "  stagecue push --data-dir ./night --port-base 9000 --kv redis://127.0.0.1:6379/3\n"
+    "  stagecue push --workers 4 --kv redis://127.0.0.1:6379\n"
     "  PUSH_DRAIN_S=10 stagecue push --kv redis://127.0.0.1:6379 --ready-json\n"
 )
 @installation_options
 @_kv_option
+@click.option(
+    "--workers",
+    "push_workers",
+    type=click.IntRange(1, 128),
+    help="Nodes behind the one device port, a process each, or STAGECUE_PUSH_WORKERS. [1]",
+)
 @ready_option
 def push(ready_json: bool, **installation: object) -> None:
-    """Run one push node alone: devices on one port, routers on the next.
+    """Run one push node alone: devices on one port, routers on the next. Or several, which share the device port.
 
     Ready once Redis answers and a router is linked. Its keys are those of --data-dir.
     """
     settings = installation_settings(**installation)
     kv_url = _kv_url(settings, "push")
-    from stagecue.apart.push import run_push
 
     async def main(stop: asyncio.Event, announce: Announce) -> None:
-        await run_push(settings, kv_url, stop, announce)
+        if settings.push_workers == 1:
+            from stagecue.apart.push import run_push
+
+            await run_push(settings, kv_url, stop, announce)
+        else:
+            from stagecue.apart.push_workers import run_push_workers
+
+            await run_push_workers(settings, kv_url, stop, announce)
 
     _run(settings, "push", main, ready_json)
 
@@ -188,6 +201,8 @@ def _run(
             click.echo(json.dumps({"ready": True, **fields}))
         else:
             click.echo(f"stagecue {service} is ready at {address.address}. Ctrl-C stops it.")
+            for worker in address.workers:
+                click.echo(f"  {worker.node}   {worker.pages}/metrics   routers: {worker.link}")
         sys.stdout.flush()
 
     async def until_stopped(stop: asyncio.Event) -> None:
