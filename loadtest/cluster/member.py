@@ -171,6 +171,10 @@ class Member(ABC):
 
     captures_output: ClassVar[bool] = False
     """Standard output is read (`first_line`) instead of logged."""
+    takes_commands: ClassVar[bool] = False
+    """Standard input is a pipe of ours; it sees the end of it when we end."""
+    output_line_max: ClassVar[int] = 65_536
+    """Bytes of the longest line it prints, if that is read."""
 
     async def _spawn(self) -> None:
         command = _dying_with_us(self.command())
@@ -179,9 +183,10 @@ class Member(ABC):
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=DEVNULL,
+                stdin=PIPE if self.takes_commands else DEVNULL,
                 stdout=PIPE if self.captures_output else log,
                 stderr=log,
+                limit=self.output_line_max,
                 cwd=self.directory,
                 env={**os.environ, **self.environment},
                 start_new_session=True,

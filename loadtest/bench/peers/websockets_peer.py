@@ -1,0 +1,58 @@
+"""The `websockets` package as a subject; what runs in its process is `websockets_child`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from contract.broadcast import Broadcast
+from loadtest.bench.push.chain import TOPICS
+from loadtest.bench.push.line_member import LineMember
+from loadtest.bench.push.rings import NodeRings
+from loadtest.bench.push.subject import Marker
+
+__all__ = ["WebsocketsPeer"]
+
+
+class WebsocketsPeer(LineMember):
+    role: ClassVar[str] = "websockets"
+    does: ClassVar[str] = "upgrade, token verified, subscribe parsed, continuity, 1 replayed"
+    takes_frame: ClassVar[bool] = True
+    checks_tokens: ClassVar[bool] = True
+
+    def __init__(self, directory: Path, *, core: int, rings: NodeRings) -> None:
+        super().__init__("websockets", directory, core=core)
+        self._rings = rings
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def ready_when(self) -> Sequence[Marker]:
+        return (Marker(len(TOPICS), '"verdict":"complete"'), Marker(1, '"type":"broadcast"'))
+
+    def path(self) -> str:
+        return "/v1/stream"
+
+    def program(self) -> Sequence[str]:
+        return [sys.executable, "-m", "loadtest.bench.peers.websockets_child", str(self._rings_path)]
+
+    async def prepare(self) -> None:
+        self._rings_path.touch(mode=0o600)
+        self._rings_path.write_bytes(msgspec.json.encode(self._rings))
+
+    def ready(self, said: Mapping[str, Any]) -> None:
+        self._port = int(said["port"])
+
+    async def publish(self, broadcast: Broadcast, payload: bytes) -> None:
+        await self.ask(f"send {payload.decode()}")
+
+    @property
+    def _rings_path(self) -> Path:
+        return self.directory / f"{self.name}.rings.json"

@@ -1,0 +1,194 @@
+"""One server under test with its devices: connects them, broadcasts to them, and reads what that cost the server."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+
+from contract.tokens import KeyRing
+from loadtest.bench.cpu import others_cpu_s, tree_cpu_s
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.bench.push.chain import TOPICS, Chain
+from loadtest.bench.push.load import Arrivals, Connected, LoadProcess, device_tokens, write_requests
+from loadtest.bench.push.subject import Subject
+
+__all__ = ["ConnectRound", "Contender", "FanOutRound", "tree_rss_bytes"]
+
+_SETTLED_CORES: Final = 0.03
+"""A server that uses less than this is done with what it was given."""
+_SETTLE_STEP_S: Final = 0.1
+_SETTLE_WITHIN_S: Final = 10.0
+_DEVICES_PER_S: Final = 500.0
+"""A server slower than this at connects or deliveries is given up."""
+
+
+class ConnectRound(msgspec.Struct, frozen=True):
+    """All devices connected once."""
+
+    us_per_connect: float
+    wall_s: float
+    load_cores: float
+    others_cores: float
+
+
+class FanOutRound(msgspec.Struct, frozen=True):
+    """One broadcast to all devices."""
+
+    us_per_delivery: float
+    missed: int
+    sent_at_ns: int
+    arrivals: Arrivals
+    load_cores: float
+    others_cores: float
+
+    def arrivals_ms(self) -> list[float]:
+        """From the broadcast's publication to each device."""
+        before_us = (self.sent_at_ns - self.arrivals.at_ns) / 1000
+        return [(arrival_us - before_us) / 1000 for arrival_us in self.arrivals.arrivals_us]
+
+
+class Contender:
+    """Raises CouldNotRun from every method when server or devices do not do what they should."""
+
+    def __init__(self, subject: Subject, load: LoadProcess, *, chain: Chain, ring: KeyRing, directory: Path) -> None:
+        self.subject = subject
+        self.load = load
+        self.baseline_bytes = 0
+        """The server's memory when ready, before the first connection ever."""
+        self._chain = chain
+        self._ring = ring
+        self._directory = directory
+        self._series = itertools.count(1)
+
+    @property
+    def name(self) -> str:
+        return self.subject.name
+
+    @property
+    def devices(self) -> int:
+        return self.load.devices
+
+    async def take_baseline(self) -> None:
+        """Once, before anything connects."""
+        await self.settled()
+        self.baseline_bytes = self.memory_bytes()
+
+    def memory_bytes(self) -> int:
+        return tree_rss_bytes(self.subject.pid)
+
+    async def bytes_per_device(self) -> float:
+        """Memory above the baseline, at rest, over the devices connected."""
+        await self.settled()
+        return (self.memory_bytes() - self.baseline_bytes) / self.devices
+
+    async def publish_unheard(self) -> None:
+        """One broadcast while nobody is connected: what those who come are replayed."""
+        broadcast = self._chain.next()
+        await self.subject.publish(broadcast, self._chain.payload(broadcast))
+        await self.settled()
+
+    async def connect(self) -> ConnectRound:
+        """Connect all devices, each with a token never used before."""
+        requests = self._directory / f"{self.name}.requests"
+        tokens = await asyncio.to_thread(self._tokens)
+        await asyncio.to_thread(
+            write_requests, requests, tokens, host=f"127.0.0.1:{self.subject.port}", target=self.subject.path()
+        )
+        frame = None
+        if self.subject.takes_frame:
+            frame = self._directory / f"{self.name}.frame"
+            frame.write_bytes(self._chain.subscribe_frame(secrets.token_bytes(4)))
+        await self.settled()
+        reading = _Reading(self.subject.pid, self.load.pid)
+        found = await self.load.connect(requests, frame, within_s=10.0 + self.devices / _DEVICES_PER_S)
+        cpu_s, load_cores, others_cores = reading.used()
+        self._check(found)
+        return ConnectRound(cpu_s / self.devices * 1e6, found.wall_us / 1e6, load_cores, others_cores)
+
+    async def fan_out(self, *, probing: bool = False) -> FanOutRound:
+        """One broadcast to all connected devices."""
+        broadcast = self._chain.next()
+        within_s = 5.0 + self.devices / _DEVICES_PER_S
+        await self.settled()
+        await self.load.expect(self._chain.marker(broadcast), within_s=within_s, probing=probing)
+        reading = _Reading(self.subject.pid, self.load.pid)
+        sent_at_ns = time.monotonic_ns()
+        await self.subject.publish(broadcast, self._chain.payload(broadcast))
+        arrivals = await self.load.arrivals(within_s=within_s)
+        cpu_s, load_cores, others_cores = reading.used()
+        if not arrivals.received:
+            raise CouldNotRun(f"{self.name}: no device got the broadcast")
+        return FanOutRound(
+            us_per_delivery=cpu_s / arrivals.received * 1e6,
+            missed=self.devices - arrivals.received,
+            sent_at_ns=sent_at_ns,
+            arrivals=arrivals,
+            load_cores=load_cores,
+            others_cores=others_cores,
+        )
+
+    async def disconnect(self) -> None:
+        """Cut all devices off, and wait until the server has noticed."""
+        await self.load.close_all()
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Return once the server rests, or after a bound: one that never rests is measured as it is."""
+        until_s = time.monotonic() + _SETTLE_WITHIN_S
+        while time.monotonic() < until_s:
+            before_s, began_s = tree_cpu_s(self.subject.pid), time.monotonic()
+            await asyncio.sleep(_SETTLE_STEP_S)
+            if tree_cpu_s(self.subject.pid) - before_s < _SETTLED_CORES * (time.monotonic() - began_s):
+                return
+
+    def _tokens(self) -> Sequence[str]:
+        series = next(self._series)
+        if not self.subject.checks_tokens:
+            return [""] * self.devices
+        return device_tokens(self._ring, self.devices, now_s=time.time(), topics=TOPICS, series=series)
+
+    def _check(self, found: Connected) -> None:
+        if found.ready != self.devices:
+            raise CouldNotRun(
+                f"{self.name}: {found.ready} of {self.devices} devices became ready ({found.refused} refused, "
+                f"{found.failed} failed, {found.lost} lost; first: {found.error or 'nothing said'})"
+            )
+
+
+class _Reading:
+    """CPU of server, load and everybody else from its making on."""
+
+    def __init__(self, server_pid: int, load_pid: int) -> None:
+        self._server_pid, self._load_pid = server_pid, load_pid
+        self._others_s, self._load_s = others_cpu_s(), tree_cpu_s(load_pid)
+        self._at_s = time.monotonic()
+        self._server_s = tree_cpu_s(server_pid)
+
+    def used(self) -> tuple[float, float, float]:
+        """The server's CPU seconds, the load's cores, the cores of what is no part of the benchmark."""
+        server_s = tree_cpu_s(self._server_pid) - self._server_s
+        wall_s = time.monotonic() - self._at_s
+        load_s = tree_cpu_s(self._load_pid) - self._load_s
+        return server_s, load_s / wall_s, max(0.0, others_cpu_s() - self._others_s) / wall_s
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Resident memory of a process and its children, page by page: the kernel's counters lag by some hundred pages."""
+    root = psutil.Process(pid)
+    return sum(_rss_bytes(each) for each in (pid, *(child.pid for child in root.children(recursive=True))))
+
+
+def _rss_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise CouldNotRun(f"/proc/{pid}/smaps_rollup tells no Rss on {os.uname().release}")

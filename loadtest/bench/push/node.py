@@ -1,0 +1,116 @@
+"""Our push node as a subject: its process, linked to a feed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from contract.broadcast import Broadcast
+from contract.errors import NodeUnreachable
+from contract.runtime.link_handshake import NodeIdentity
+from contract.tokens import KeyRing
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.bench.push.chain import TOPICS, Chain
+from loadtest.bench.push.feed import NodeFeed
+from loadtest.bench.push.line_member import LineMember
+from loadtest.bench.push.rings import NodeReady, NodeRings
+from loadtest.bench.push.subject import Marker
+
+__all__ = ["PushNodeSubject"]
+
+_SETTINGS_PREFIX = "PUSH_"
+
+
+class PushNodeSubject(LineMember):
+    """Production defaults: settings of the caller's environment do not reach it, only what is given here."""
+
+    role: ClassVar[str] = "push"
+    does: ClassVar[str] = "upgrade, token verified, 2 topics, continuity, 1 replayed"
+    takes_frame: ClassVar[bool] = True
+    checks_tokens: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        core: int,
+        rings: NodeRings,
+        chain: Chain,
+        name: str = "stagecue",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, directory, core=core, environment=environment)
+        self.rings = rings
+        self._chain = chain
+        self._said: NodeReady | None = None
+        self.feed: NodeFeed | None = None
+
+    @property
+    def port(self) -> int:
+        assert self._said is not None, "not started"
+        return self._said.port
+
+    @property
+    def device_ring(self) -> KeyRing:
+        return self.rings.device_ring()
+
+    @property
+    def ready_when(self) -> Sequence[Marker]:
+        return (
+            Marker(1, '"type":"welcome"'),
+            Marker(len(TOPICS), '"verdict":"complete"'),
+            Marker(1, '"replayed":true'),
+        )
+
+    def path(self) -> str:
+        return "/v1/stream"
+
+    def program(self) -> Sequence[str]:
+        inherited = [name for name in os.environ if name.startswith(_SETTINGS_PREFIX)]
+        unset = [part for name in inherited if name not in self.environment for part in ("-u", name)]
+        return ["env", *unset, sys.executable, "-m", "loadtest.bench.push.node_child", str(self._rings_path)]
+
+    async def prepare(self) -> None:
+        self._rings_path.touch(mode=0o600)
+        self._rings_path.write_bytes(msgspec.json.encode(self.rings))
+
+    def ready(self, said: Mapping[str, Any]) -> None:
+        self._said = msgspec.convert(said, NodeReady)
+
+    async def start(self, *, within_s: float | None = None) -> None:
+        """Started, linked, and told what happened before."""
+        await super().start(within_s=within_s)
+        said = self._said
+        assert said is not None
+        try:
+            node = NodeIdentity(said.node_id, said.incarnation)
+            self.feed = await NodeFeed.open(said.link, ring=self.rings.link_ring(), node=node)
+            await (await self.feed.deliver(self._chain.history, self._chain.schedules))
+        except NodeUnreachable as exc:
+            await self.stop()
+            raise CouldNotRun(f"{self.name}: {exc}{self.log_end()}") from exc
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> int | None:
+        feed, self.feed = self.feed, None
+        if feed is not None:
+            await feed.close()
+        return await super().stop()
+
+    async def publish(self, broadcast: Broadcast, payload: bytes) -> None:
+        assert self.feed is not None
+        try:
+            await self.feed.deliver((broadcast,))
+        except NodeUnreachable as exc:
+            raise CouldNotRun(f"{self.name}: {exc}{self.log_end()}") from exc
+
+    @property
+    def _rings_path(self) -> Path:
+        return self.directory / f"{self.name}.rings.json"
