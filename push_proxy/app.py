@@ -6,23 +6,31 @@ import asyncio
 import random
 import secrets
 import socket
+import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from contract.clock import Clock
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.node_link import MessageChannel
 from contract.runtime.runner import Readiness
+from contract.runtime.tls import server_context
 from contract.tokens import KeyRing
 from push_proxy.adapters.device_listener import TICK_S, DeviceListener
 from push_proxy.anti_entropy import AntiEntropy, SourceWatch
+from push_proxy.coverage import CoverageReports
 from push_proxy.metrics import NodeMetrics
 from push_proxy.node import StreamNode
 from push_proxy.reach_tally import ReachTally
 from push_proxy.router_link import RouterLinks
 from push_proxy.settings import PushSettings
+from push_proxy.siblings import NO_SIBLINGS, Siblings
+from push_proxy.terms import Terms
 
 __all__ = ["PushNode", "PushService", "build_push_node"]
+
+
+_TICKS_PER_S: Final = round(1 / TICK_S)
 
 
 class PushService:
@@ -36,6 +44,8 @@ class PushService:
         listener: DeviceListener,
         anti_entropy: AntiEntropy,
         tally: ReachTally,
+        coverage: CoverageReports,
+        clock: Clock,
         reach_report_s: float,
         name: str = "push",
     ) -> None:
@@ -45,6 +55,8 @@ class PushService:
         self._listener = listener
         self._anti_entropy = anti_entropy
         self._tally = tally
+        self._coverage = coverage
+        self._clock = clock
         self._reach_report_s = reach_report_s
 
     async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
@@ -52,7 +64,7 @@ class PushService:
         background: list[asyncio.Task[None]] = [
             asyncio.create_task(self._anti_entropy.run(), name="push.anti_entropy"),
             asyncio.create_task(self._tick(), name="push.tick"),
-            asyncio.create_task(self._report_reach(), name="push.reach"),
+            asyncio.create_task(self._report_forever(), name="push.reports"),
         ]
         stopping = asyncio.create_task(stop.wait(), name="push.stop")
         try:
@@ -74,12 +86,16 @@ class PushService:
             await self._links.stop()
 
     async def _tick(self) -> None:
+        turn = 0
         while True:
             self._listener.tick()
             self._node.tick()
+            if turn % _TICKS_PER_S == 0:
+                self._listener.every_second()
+            turn += 1
             await asyncio.sleep(TICK_S)
 
-    async def _report_reach(self) -> None:
+    async def _report_forever(self) -> None:
         while True:
             await asyncio.sleep(self._reach_report_s)
             self._report_once()
@@ -89,6 +105,9 @@ class PushService:
             counts = self._tally.report()
             if counts:
                 self._links.report(counts)
+            report = self._coverage.due(self._clock.monotonic_s())
+            if report is not None:
+                self._links.report_coverage(report)
 
 
 class PushNode:
@@ -129,8 +148,12 @@ def build_push_node(
     clock: Clock,
     readiness: Readiness,
     sock: socket.socket,
+    siblings: Siblings = NO_SIBLINGS,
 ) -> PushNode:
-    """A node that serves devices on `sock`, a bound and listening socket, which it owns from then on."""
+    """A node that serves devices on `sock`, a bound and listening socket, which it owns from then on.
+
+    Raises InvalidRequest for TLS files that cannot be used.
+    """
     rng = random.Random(secrets.randbits(64))  # noqa: S311 - jitter, not secrecy
     node_id = settings.resolved_node_id(sock.getsockname()[1])
     incarnation = secrets.token_hex(8)
@@ -167,16 +190,26 @@ def build_push_node(
             "isolated": watch.isolated,
         }
 
+    terms = Terms(
+        settings,
+        device_ring=device_ring,
+        clock=clock,
+        random=rng,
+        siblings=siblings,
+        sessions=lambda: listener.connections,
+    )
     listener = DeviceListener(
         settings,
         node=node,
         node_id=node_id,
-        device_ring=device_ring,
+        terms=terms,
         clock=clock,
         random=rng,
         readiness=readiness,
         metrics=metrics,
         sock=sock,
+        tls=_tls(settings),
+        siblings=siblings,
         status=status,
         isolated=lambda: watch.isolated,
     )
@@ -187,6 +220,8 @@ def build_push_node(
         on_isolated=lambda: node.say_stale(listener.devices),
     )
 
+    coverage = CoverageReports(node.coverage, begun_at=clock.now_ms(), repeat_s=settings.coverage_repeat_s)
+
     def linked() -> None:
         watch.linked()
         anti_entropy.compare_soon()
@@ -195,6 +230,7 @@ def build_push_node(
         # What was reported over a link that ended may be lost: whoever is linked then hears all of it. So may what was
         # being delivered, until that router's successor delivers again.
         tally.report_all_again()
+        coverage.report_all_again()
         anti_entropy.compare_soon()
 
     links.bind(deliver=node.deliver, topics=node.topics, on_linked=linked, on_unlinked=unlinked)
@@ -216,8 +252,21 @@ def build_push_node(
         listener=listener,
         anti_entropy=anti_entropy,
         tally=tally,
+        coverage=coverage,
+        clock=clock,
         reach_report_s=settings.reach_report_s,
     )
     return PushNode(
         service=service, links=links, node_id=node_id, incarnation=incarnation, metrics=metrics, status=status
+    )
+
+
+def _tls(settings: PushSettings) -> ssl.SSLContext | None:
+    if settings.tls_cert_file is None:
+        return None
+    return server_context(
+        settings.tls_cert_file,
+        settings.tls_key_file,
+        cert_field="PUSH_TLS_CERT_FILE",
+        key_field="PUSH_TLS_KEY_FILE",
     )

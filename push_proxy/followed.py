@@ -1,37 +1,16 @@
-"""One topic this node follows: what it knows, its schedule, and its frames, each encoded once for everybody."""
+"""One topic this node follows: what it knows, its schedule, and its frames, each prepared once for everybody."""
 
 from __future__ import annotations
 
 import asyncio
 
 from contract.broadcast import Broadcast
-from contract.frames import (
-    AckRequest,
-    ContinuityFrame,
-    ServerFrame,
-    Verdict,
-    broadcast_frame,
-    encode_frame,
-    schedule_frame,
-)
+from contract.frames import AckRequest, ContinuityFrame, Verdict, broadcast_frame, schedule_frame
 from contract.schedule import TopicSchedule
+from push_proxy.forms import PreparedFrame
 from push_proxy.topic_state import TopicState
 
-__all__ = ["Delivery", "FollowedTopic", "text_frame"]
-
-
-def text_frame(frame: ServerFrame) -> bytes:
-    """A complete, unmasked, final text frame (RFC 6455, section 5.2).
-
-    Server frames without extensions carry no state of their connection, so the same bytes serve every device.
-    """
-    payload = encode_frame(frame)
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 65_536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+__all__ = ["Delivery", "FollowedTopic"]
 
 
 class Delivery:
@@ -66,11 +45,11 @@ class FollowedTopic:
         "awaited",
         "empty_since_s",
         "opening",
+        "prepared_schedule",
         "read_again",
         "reading",
         "registered",
         "schedule",
-        "schedule_bytes",
         "schedule_known",
         "state",
     )
@@ -80,7 +59,7 @@ class FollowedTopic:
         self.schedule: TopicSchedule | None = None
         self.schedule_known = False
         """Whether the schedule view was ever asked with success."""
-        self.schedule_bytes = b""
+        self.prepared_schedule: PreparedFrame | None = None
         self.opening: asyncio.Task[None] | None = None
         self.reading: asyncio.Task[None] | None = None
         self.read_again = False
@@ -90,8 +69,8 @@ class FollowedTopic:
         self.awaited: dict[int, list[Delivery]] = {}
         """Held broadcasts -> deliveries to acknowledge once they went out."""
         self._ack = ack
-        self._replay: dict[int, bytes] = {}
-        self._continuity: dict[Verdict, bytes] = {}
+        self._replay: dict[int, PreparedFrame] = {}
+        self._continuity: dict[Verdict, PreparedFrame] = {}
         self._continuity_of: tuple[int, str | None] = (-1, None)
 
     @property
@@ -103,26 +82,27 @@ class FollowedTopic:
         """Of the schedule known here; 0 if none is."""
         return self.schedule.revision if self.schedule is not None else 0
 
-    def live_frame(self, broadcast: Broadcast) -> bytes:
-        return text_frame(broadcast_frame(broadcast, ack=self._ack))
+    def live_frame(self, broadcast: Broadcast) -> PreparedFrame:
+        return PreparedFrame(broadcast_frame(broadcast, ack=self._ack))
 
-    def replay_frame(self, broadcast: Broadcast) -> bytes:
+    def replay_frame(self, broadcast: Broadcast) -> PreparedFrame:
         frame = self._replay.get(broadcast.timestamp)
         if frame is None:
-            frame = text_frame(broadcast_frame(broadcast, replayed=True, ack=self._ack))
+            frame = PreparedFrame(broadcast_frame(broadcast, replayed=True, ack=self._ack))
             if len(self._replay) >= 4096:
                 self._replay.clear()
             self._replay[broadcast.timestamp] = frame
         return frame
 
-    def continuity_frame(self, verdict: Verdict) -> bytes:
-        says = (self.state.latest, self.state.state_key)
+    def continuity_frame(self, verdict: Verdict) -> PreparedFrame:
+        state = self.state
+        says = (state.latest, state.state_key)
         if self._continuity_of != says:
             self._continuity.clear()
             self._continuity_of = says
         frame = self._continuity.get(verdict)
         if frame is None:
-            frame = self._continuity[verdict] = text_frame(
+            frame = self._continuity[verdict] = PreparedFrame(
                 ContinuityFrame(topic=self.topic, verdict=verdict, state_key=says[1], latest=says[0])
             )
         return frame
@@ -133,5 +113,5 @@ class FollowedTopic:
         if self.schedule is not None and self.schedule.revision >= schedule.revision:
             return False
         self.schedule = schedule
-        self.schedule_bytes = text_frame(schedule_frame(schedule))
+        self.prepared_schedule = PreparedFrame(schedule_frame(schedule))
         return True

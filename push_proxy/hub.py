@@ -1,82 +1,88 @@
-"""Who is subscribed to what on this node: topic -> connections and connection -> topics, always in step."""
+"""Who is subscribed to what on this node: topic -> subscriptions by form, port -> its subscriptions, in step."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
 
+from push_proxy.forms import Form
+from push_proxy.ports import DevicePort
 from push_proxy.recovery import Phase, Subscription
 
 __all__ = ["Hub"]
 
-C = TypeVar("C", bound=Hashable)
 
+class Hub:
+    """Ports are told apart by identity: a newer connection of the same device is another one.
 
-class Hub(Generic[C]):
-    """Connections are told apart by identity: a newer connection of the same device is another one.
-
-    A subscription that is replaced or removed is ended, so that a fan-out in progress skips it.
+    A subscription that is replaced or removed is ended, so that a fan-out in progress skips it. Subscriptions of a
+    topic lie in one list per form, in no order: a list is the smallest thing that can be written to in one go, and
+    each subscription knows its place in it.
     """
 
-    __slots__ = ("_by_connection", "_by_topic")
+    __slots__ = ("_by_topic", "_count")
 
     def __init__(self) -> None:
-        self._by_topic: dict[str, dict[C, Subscription]] = {}
-        self._by_connection: dict[C, dict[str, Subscription]] = {}
+        self._by_topic: dict[str, dict[Form, list[Subscription]]] = {}
+        self._count = 0
 
-    def add(self, connection: C, subscription: Subscription) -> bool:
-        """Register; a former subscription of this connection to the topic ends. Returns whether the topic was empty."""
-        topic = subscription.topic
-        subscribers = self._by_topic.setdefault(topic, {})
-        first = not subscribers
-        former = subscribers.get(connection)
+    def add(self, subscription: Subscription) -> Subscription | None:
+        """Register; returns the former subscription of this port to the topic, which it replaces and ends."""
+        port, topic = subscription.sink, subscription.topic
+        former = self.get(port, topic)
         if former is not None:
-            former.end()
-        subscribers[connection] = subscription
-        self._by_connection.setdefault(connection, {})[topic] = subscription
-        return first
+            self.remove(port, topic)
+        forms = self._by_topic.setdefault(topic, {})
+        peers = forms.setdefault(port.form, [])
+        subscription.place = len(peers)
+        peers.append(subscription)
+        port.subscriptions.append(subscription)
+        self._count += 1
+        return former
 
-    def remove(self, connection: C, topic: str) -> bool:
-        """End one subscription; returns whether the topic has no subscriber left. Unknown ones change nothing."""
-        subscription = self._by_connection.get(connection, {}).pop(topic, None)
-        if subscription is None:
-            return False
-        subscription.end()
-        if not self._by_connection[connection]:
-            del self._by_connection[connection]
-        subscribers = self._by_topic[topic]
-        del subscribers[connection]
-        if subscribers:
-            return False
-        del self._by_topic[topic]
-        return True
+    def remove(self, port: DevicePort, topic: str) -> Subscription | None:
+        """End one subscription and return it; None for an unknown one."""
+        subscription = self.get(port, topic)
+        if subscription is not None:
+            port.subscriptions.remove(subscription)
+            self._take_out(subscription)
+        return subscription
 
-    def drop(self, connection: C) -> list[str]:
-        """End every subscription of this connection, and of no other; returns topics left without a subscriber."""
-        return [topic for topic in list(self._by_connection.get(connection, ())) if self.remove(connection, topic)]
+    def drop(self, port: DevicePort) -> list[Subscription]:
+        """End every subscription of this port, and of no other; returns them."""
+        ended = list(port.subscriptions)
+        port.subscriptions.clear()
+        for subscription in ended:
+            self._take_out(subscription)
+        return ended
 
-    def drop_topic(self, topic: str) -> list[C]:
-        """End every subscription to a topic; returns whose they were."""
-        connections = list(self._by_topic.get(topic, ()))
-        for connection in connections:
-            self.remove(connection, topic)
-        return connections
+    def drop_topic(self, topic: str) -> list[Subscription]:
+        """End every subscription to a topic; returns them."""
+        ended = list(self.subscriptions(topic))
+        for subscription in ended:
+            self.remove(subscription.sink, topic)
+        return ended
 
-    def get(self, connection: C, topic: str) -> Subscription | None:
-        return self._by_connection.get(connection, {}).get(topic)
-
-    def topics_of(self, connection: C) -> tuple[str, ...]:
-        return tuple(self._by_connection.get(connection, ()))
+    def get(self, port: DevicePort, topic: str) -> Subscription | None:
+        # A port follows a handful of topics: a list is searched faster than a dictionary is kept.
+        for subscription in port.subscriptions:
+            if subscription.topic == topic:
+                return subscription
+        return None
 
     def subscriptions(self, topic: str) -> Iterator[Subscription]:
-        return iter(self._by_topic.get(topic, {}).values())
+        for peers in self._by_topic.get(topic, {}).values():
+            yield from peers
+
+    def by_form(self, topic: str) -> Mapping[Form, list[Subscription]]:
+        """Not to be changed, nor kept across a wait."""
+        return self._by_topic.get(topic, {})
 
     def unanswered(self, topic: str) -> list[Subscription]:
-        """Subscriptions without a final verdict, in the order they came."""
-        return [s for s in self._by_topic.get(topic, {}).values() if s.phase < Phase.LIVE]
+        """Subscriptions without a final verdict."""
+        return [s for s in self.subscriptions(topic) if s.phase < Phase.LIVE]
 
     def count(self, topic: str) -> int:
-        return len(self._by_topic.get(topic, ()))
+        return sum(len(peers) for peers in self._by_topic.get(topic, {}).values())
 
     def topics(self) -> tuple[str, ...]:
         """Topics with at least one subscriber."""
@@ -84,4 +90,19 @@ class Hub(Generic[C]):
 
     @property
     def subscription_count(self) -> int:
-        return sum(len(topics) for topics in self._by_connection.values())
+        return self._count
+
+    def _take_out(self, subscription: Subscription) -> None:
+        subscription.end()
+        forms = self._by_topic[subscription.topic]
+        form = subscription.sink.form
+        peers = forms[form]
+        last = peers.pop()
+        if last is not subscription:
+            peers[subscription.place] = last
+            last.place = subscription.place
+        if not peers:
+            del forms[form]
+            if not forms:
+                del self._by_topic[subscription.topic]
+        self._count -= 1

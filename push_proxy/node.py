@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 import structlog
 
@@ -20,8 +20,10 @@ from contract.frames import UNKNOWN_TOPIC, AckRequest, Held, StaleFrame, Verdict
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.failpoints import failpoint
 from contract.schedule import TopicSchedule
+from push_proxy.coverage import CoverageCount
 from push_proxy.fanout import FanOut
-from push_proxy.followed import Delivery, FollowedTopic, text_frame
+from push_proxy.followed import Delivery, FollowedTopic
+from push_proxy.forms import PreparedFrame
 from push_proxy.hub import Hub
 from push_proxy.metrics import CounterName, NodeMetrics
 from push_proxy.ports import DevicePort, InterestPort
@@ -60,7 +62,9 @@ class StreamNode:
         self._clock = clock
         self._tally = tally
         self._metrics = metrics
-        self._hub: Hub[DevicePort] = Hub()
+        self._hub = Hub()
+        self.coverage = CoverageCount()
+        """Which stage-map versions the devices here hold (R7)."""
         self._fanout = FanOut()
         self._topics: dict[str, FollowedTopic] = {}
         self._unsettled: dict[str, None] = {}
@@ -104,8 +108,11 @@ class StreamNode:
             deadline_s=now_s + self._settings.verdict_wait_s,
             read_mark=followed.state.reads_begun,
             held_revision=held.revision if held else -1,
+            held_version=self.coverage.joined(topic, held.version if held else None),
         )
-        self._hub.add(device, subscription)
+        former = self._hub.add(subscription)
+        if former is not None:
+            self.coverage.left(topic, former.held_version)
         followed.empty_since_s = None
         self._answer(followed, subscription, give_up=self.reader.store_down and followed.opening is None)
         if subscription.phase < Phase.LIVE:
@@ -114,12 +121,14 @@ class StreamNode:
                 self.reader.request_read(followed)
 
     def leave(self, device: DevicePort, topic: str) -> None:
-        if self._hub.remove(device, topic):
-            self._emptied([topic])
+        subscription = self._hub.remove(device, topic)
+        if subscription is not None:
+            self._left(subscription)
 
     def dropped(self, device: DevicePort) -> None:
         """The connection is gone; only its own subscriptions end."""
-        self._emptied(self._hub.drop(device))
+        for subscription in self._hub.drop(device):
+            self._left(subscription)
 
     def acked(self, device: DevicePort, topic: str, timestamp: int) -> None:
         subscription = self._hub.get(device, topic)
@@ -200,9 +209,38 @@ class StreamNode:
 
     def say_stale(self, devices: Sequence[DevicePort]) -> None:
         """Tell every device that this node lost its sources (R17)."""
-        frame = text_frame(StaleFrame())
-        for device in devices:
-            device.write(frame)
+        self.tell_all(devices, PreparedFrame(StaleFrame()))
+
+    def tell_all(self, devices: Sequence[DevicePort], frame: PreparedFrame) -> None:
+        """Send `frame` to every device, in slices, in order with the broadcasts."""
+
+        def tell(device: DevicePort) -> bool:
+            device.send((frame,))
+            return True
+
+        self._fanout.visit(devices, tell, _ignore)
+
+    def due_times(self) -> list[int]:
+        """When stages of the topics followed are due, ms since the epoch."""
+        return [
+            due
+            for followed in self._topics.values()
+            if followed.schedule is not None
+            for due in followed.schedule.times().values()
+            if due is not None
+        ]
+
+    # What became of frames that were held back for slow consumers.
+
+    def written_late(self, topic: str, timestamp: int) -> None:
+        """One device got it after all."""
+        self._metrics.delivered("live", 1, 0)
+        self._tally.written(topic, timestamp, 1, now_s=self._clock.monotonic_s())
+
+    def coalesced(self, topic: str, timestamp: int) -> None:
+        """One device gets a later one instead, which lists it as skipped."""
+        self._metrics.delivered("coalesced", 1, 0)
+        self._tally.coalesced(topic, timestamp, now_s=self._clock.monotonic_s())
 
     # What the reader learned (TopicNews).
 
@@ -219,19 +257,20 @@ class StreamNode:
     def pass_on(self, followed: FollowedTopic, schedule: TopicSchedule) -> None:
         if not followed.put_schedule(schedule):
             return
-        to = []
-        for subscription in self._hub.subscriptions(followed.topic):
-            if subscription.phase > 0 and subscription.told_revision < schedule.revision:
+        assert followed.prepared_schedule is not None
+        for peers in self._hub.by_form(followed.topic).values():
+            to = [s for s in peers if s.phase > 0 and s.told_revision < schedule.revision]
+            for subscription in to:
                 subscription.told_revision = schedule.revision
-                to.append(subscription)
-        self._fanout.broadcast(followed.schedule_bytes, to, _ignore)
+            self._fanout.broadcast(followed.prepared_schedule, to, _ignore)
 
     def forget_unknown(self, followed: FollowedTopic) -> None:
         topic = followed.topic
-        devices = self._hub.drop_topic(topic)
+        ended = self._hub.drop_topic(topic)
         self._close_topic(followed)
-        for device in devices:
-            device.unfollow(topic, UNKNOWN_TOPIC, _no_such_topic(topic))
+        for subscription in ended:
+            self.coverage.left(topic, subscription.held_version)
+            subscription.sink.unfollow(topic, UNKNOWN_TOPIC, _no_such_topic(topic))
 
     # Topics.
 
@@ -256,12 +295,13 @@ class StreamNode:
                 delivery.finish()
         followed.awaited.clear()
 
-    def _emptied(self, topics: Sequence[str]) -> None:
-        now_s = self._clock.monotonic_s()
-        for topic in topics:
-            followed = self._topics.get(topic)
-            if followed is not None:
-                followed.empty_since_s = now_s
+    def _left(self, subscription: Subscription) -> None:
+        """A subscription ended; perhaps its topic's last."""
+        topic = subscription.topic
+        self.coverage.left(topic, subscription.held_version)
+        followed = self._topics.get(topic)
+        if followed is not None and not self._hub.by_form(topic):
+            followed.empty_since_s = self._clock.monotonic_s()
 
     # Accepting and writing.
 
@@ -298,20 +338,28 @@ class StreamNode:
         for broadcast in broadcasts:
             timestamp = broadcast.timestamp
             least = Phase.LIVE if settled_only else Phase.PENDING
-            to = [s for s in self._hub.subscriptions(followed.topic) if s.phase >= least and s.flow(timestamp)]
+            by_form = [
+                # A settled subscription has nothing to remember: most are, so the method is called for the others only.
+                [s for s in peers if s.phase is Phase.LIVE or (s.phase >= least and s.flow(timestamp))]
+                for peers in self._hub.by_form(followed.topic).values()
+            ]
             deliveries = followed.awaited.pop(timestamp, [])
             if delivery is not None:
                 delivery.begin()
                 deliveries.append(delivery)
             self._metrics.count("broadcasts")
-            self._tally.begin(followed.topic, timestamp, subscribers=len(to), now_s=self._clock.monotonic_s())
-            self._fanout.broadcast(followed.live_frame(broadcast), to, _Written(self, broadcast, deliveries))
+            subscribers = sum(map(len, by_form))
+            self._tally.begin(followed.topic, timestamp, subscribers=subscribers, now_s=self._clock.monotonic_s())
+            frame, written = followed.live_frame(broadcast), _Written(self, broadcast, deliveries, len(by_form))
+            for to in by_form or ([],):
+                self._fanout.broadcast(frame, to, written)
 
-    def written(self, broadcast: Broadcast, deliveries: Sequence[Delivery], count: int) -> None:
+    def written(self, broadcast: Broadcast, deliveries: Sequence[Delivery], count: int, nbytes: int) -> None:
         """A broadcast's fan-out is done."""
         failpoint("node.deliver.after_write")
         now_s = self._clock.monotonic_s()
-        self._metrics.count("written", count)
+        self._metrics.count("fanouts")
+        self._metrics.delivered("live", count, nbytes)
         if count:
             self._tally.written(broadcast.topic, broadcast.timestamp, count, now_s=now_s)
             if broadcast.dispatched_at is not None:
@@ -334,7 +382,7 @@ class StreamNode:
         answer = subscription.answer(followed.state, now_s, give_up=give_up)
         if answer is None:
             return False
-        frames: list[bytes] = []
+        frames: list[PreparedFrame] = []
         if answer.verdict is not None:
             frames.append(followed.continuity_frame(answer.verdict))
             self._metrics.count(_VERDICT_COUNTERS[answer.verdict])
@@ -347,8 +395,9 @@ class StreamNode:
         schedule = followed.schedule
         if first and schedule is not None and subscription.told_revision < schedule.revision:
             subscription.told_revision = schedule.revision
-            frames.append(followed.schedule_bytes)
-        subscription.sink.write(b"".join(frames))
+            assert followed.prepared_schedule is not None
+            frames.append(followed.prepared_schedule)
+        subscription.sink.send(frames)
         return True
 
     def _refused_for_cursor(self, followed: FollowedTopic, subscription: Subscription, now_s: float) -> bool:
@@ -361,9 +410,8 @@ class StreamNode:
         try:
             check_cursor(subscription.cursor, now_ms=self._clock.now_ms(), latest=latest, field=f"topics[{topic}]")
         except MalformedCursor as exc:
-            device = cast("DevicePort", subscription.sink)  # the one `follow` gave it
-            self.leave(device, topic)
-            device.unfollow(topic, "cursor_in_future", str(exc))
+            self.leave(subscription.sink, topic)
+            subscription.sink.unfollow(topic, "cursor_in_future", str(exc))
             return True
         return False
 
@@ -373,20 +421,29 @@ class StreamNode:
 
 
 class _Written:
-    __slots__ = ("_broadcast", "_deliveries", "_node")
+    """Ends of the fan-outs of one broadcast, one per form, told as one."""
 
-    def __init__(self, node: StreamNode, broadcast: Broadcast, deliveries: Sequence[Delivery]) -> None:
+    __slots__ = ("_broadcast", "_bytes", "_deliveries", "_node", "_open", "_written")
+
+    def __init__(self, node: StreamNode, broadcast: Broadcast, deliveries: Sequence[Delivery], forms: int) -> None:
         self._node = node
         self._broadcast = broadcast
         self._deliveries = deliveries
+        self._open = max(1, forms)
+        self._written = 0
+        self._bytes = 0
 
-    def __call__(self, count: int) -> None:
-        self._node.written(self._broadcast, self._deliveries, count)
+    def __call__(self, count: int, nbytes: int) -> None:
+        self._written += count
+        self._bytes += nbytes
+        self._open -= 1
+        if self._open == 0:
+            self._node.written(self._broadcast, self._deliveries, self._written, self._bytes)
 
 
 def _no_such_topic(topic: str) -> str:
     return f"topics[{topic}]: no such topic (ask the GraphQL service for its name)"
 
 
-def _ignore(count: int) -> None:
+def _ignore(count: int, nbytes: int) -> None:
     """Nobody waits for this job."""

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from contract.frames import ServerFrame
+from push_proxy.forms import Form, PreparedFrame
+
+if TYPE_CHECKING:
+    from push_proxy.recovery import Subscription
 
 __all__ = ["DevicePort", "InterestPort"]
 
 
 class DevicePort(Protocol):
-    """One device connection, seen from the node. Compared and hashed by identity."""
+    """One stream of frames to a device, seen from the node: a connection, or one operation of a GraphQL connection.
 
-    def write(self, frames: bytes, /) -> None:
-        """Complete WebSocket frames; never waits, does nothing once the connection is closing."""
+    Compared and hashed by identity. Nothing here waits; everything does nothing once the stream is closing.
+    """
+
+    form: Form
+    """What its frames look like; streams with the same form get the same bytes."""
+    congested: bool
+    """Whether its socket takes no more: then `hold_back` instead of `write`."""
+    subscriptions: list[Subscription]
+    """What it follows; kept by the hub."""
+
+    def write(self, frame: bytes, /) -> None:
+        """One or more frames in this port's form, back to back."""
+        ...
+
+    def hold_back(self, frame: ServerFrame, /) -> None:
+        """Write `frame` once the socket takes it, coalesced with what waits already; ends one that is too slow."""
+        ...
+
+    def send(self, frames: Sequence[PreparedFrame], /) -> None:
+        """Write or hold back, in one piece."""
         ...
 
     def unfollow(self, topic: str, code: str, message: str) -> None:
-        """The node cannot follow `topic` for this connection after all: an error frame says why."""
+        """The node cannot follow `topic` for this stream after all: an error frame says why."""
         ...
 
     def __hash__(self) -> int: ...

@@ -67,6 +67,11 @@ class ReachTally:
         if counts is not None:
             counts.replayed += 1
 
+    def coalesced(self, topic: str, timestamp: int, *, now_s: float) -> None:
+        counts = self._get(topic, timestamp, now_s)
+        if counts is not None:
+            counts.coalesced += 1
+
     def acked(self, topic: str, timestamp: int, *, now_s: float) -> None:
         counts = self._get(topic, timestamp, now_s)
         if counts is not None:

@@ -8,20 +8,15 @@ piece. So replay and live frames are merged, ordered and deduplicated because th
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from contract.broadcast import Broadcast
 from contract.cursor import Cursor
 from contract.frames import Verdict
+from push_proxy.ports import DevicePort
 from push_proxy.topic_state import TopicState
 
-__all__ = ["Answer", "FrameSink", "Phase", "Subscription", "judge"]
-
-
-class FrameSink(Protocol):
-    """Where a subscription's frames go: complete WebSocket frames, written without waiting."""
-
-    def write(self, frames: bytes, /) -> None: ...
+__all__ = ["Answer", "Phase", "Subscription", "judge"]
 
 
 class Phase(IntEnum):
@@ -57,8 +52,10 @@ class Subscription:
         "acked",
         "cursor",
         "deadline_s",
+        "held_version",
         "hole_told",
         "phase",
+        "place",
         "read_mark",
         "sent",
         "sink",
@@ -68,13 +65,14 @@ class Subscription:
 
     def __init__(
         self,
-        sink: FrameSink,
+        sink: DevicePort,
         topic: str,
         cursor: Cursor,
         *,
         deadline_s: float,
         read_mark: int = 0,
         held_revision: int = -1,
+        held_version: int = 0,
     ) -> None:
         self.sink = sink
         self.topic = topic
@@ -86,6 +84,10 @@ class Subscription:
         """Reads of the log begun before this subscription; only a later one may prove it `ahead`."""
         self.told_revision = held_revision
         """Newest schedule revision this device is known to have."""
+        self.held_version = held_version
+        """Of the stage map this device holds; 0: none (R7)."""
+        self.place = 0
+        """In the hub's list of its topic and form."""
         self.sent: set[int] | None = None
         """Timestamps sent while the verdict was owed; bounded by the topic's log."""
         self.acked = 0
@@ -139,6 +141,8 @@ class Subscription:
                 replay = tuple(entry for entry in state.after(start) if entry.timestamp not in sent)
         self.phase = Phase.LIVE
         self.sent = None
+        self.cursor = None  # asked for no more: one object less for every device at rest
+        self.deadline_s = 0.0
         return Answer(verdict, replay)
 
     def _unsent(self, state: TopicState) -> tuple[Broadcast, ...]:

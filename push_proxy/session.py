@@ -17,7 +17,6 @@ from contract.frames import (
     AckFrame,
     AuthFrame,
     ErrorFrame,
-    GoawayFrame,
     Held,
     HoleFrame,
     ServerFrame,
@@ -26,6 +25,7 @@ from contract.frames import (
     WelcomeFrame,
     decode_client_frame,
 )
+from push_proxy.renewal import draw_renew_lead_s
 
 __all__ = [
     "MAX_TOPIC_CHARS",
@@ -64,20 +64,18 @@ class Grant(NamedTuple):
 
 
 class SessionTerms(NamedTuple):
-    """What the node grants one connection; everything random was drawn by the caller."""
+    """What the node grants every connection alike: one object for all of them."""
 
-    lifetime_s: float
-    first_ping_s: float
     ping_s: float
     pong_deadline_s: float
     subscribe_deadline_s: float
-    reconnect_after_ms: int
-    """When this device should be back after its lifetime ended."""
     reconnect_window_ms: int
     refetch_window_ms: int
     max_errors: int
     renew_before_s: float
-    """How long before its end a token is renewed in-band; 0: never."""
+    """Over how long before its end tokens are renewed in-band; 0: never."""
+    expiry_spread_s: float
+    """Over how long after their end connections are closed whose token was not renewed."""
 
 
 class Send(NamedTuple):
@@ -116,7 +114,8 @@ class RenewToken(NamedTuple):
 
 class Close(NamedTuple):
     code: CloseCode
-    goaway: GoawayFrame | None = None
+    goaway: str | None = None
+    """Send a goaway with this reason before it; the shell draws when this device should be back (R21)."""
 
 
 Action = Send | Follow | Leave | Acked | HoleReported | Ping | RenewToken | Close
@@ -128,33 +127,45 @@ class Session:
     __slots__ = (
         "_awaiting_pong",
         "_closed",
+        "_draw",
         "_errors",
-        "_lifetime_end_s",
         "_next_ping_s",
         "_subscribe_by_s",
         "_terms",
+        "expiry_close_s",
         "grant",
+        "lifetime_end_s",
         "topics",
     )
 
-    def __init__(self, grant: Grant, terms: SessionTerms, *, now_s: float) -> None:
+    def __init__(
+        self, grant: Grant, terms: SessionTerms, *, now_s: float, lifetime_s: float, first_ping_s: float, draw: float
+    ) -> None:
+        """`lifetime_s` and `first_ping_s` were drawn for this connection; so was `draw`, uniform over [0, 1).
+
+        All times are monotonic.
+        """
         self.grant = grant
-        self.topics: set[str] = set()
+        self.topics: tuple[str, ...] = ()
         self._terms = terms
         self._errors = 0
         self._closed = False
         self._awaiting_pong = False
         self._subscribe_by_s = now_s + terms.subscribe_deadline_s
-        self._lifetime_end_s = now_s + terms.lifetime_s
-        self._next_ping_s = now_s + terms.first_ping_s
+        self._draw = draw
+        self.lifetime_end_s = now_s + lifetime_s
+        """When it is sent away because it lived long enough; may be put off."""
+        self.expiry_close_s = grant.expires_at_s + self.expiry_late_s
+        """When it is closed because its token was not renewed; may be put off."""
+        self._next_ping_s = now_s + first_ping_s
 
-    def welcome(self, *, node: str, server_time_ms: int) -> WelcomeFrame:
+    def welcome(self, *, node: str, server_time_ms: int, now_s: float) -> WelcomeFrame:
         """The first frame of every session."""
         terms = self._terms
         return WelcomeFrame(
             node=node,
             server_time=server_time_ms,
-            lifetime_s=round(terms.lifetime_s, 3),
+            lifetime_s=round(self.lifetime_end_s - now_s, 3),
             ping_s=terms.ping_s,
             reconnect_window_ms=terms.reconnect_window_ms,
             refetch_window_ms=terms.refetch_window_ms,
@@ -202,12 +213,12 @@ class Session:
 
     def forget(self, topic: str) -> None:
         """The node could not follow a topic after all."""
-        self.topics.discard(topic)
+        self.topics = tuple(known for known in self.topics if known != topic)
 
     def _subscribe(self, frame: SubscribeFrame, now_ms: int, latest_of: LatestOf) -> list[Action]:
         if not frame.topics:
             return self.rejected("malformed_frame", "topics: empty (name at least one topic)")
-        total = len(self.topics.union(frame.topics))
+        total = len({*self.topics, *frame.topics})
         if total > MAX_TOPICS_PER_CONNECTION:
             message = f"topics: {total} topics (at most {MAX_TOPICS_PER_CONNECTION} per connection)"
             return self.rejected("too_many_topics", message)
@@ -233,13 +244,14 @@ class Session:
         except MalformedCursor as exc:
             code = "cursor_in_future" if cursor is not None and cursor > 0 else exc.code
             return self.rejected(code, str(exc), topic)
-        self.topics.add(topic)
+        if topic not in self.topics:
+            self.topics = (*self.topics, topic)
         self._subscribe_by_s = _NEVER
         return [Follow(topic, cursor, held)]
 
     def _unsubscribe(self, frame: UnsubscribeFrame) -> list[Action]:
         leaving = [topic for topic in dict.fromkeys(frame.topics) if topic in self.topics]
-        self.topics.difference_update(leaving)
+        self.topics = tuple(topic for topic in self.topics if topic not in leaving)
         return [Leave(topic) for topic in leaving]
 
     def _about_topic(self, kind: str, topic: str, timestamp: int, latest_of: LatestOf) -> list[Action]:
@@ -258,9 +270,9 @@ class Session:
             return self.rejected(exc.code, str(exc))
         if (grant.subject, grant.device) != (self.grant.subject, self.grant.device):
             return self.rejected("unauthorized", "token: of another device (renew the one this connection began with)")
-        self.grant = grant
+        self._hold(grant)
         lost = [topic for topic in sorted(self.topics) if grant.topics is not None and topic not in grant.topics]
-        self.topics.difference_update(lost)
+        self.topics = tuple(topic for topic in self.topics if topic not in lost)
         actions: list[Action] = []
         for topic in lost:
             actions.append(Leave(topic))
@@ -269,7 +281,7 @@ class Session:
 
     def renewed(self, expires_at_s: float) -> None:
         """A new token was sent to the device."""
-        self.grant = self.grant._replace(expires_at_s=expires_at_s)
+        self._hold(self.grant._replace(expires_at_s=expires_at_s))
 
     # Time.
 
@@ -280,16 +292,15 @@ class Session:
     def next_deadline_s(self) -> float:
         """When `on_time` must be called next, monotonic."""
         renew_at_s = self._renew_at_s()
-        return min(self._subscribe_by_s, self._lifetime_end_s, self._next_ping_s, self.grant.expires_at_s, renew_at_s)
+        return min(self._subscribe_by_s, self.departs_at_s, self._next_ping_s, renew_at_s)
 
     def on_time(self, now_s: float) -> list[Action]:
         """Deadlines that passed; harmless when called early."""
         if self._closed:
             return []
-        if now_s >= self._lifetime_end_s:
-            terms = self._terms
-            return [self._close(CloseCode.LIFETIME, terms.reconnect_after_ms)]
-        if now_s >= self.grant.expires_at_s:
+        if now_s >= self.lifetime_end_s:
+            return [self._close(CloseCode.LIFETIME, "lifetime")]
+        if now_s >= self.expiry_close_s:
             return [self._close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
         if now_s >= self._subscribe_by_s:
             return [self._close(CloseCode.NO_SUBSCRIBE)]
@@ -309,20 +320,29 @@ class Session:
         self._awaiting_pong = False
         self._next_ping_s = now_s + self._terms.ping_s
 
-    def leave(self, code: CloseCode, *, reconnect_after_ms: int, reason: str) -> list[Action]:
+    def leave(self, code: CloseCode, *, reason: str) -> list[Action]:
         """The node wants this connection gone: drain."""
-        if self._closed:
-            return []
-        return [self._close(code, reconnect_after_ms, reason)]
+        return [] if self._closed else [self._close(code, reason)]
+
+    @property
+    def departs_at_s(self) -> float:
+        """When it is to be sent away, for whichever reason comes first."""
+        return min(self.lifetime_end_s, self.expiry_close_s)
+
+    @property
+    def expiry_late_s(self) -> float:
+        """How long after its token's end this connection is closed."""
+        return self._draw * self._terms.expiry_spread_s
+
+    def _hold(self, grant: Grant) -> None:
+        self.grant = grant
+        self.expiry_close_s = grant.expires_at_s + self.expiry_late_s
 
     def _renew_at_s(self) -> float:
         before_s = self._terms.renew_before_s
-        return self.grant.expires_at_s - before_s if before_s > 0 else _NEVER
+        return self.grant.expires_at_s - draw_renew_lead_s(self._draw, before_s=before_s) if before_s > 0 else _NEVER
 
-    def _close(self, code: CloseCode, reconnect_after_ms: int | None = None, reason: str = "lifetime") -> Close:
+    def _close(self, code: CloseCode, goaway: str | None = None) -> Close:
         assert not self._closed
         self._closed = True
-        if reconnect_after_ms is None:
-            return Close(code)
-        window_ms = self._terms.reconnect_window_ms
-        return Close(code, GoawayFrame(reason=reason, reconnect_after_ms=reconnect_after_ms, window_ms=window_ms))
+        return Close(code, goaway)

@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["TimerWheel"]
+__all__ = ["NOT_SET", "Timed", "TimerWheel"]
 
-K = TypeVar("K", bound=Hashable)
+NOT_SET = -1
+
+
+class Timed(Protocol):
+    """Something with a deadline; it carries its bucket itself, which costs less than a table of everybody's."""
+
+    due_bucket: int
+    """NOT_SET at first; belongs to the wheel."""
+
+    def __hash__(self) -> int: ...
+
+
+K = TypeVar("K", bound=Timed)
 
 
 class TimerWheel(Generic[K]):
     """One deadline per key, never reported early, late by at most one `granularity_s` and the tick of the caller."""
 
-    __slots__ = ("_at", "_buckets", "_granularity_s", "_next")
+    __slots__ = ("_buckets", "_granularity_s", "_next")
 
     def __init__(self, granularity_s: float, *, now_s: float) -> None:
         assert granularity_s > 0
         self._granularity_s = granularity_s
         self._buckets: dict[int, set[K]] = {}
-        self._at: dict[K, int] = {}
         self._next = int(now_s / granularity_s)
 
     def __len__(self) -> int:
-        return len(self._at)
+        return sum(map(len, self._buckets.values()))
 
     def set(self, key: K, at_s: float) -> None:
         """Give `key` its only deadline; one in the past is due at the next turn."""
         bucket = max(int(at_s / self._granularity_s) + 1, self._next)
-        before = self._at.get(key)
+        before = key.due_bucket
         if before == bucket:
             return
-        if before is not None:
+        if before != NOT_SET:
             self._discard(key, before)
-        self._at[key] = bucket
-        self._buckets.setdefault(bucket, set()).add(key)
+        key.due_bucket = bucket
+        keys = self._buckets.get(bucket)
+        if keys is None:
+            self._buckets[bucket] = {key}
+        else:
+            keys.add(key)
 
     def cancel(self, key: K) -> None:
-        bucket = self._at.pop(key, None)
-        if bucket is not None:
-            self._discard(key, bucket)
+        if key.due_bucket != NOT_SET:
+            self._discard(key, key.due_bucket)
+            key.due_bucket = NOT_SET
 
     def due(self, now_s: float) -> list[K]:
         """Keys whose deadline passed, each once; they have none any more."""
@@ -53,7 +67,7 @@ class TimerWheel(Generic[K]):
         found: list[K] = []
         for bucket in reached:
             for key in self._buckets.pop(bucket):
-                del self._at[key]
+                key.due_bucket = NOT_SET
                 found.append(key)
         self._next = now + 1
         return found

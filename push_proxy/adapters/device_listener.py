@@ -1,36 +1,47 @@
-"""The device listener: accepts connections, gives each its terms, and turns one wheel of deadlines for all of them."""
+"""The device listener: accepts connections, admits them, turns one wheel of deadlines for all, ends them in order."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Final, Literal
+from typing import Final
 
 from contract.clock import Clock
 from contract.close_codes import CloseCode
 from contract.frames import GoawayFrame
+from contract.runtime.listening import close_listener
 from contract.runtime.runner import Readiness
-from contract.tokens import DeviceClaims, KeyRing
-from push_proxy.adapters.device_connection import DeviceConnection
-from push_proxy.drain import plan_drain
+from push_proxy.adapters.connection import Connection
+from push_proxy.adapters.head_reader import HeadReader
+from push_proxy.admission import Admission, Room, Source
+from push_proxy.drain import drain_begins_ms, plan_drain
+from push_proxy.forms import PreparedFrame
 from push_proxy.handshake import PageName
-from push_proxy.metrics import NodeMetrics
+from push_proxy.metrics import HandshakeOutcome, NodeMetrics
 from push_proxy.node import StreamNode
-from push_proxy.session import Grant, Session, SessionTerms
+from push_proxy.origins import parse_origins
+from push_proxy.ports import DevicePort
+from push_proxy.session import Grant, Session
 from push_proxy.settings import PushSettings
+from push_proxy.siblings import Siblings
+from push_proxy.terms import Terms
 from push_proxy.timer_wheel import TimerWheel
 
 __all__ = ["TICK_S", "DeviceListener"]
 
 TICK_S: Final = 0.05
 """How often deadlines are looked at; no bound of the protocol is finer than ten of these."""
+_BROKEN: Final = 1006
+"""Close code of a connection that ended without one (RFC 6455, 7.4.1)."""
 
 
 class DeviceListener:
-    """All device connections of a node."""
+    """All device connections of a node, from accept to the last byte."""
 
     def __init__(
         self,
@@ -38,37 +49,46 @@ class DeviceListener:
         *,
         node: StreamNode,
         node_id: str,
-        device_ring: KeyRing,
+        terms: Terms,
         clock: Clock,
         random: Random,
         readiness: Readiness,
         metrics: NodeMetrics,
         sock: socket.socket,
+        tls: ssl.SSLContext | None,
+        siblings: Siblings,
         status: Callable[[], Mapping[str, object]],
         isolated: Callable[[], bool],
     ) -> None:
         self.settings = settings
         self.node = node
         self.node_id = node_id
+        self.terms = terms
         self.clock = clock
         self.metrics = metrics
-        self._device_ring = device_ring
         self._random = random
         self._readiness = readiness
         self._sock = sock
+        self._tls = tls
+        self._siblings = siblings
         self._status = status
         self._isolated = isolated
+        self._origins = parse_origins(settings.allowed_origins)
+        limits = settings.admission_limits(_file_limit())
+        self._capacity = limits.capacity.sessions
+        self._admission = Admission(limits)
         self._server: asyncio.Server | None = None
-        self._all: set[DeviceConnection] = set()
-        self._sessions: dict[DeviceConnection, None] = {}
-        self._wheel: TimerWheel[DeviceConnection] = TimerWheel(TICK_S, now_s=clock.monotonic_s())
-        self._draining = False
+        self._others: dict[HeadReader | Connection, None] = {}
+        """Without a session: in their handshake, or closing."""
+        self._sessions: dict[Connection, None] = {}
+        self._wheel: TimerWheel[HeadReader | Connection] = TimerWheel(TICK_S, now_s=clock.monotonic_s())
+        self._ticked_s = clock.monotonic_s()
         metrics.gauge("connections", lambda: len(self._sessions))
 
     @property
-    def devices(self) -> tuple[DeviceConnection, ...]:
-        """Connections with a session, oldest first."""
-        return tuple(self._sessions)
+    def devices(self) -> tuple[DevicePort, ...]:
+        """The streams of all sessions, oldest first."""
+        return tuple(port for connection in self._sessions for port in connection.ports())
 
     @property
     def connections(self) -> int:
@@ -78,86 +98,94 @@ class DeviceListener:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: DeviceConnection(self), sock=self._sock, backlog=self.settings.backlog
+            lambda: HeadReader(self), sock=self._sock, backlog=self.settings.backlog, ssl=self._tls
         )
         self._readiness.hold("push.listener")
+
+    # Time.
 
     def tick(self) -> None:
         """Called every TICK_S."""
         now_s = self.clock.monotonic_s()
+        self.metrics.stall(max(0.0, now_s - self._ticked_s - TICK_S))
+        self._ticked_s = now_s
         for connection in self._wheel.due(now_s):
             connection.on_time(now_s)
 
+    def every_second(self) -> None:
+        """What changes slowly: due times, the reconnect window, what siblings know."""
+        self.terms.know_due(self.node.due_times())
+        self._siblings.publish(len(self._sessions), 0 if self._admission.draining else self._capacity)
+        frame = self.terms.window_to_tell()
+        if frame is not None:
+            self.node.tell_all(self.devices, PreparedFrame(frame))
+
+    # The end.
+
     async def drain(self) -> None:
         """Stop accepting, send everyone away over `drain_s`, then close what is left. Cancelling it cuts them off."""
-        self._draining = True
         self._readiness.expect("push.listener", "draining")
-        if self._server is not None:
-            self._server.close()
         try:
-            devices = self.devices
-            draws = [self._random.random() for _ in devices]
-            plan = plan_drain(
-                devices, draws, drain_s=self.settings.drain_s, window_ms=self.settings.reconnect_window_ms
-            )
+            await asyncio.sleep(self._put_off_s())
+            self._admission.draining = True
+            if self._server is not None:
+                await close_listener(self._server, self._sock, lambda: HeadReader(self))
+            await self._send_all_away()
             loop = asyncio.get_running_loop()
-            began_s = loop.time()
-            for part in plan:
-                await asyncio.sleep(max(0.0, began_s + part.at_s - loop.time()))
-                for departure in part.departures:
-                    departure.connection.send_away(CloseCode.DRAIN, "drain", departure.reconnect_after_ms)
             deadline_s = loop.time() + self.settings.close_timeout_s
-            while self._all and loop.time() < deadline_s:  # noqa: ASYNC110 - bounded, at most once per process
+            while (self._sessions or self._others) and loop.time() < deadline_s:  # noqa: ASYNC110 - bounded, once
                 await asyncio.sleep(TICK_S)
         finally:
-            for connection in list(self._all):
+            if self._server is not None:
+                self._server.close()
+            for connection in (*self._sessions, *self._others):
                 connection.abort()
 
-    # What a connection asks of its listener.
-
-    @property
-    def room(self) -> Literal["yes", "full", "draining"]:
-        if self._draining:
-            return "draining"
-        return "full" if len(self._sessions) >= self.settings.max_connections else "yes"
-
-    def verify(self, token: str) -> Grant:
-        """A token's grant; raises Unauthorized."""
-        now_ms = self.clock.now_ms()
-        claims = self._device_ring.verify_device(token, now_s=now_ms / 1000)
-        expires_at_s = self.clock.monotonic_s() + claims.exp - now_ms / 1000
-        topics = frozenset(claims.topics) if claims.topics is not None else None
-        return Grant(claims.sub, claims.dev, expires_at_s, topics)
-
-    def renew(self, grant: Grant) -> tuple[str, float]:
-        """A token of the same grant with a new, jittered end, and that end on the monotonic clock."""
-        life_s = self.settings.token_lifetime_s * (0.9 + 0.2 * self._random.random())
-        exp = int(self.clock.now_ms() / 1000 + life_s)
-        topics = tuple(sorted(grant.topics)) if grant.topics is not None else None
-        token = self._device_ring.sign(DeviceClaims(sub=grant.subject, dev=grant.device, exp=exp, topics=topics))
-        return token, self.clock.monotonic_s() + life_s
-
-    def open_session(self, grant: Grant) -> Session:
-        settings, draw = self.settings, self._random.random
-        terms = SessionTerms(
-            # The whole range from the first life on: a narrow spread would keep a herd together.
-            lifetime_s=settings.lifetime_min_s + (settings.lifetime_max_s - settings.lifetime_min_s) * draw(),
-            first_ping_s=settings.ping_s * draw(),
-            ping_s=settings.ping_s,
-            pong_deadline_s=settings.pong_deadline_s,
-            subscribe_deadline_s=settings.subscribe_deadline_s,
-            reconnect_after_ms=int(settings.reconnect_window_ms * draw()),
-            reconnect_window_ms=settings.reconnect_window_ms,
-            refetch_window_ms=settings.refetch_window_ms,
-            max_errors=settings.max_errors,
-            renew_before_s=settings.token_renew_before_s,
+    def _put_off_s(self) -> float:
+        """How long the drain waits for a due stage to have passed: devices must not be away just then."""
+        settings, now_ms = self.settings, self.clock.now_ms()
+        self.terms.know_due(self.node.due_times())
+        begins_ms = drain_begins_ms(
+            now_ms,
+            self.terms.due,
+            guard_ms=int(1000 * settings.drain_guard_s),
+            away_ms=int(1000 * settings.drain_s) + self.terms.reconnect_window_ms,
+            defer_max_ms=int(1000 * settings.drain_defer_max_s),
         )
-        return Session(grant, terms, now_s=self.clock.monotonic_s())
+        return (begins_ms - now_ms) / 1000 if self._sessions else 0.0
 
-    def draw_goaway(self, code: CloseCode) -> GoawayFrame:
-        window_ms = self.settings.reconnect_window_ms
-        why = "full" if code is CloseCode.NODE_FULL else "drain"
-        return GoawayFrame(reason=why, reconnect_after_ms=int(window_ms * self._random.random()), window_ms=window_ms)
+    async def _send_all_away(self) -> None:
+        connections = tuple(self._sessions)
+        draws = [self._random.random() for _ in connections]
+        plan = plan_drain(connections, draws, drain_s=self.settings.drain_s, window_ms=self.terms.reconnect_window_ms)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        for part in plan:
+            await asyncio.sleep(max(0.0, began_s + part.at_s - loop.time()))
+            for departure in part.departures:
+                departure.connection.send_away(CloseCode.DRAIN, "drain", departure.reconnect_after_ms)
+
+    # What a request asks of its listener.
+
+    def opened(self, reader: HeadReader, host: str) -> Source | None:
+        """A socket was accepted; None: it is not to be answered at all."""
+        source = self._admission.opened(host)
+        if source is not None:
+            self._others[reader] = None
+            timeout_s = self._admission.head_timeout_s(self.settings.handshake_timeout_s, sessions=len(self._sessions))
+            self._wheel.set(reader, self.clock.monotonic_s() + timeout_s)
+        return source
+
+    def room(self, source: Source) -> Room:
+        """Whether one more stream may begin."""
+        return self._admission.handshake(source, self.clock.monotonic_s(), sessions=len(self._sessions))
+
+    def origin_allowed(self, origin: str) -> bool:
+        return self._origins.allows(origin)
+
+    def refused(self, outcome: HandshakeOutcome) -> None:
+        """A request got no stream."""
+        self.metrics.handshake(outcome)
 
     def page(self, name: PageName) -> tuple[int, str, bytes]:
         """Status, content type and body of a plain page."""
@@ -167,45 +195,89 @@ class DeviceListener:
             return 200, "application/json", b'{"status":"alive"}'
         if name == "status":
             return 200, "application/json", json.dumps(self._status()).encode()
+        if name == "preflight":
+            return 204, "text/plain", b""
         status, body = self._readiness.report()
         return status, "application/json", json.dumps(body).encode()
 
-    def opened(self, connection: DeviceConnection) -> None:
-        self._all.add(connection)
-        self._wheel.set(connection, self.clock.monotonic_s() + self.settings.handshake_timeout_s)
+    # What a connection asks of its listener.
 
-    def accepted(self, connection: DeviceConnection) -> None:
+    def verify(self, token: str) -> Grant:
+        """A token's grant; raises Unauthorized."""
+        return self.terms.verify(token)
+
+    def renew(self, grant: Grant) -> tuple[str, float]:
+        self.metrics.count("tokens_renewed")
+        return self.terms.renew(grant)
+
+    def goaway(self, why: str) -> GoawayFrame:
+        self.metrics.count("goaways")
+        return self.terms.goaway(why)
+
+    def replaced(self, reader: HeadReader, connection: Connection) -> None:
+        """The request was answered: from now on `connection` has the socket."""
+        self._others.pop(reader, None)
+        self._wheel.cancel(reader)
+        self._others[connection] = None
+
+    def waits_for_token(self, connection: Connection) -> None:
+        """The stream is open, but not yet anybody's."""
+        self._wheel.set(connection, self.clock.monotonic_s() + self.settings.authentication_deadline_s)
+
+    def open_session(self, connection: Connection, grant: Grant, now_s: float) -> Session:
+        """The handshake is over: from now on the connection counts."""
+        self._others.pop(connection, None)
         self._sessions[connection] = None
-        self.metrics.count("connects")
-        self.schedule(connection)
+        self.metrics.handshake("accepted")
+        self.metrics.opened(connection.protocol)
+        session = self.terms.open_session(grant, now_s)
+        self._wheel.set(connection, session.next_deadline_s())
+        return session
 
-    def welcomed(self, connection: DeviceConnection) -> None:
+    def draw(self) -> float:
+        """Uniform in [0, 1): a connection's own share of a window (R21)."""
+        return self._random.random()
+
+    def welcomed(self, connection: Connection) -> None:
         """Its welcome is written. A node without its sources says so to whoever comes, as to those who were here."""
         if self._isolated():
-            self.node.say_stale([connection])
+            self.node.say_stale(tuple(connection.ports()))
 
-    def holds(self, connection: DeviceConnection) -> bool:
+    def holds(self, connection: Connection) -> bool:
         """Whether its session is open: not yet closing."""
         return connection in self._sessions
 
-    def schedule(self, connection: DeviceConnection) -> None:
+    def schedule(self, connection: Connection) -> None:
         """Give an open connection its next deadline."""
-        if connection in self._sessions and connection.session is not None:
-            self._wheel.set(connection, connection.session.next_deadline_s())
-
-    def slow(self, connection: DeviceConnection) -> None:
         if connection in self._sessions:
-            self.metrics.count("closed_slow")
+            self._wheel.set(connection, connection.next_deadline_s())
 
-    def closing(self, connection: DeviceConnection) -> None:
-        """It sent or received a close frame: no frames for it any more, and little time to be gone."""
+    def closing(self, connection: Connection, code: int) -> None:
+        """It sent or received its goodbye: no frames for it any more, and little time to be gone."""
         if connection in self._sessions:
             del self._sessions[connection]
-            self.node.dropped(connection)
-        if connection in self._all:
-            self._wheel.set(connection, self.clock.monotonic_s() + self.settings.close_timeout_s)
+            self.metrics.closed(code, connection.protocol)
+            if code == CloseCode.PONG_TIMEOUT:
+                self.metrics.count("closed_silent")
+            for port in connection.ports():
+                self.node.dropped(port)
+        self._others[connection] = None
+        self._wheel.set(connection, self.clock.monotonic_s() + self.settings.close_timeout_s)
 
-    def lost(self, connection: DeviceConnection) -> None:
-        self.closing(connection)
-        self._all.discard(connection)
-        self._wheel.cancel(connection)
+    def lost(self, connection: Connection, source: Source) -> None:
+        """Its socket is gone."""
+        self.closing(connection, _BROKEN)
+        self._gone(connection, source)
+
+    def head_lost(self, reader: HeadReader, source: Source) -> None:
+        self._gone(reader, source)
+
+    def _gone(self, who: HeadReader | Connection, source: Source) -> None:
+        self._others.pop(who, None)
+        self._wheel.cancel(who)
+        self._admission.closed(source)
+
+
+def _file_limit() -> int | None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft

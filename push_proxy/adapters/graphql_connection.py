@@ -1,0 +1,260 @@
+"""A device that speaks graphql-transport-ws: one connection, one session, and a stream of frames per operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Final, cast
+
+from contract.close_codes import CloseCode, GraphqlCloseCode, graphql_close_code, reason
+from contract.frames import ErrorFrame, GoawayFrame, ServerFrame, TokenFrame
+from push_proxy.adapters.connection import discard
+from push_proxy.adapters.websocket_connection import WebSocketConnection
+from push_proxy.forms import PreparedFrame
+from push_proxy.graphql_documents import Documents, GraphqlForm, stream_schema
+from push_proxy.graphql_stream import (
+    PING,
+    Alive,
+    Asking,
+    Begin,
+    Drop,
+    End,
+    GraphqlStream,
+    Open,
+    Operation,
+    Pong,
+    Reply,
+    complete_message,
+    next_prefix,
+)
+from push_proxy.session import Action, Grant, Send
+from push_proxy.websocket import PING as WEBSOCKET_PING
+from push_proxy.websocket import close_frame, text_frame
+
+if TYPE_CHECKING:
+    from push_proxy.adapters.device_listener import DeviceListener
+    from push_proxy.admission import Source
+    from push_proxy.ports import DevicePort
+    from push_proxy.recovery import Subscription
+
+__all__ = ["GraphqlConnection", "OperationPort", "stream_documents"]
+
+_BOTH_PINGS: Final = WEBSOCKET_PING + text_frame(PING)
+"""The browser answers the first, and nobody else sees it; the second shows a page that its node lives."""
+_MAX_REASON_BYTES: Final = 123
+
+
+def stream_documents() -> Documents:
+    """Documents against `contract/broadcasts.graphql`; one per node. Reads that file."""
+    sdl = resources.files("contract").joinpath("broadcasts.graphql").read_text(encoding="utf-8")
+    return Documents(stream_schema(sdl))
+
+
+class OperationPort(Operation):
+    """DevicePort of one operation: frames are payloads, wrapped with the operation's id on their way out."""
+
+    __slots__ = ("_connection", "_prefix", "congested", "subscriptions")
+
+    def __init__(
+        self, connection: GraphqlConnection, operation_id: str, form: GraphqlForm, topics: tuple[str, ...]
+    ) -> None:
+        super().__init__(operation_id, form, topics)
+        self._connection = connection
+        self._prefix = next_prefix(operation_id)
+        self.congested = connection.congested
+        self.subscriptions: list[Subscription] = []
+
+    def write(self, frame: bytes, /) -> None:
+        self._connection.write(text_frame(self._prefix + frame + b"}"))
+
+    def send(self, frames: Sequence[PreparedFrame], /) -> None:
+        if self.congested:
+            for frame in frames:
+                self._connection.hold_back(frame.frame)
+        else:
+            prefix, form = self._prefix, self.form
+            self._connection.write(b"".join([text_frame(prefix + frame.in_form(form) + b"}") for frame in frames]))
+
+    def hold_back(self, frame: ServerFrame, /) -> None:
+        self._connection.hold_back(frame)
+
+    def unfollow(self, topic: str, code: str, message: str) -> None:
+        self._connection.lose(topic, code, message)
+
+
+class GraphqlConnection(WebSocketConnection):
+    """What `GraphqlStream` decides, carried out. A topic belongs to one operation, so one backlog serves them all."""
+
+    __slots__ = ("_stream", "_untold_token")
+    protocol = "graphql"
+
+    def __init__(self, listener: DeviceListener, transport: asyncio.Transport, source: Source) -> None:
+        super().__init__(listener, transport, source, _no_form)
+        self._stream: GraphqlStream | None = None
+        self._untold_token: TokenFrame | None = None
+        """Renewed while no operation ran; told with the next one's welcome."""
+
+    # Handshake.
+
+    def begin(self, grant: Grant | None, opening: bytes) -> None:
+        self.write(opening)
+        self._stream = GraphqlStream(grant, now_s=self._listener.clock.monotonic_s())
+        self._listener.waits_for_token(self)
+
+    def refuse(self, code: CloseCode, goaway: GoawayFrame | None, opening: bytes) -> None:
+        self.write(opening + _close(code, goaway))
+        self.write = discard
+
+    # Messages.
+
+    def text(self, data: bytes) -> None:
+        listener, stream = self._listener, self._stream
+        if stream is None:
+            return
+        asking = Asking(
+            listener.documents,
+            now_s=listener.clock.monotonic_s(),
+            now_ms=listener.clock.now_ms(),
+            latest_of=listener.node.latest_of,
+            verify=listener.verify,
+            operation=self._operation,
+        )
+        for action in stream.received(data, self.session, asking):
+            if isinstance(action, Begin):
+                self._begin(cast("OperationPort", action.operation), action.actions, asking)
+            elif isinstance(action, End):
+                self._end(cast("OperationPort", action.operation))
+            elif isinstance(action, Pong):
+                # As with RFC 6455's: a flood of pings from one who does not read must not fill our memory.
+                if not self.congested:
+                    self.write(text_frame(action.message))
+            elif isinstance(action, Reply):
+                if action.errors:
+                    listener.metrics.count("error_frames", action.errors)
+                self.write(text_frame(action.message))
+            elif isinstance(action, Alive):
+                if self.session is not None:
+                    self.session.pong(asking.now_s)
+                    listener.schedule(self)
+            elif isinstance(action, Open):
+                self.session = listener.open_session(self, action.grant, asking.now_s)
+            else:
+                self._drop(action)
+
+    def _operation(self, operation_id: str, form: GraphqlForm, topics: tuple[str, ...]) -> OperationPort:
+        return OperationPort(self, operation_id, form, topics)
+
+    def _begin(self, port: OperationPort, actions: Sequence[Action], asking: Asking) -> None:
+        """Welcome first, then what was refused, then what is followed: its verdict and frames come at once or later."""
+        listener, session = self._listener, self.session
+        assert session is not None
+        first: list[ServerFrame] = [
+            session.welcome(node=listener.node_id, server_time_ms=asking.now_ms, now_s=asking.now_s)
+        ]
+        if self._untold_token is not None:
+            first.append(self._untold_token)
+            self._untold_token = None
+        refused = [a.frame for a in actions if isinstance(a, Send)]
+        listener.metrics.count("error_frames", len(refused))
+        for frame in (*first, *refused):
+            port.write(port.form(frame))
+        listener.welcomed((port,))
+        self.carry_out([action for action in actions if not isinstance(action, Send)])
+
+    def _end(self, port: OperationPort) -> None:
+        if self.session is not None:
+            for topic in port.topics:
+                self.session.forget(topic)
+        self._listener.node.dropped(port)
+
+    # The node's side.
+
+    def ports(self) -> Iterable[DevicePort]:
+        return cast("Iterable[OperationPort]", self._stream.operations.values()) if self._stream is not None else ()
+
+    def port_of(self, topic: str) -> DevicePort:
+        assert self._stream is not None
+        port = self._stream.owner(topic)
+        assert isinstance(port, OperationPort)
+        return port
+
+    def say(self, frame: ServerFrame) -> None:
+        if self.congested and not isinstance(frame, ErrorFrame):  # after an error its operation may be over
+            self.hold_back(frame)
+            return
+        topic = getattr(frame, "topic", None)
+        for port in cast("Iterable[OperationPort]", self.ports()):
+            if topic is None or topic in port.topics:
+                port.write(port.form(frame))
+        if isinstance(frame, TokenFrame) and not any(True for _ in self.ports()):
+            self._untold_token = frame
+
+    def lose(self, topic: str, code: str, message: str) -> None:
+        """A topic of an operation cannot be followed after all; the operation ends with its last."""
+        session, stream = self.session, self._stream
+        if session is None or stream is None:
+            return
+        session.forget(topic)
+        self.carry_out(session.rejected(code, message, topic))
+        over = stream.lost(topic)
+        if over is not None:
+            self.write(text_frame(complete_message(over.id)))
+
+    # asyncio.Protocol
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._tell_congestion(self.congested)
+
+    def resume_writing(self) -> None:
+        self._tell_congestion(False)
+        super().resume_writing()
+
+    def _tell_congestion(self, congested: bool) -> None:
+        for port in self.ports():
+            port.congested = congested
+
+    # The end.
+
+    def ping(self) -> None:
+        self.write(_BOTH_PINGS)
+
+    def on_time(self, now_s: float) -> None:
+        if self.session is None and self.write is not discard:
+            self._drop(Drop(GraphqlCloseCode.INIT_TIMEOUT, "Connection initialisation timeout"))
+        else:
+            super().on_time(now_s)
+
+    def finish(self, code: CloseCode) -> None:
+        self.write(_close(code, None))
+
+    def _drop(self, drop: Drop) -> None:
+        """Close with a code and a reason of this protocol."""
+        if self._transport is None or self.write is discard:
+            return
+        if self.session is None:
+            self._listener.refused("late" if drop.code is GraphqlCloseCode.INIT_TIMEOUT else "unauthorized")
+        self.congested = False
+        self._backlog = None
+        code = graphql_close_code(drop.code) if isinstance(drop.code, CloseCode) else drop.code
+        self.write(close_frame(code, _short(drop.reason)))
+        self.write = discard
+        self._listener.closing(self, code)
+
+
+def _close(code: CloseCode, goaway: GoawayFrame | None) -> bytes:
+    """A close frame; where no operation can be told when to be back, its reason says it."""
+    why = reason(code)
+    if goaway is not None:
+        why += f"; reconnect_after_ms={goaway.reconnect_after_ms}"
+    return close_frame(graphql_close_code(code), _short(why))
+
+
+def _short(text: str) -> str:
+    """At most what a close frame holds, cut between characters."""
+    return text.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+
+
+def _no_form(frame: ServerFrame) -> bytes:
+    raise AssertionError("an operation has a form, its connection has none")

@@ -1,0 +1,148 @@
+"""From accept to the judged head of a request: a page, a refusal, or a connection that takes the transport over."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, cast
+
+from contract.frames import GRAPHQL_SUBPROTOCOL, SUBPROTOCOL
+from push_proxy.adapters.stream_connection import StreamConnection
+from push_proxy.handshake import Accept, Page, Refuse, RefuseSoftly, judge_request, problem
+from push_proxy.request_head import HeadBuffer, MalformedHead, RequestHead
+from push_proxy.timer_wheel import NOT_SET
+from push_proxy.websocket import accept_key
+
+if TYPE_CHECKING:
+    from push_proxy.adapters.connection import Connection
+    from push_proxy.adapters.device_listener import DeviceListener
+    from push_proxy.admission import Source
+    from push_proxy.metrics import HandshakeOutcome, StreamProtocol
+
+__all__ = ["HeadReader"]
+
+_TOO_LARGE: Final = frozenset((414, 431))
+
+
+def _upgrade(subprotocol: str) -> bytes:
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Protocol: {subprotocol}\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+    ).encode()
+
+
+_UPGRADES: Final = {"v1": _upgrade(SUBPROTOCOL), "graphql": _upgrade(GRAPHQL_SUBPROTOCOL)}
+
+
+_KINDS: Final = {"v1": StreamConnection}
+
+
+class HeadReader(asyncio.Protocol):
+    """One per connection that has not said yet what it wants. The listener's deadline ends those who never do."""
+
+    __slots__ = ("_buffer", "_listener", "_source", "_transport", "due_bucket")
+
+    def __init__(self, listener: DeviceListener) -> None:
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._buffer = HeadBuffer(listener.settings.max_request_head_bytes)
+        self._source: Source | None = None
+        self.due_bucket = NOT_SET
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self._source = self._listener.opened(self, peer[0] if peer else "")
+        if self._source is None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None and self._source is not None:
+            self._listener.head_lost(self, self._source)
+        self._transport = None
+
+    def eof_received(self) -> bool:
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return  # answered already
+        try:
+            request = self._buffer.feed(data)
+        except MalformedHead as exc:
+            outcome: HandshakeOutcome = "too_large" if exc.status in _TOO_LARGE else "malformed"
+            self._refuse(Refuse(exc.status, exc.detail, exc.field, outcome=outcome))
+            return
+        if request is not None:
+            self._judge(request)
+
+    def on_time(self, now_s: float) -> None:
+        """The handshake's deadline, or that of a refusal nobody reads."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._listener.refused("late")
+        self.abort()
+
+    def send_away(self, code: object, why: str, reconnect_after_ms: int) -> None:
+        """A drain: whoever is still in its handshake is cut, and finds another node."""
+        self.abort()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _judge(self, request: RequestHead) -> None:
+        listener, source = self._listener, self._source
+        assert source is not None
+        verdict = judge_request(
+            request,
+            verify=listener.verify,
+            room=lambda: listener.room(source),
+            retry_after_s=listener.terms.retry_after_s,
+            origin_allowed=listener.origin_allowed,
+        )
+        if isinstance(verdict, Accept):
+            connection = self._switch(request, verdict)
+            connection.begin(verdict.grant, _opening(request, verdict.protocol))
+            if self._buffer.rest:
+                connection.data_received(self._buffer.rest)
+        elif isinstance(verdict, Page):
+            self._respond(*listener.page(verdict.name), headers=verdict.headers)
+        elif isinstance(verdict, RefuseSoftly):
+            listener.refused(verdict.outcome)
+            connection = self._switch(request, verdict)
+            goaway = listener.goaway(verdict.why) if verdict.why is not None else None
+            connection.refuse(verdict.code, goaway, _opening(request, verdict.protocol))
+        else:
+            self._refuse(verdict)
+
+    def _switch(self, request: RequestHead, verdict: Accept | RefuseSoftly) -> Connection:
+        """Hand the transport over; from here on this object is done."""
+        transport, source = self._transport, self._source
+        assert transport is not None
+        assert source is not None
+        connection = _KINDS[verdict.protocol](self._listener, transport, source)
+        transport.set_protocol(connection)
+        self._transport = None
+        self._listener.replaced(self, connection)
+        return connection
+
+    def _refuse(self, refusal: Refuse) -> None:
+        self._listener.refused(refusal.outcome)
+        body = problem(refusal.status, refusal.detail, refusal.field)
+        self._respond(refusal.status, "application/problem+json", body, refusal.headers)
+
+    def _respond(self, status: int, kind: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        transport = self._transport
+        assert transport is not None
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {kind}"]
+        lines += [f"Content-Length: {len(body)}", "Connection: close", "Cache-Control: no-store"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        transport.close()
+
+
+def _opening(request: RequestHead, protocol: StreamProtocol) -> bytes:
+    """The answer to a WebSocket handshake; server-sent events write their own."""
+    if protocol == "sse":
+        return b""
+    return _UPGRADES[protocol] % accept_key(request.get(b"sec-websocket-key") or b"")
