@@ -94,8 +94,6 @@ class InstallationSettings(ServiceSettings):
         if self.push_workers == 1:
             return self
         first, end = self.worker_pages_port(0), self.worker_link_port(self.push_workers - 1)
-        if end > 65_535:
-            raise ValueError(f"worker_port_base: {self.push_workers} workers need ports {first} to {end}, above 65535")
         if first <= self.router_port and self.port_base <= end:
             raise ValueError(f"worker_port_base: ports {first} to {end} of the workers meet those from port_base on")
         return self
