@@ -7,7 +7,7 @@ subscribe (limits, cursors, the token's topics, deadlines) is the session's, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,13 +15,17 @@ from contract.close_codes import CloseCode, GraphqlCloseCode
 from contract.cursor import Cursor
 from contract.errors import InvalidRequest, Overloaded, Unauthorized
 from contract.frames import MAX_TOPICS_PER_CONNECTION, ErrorFrame, SubscribeFrame, encode_frame
+from push_proxy.forms import Form
 from push_proxy.graphql_documents import Documents, GraphqlForm, OperationRefused, Prepared
 from push_proxy.session import Action, Close, Follow, Grant, LatestOf, Send, Session
 
 __all__ = [
     "ACK",
     "MAX_ID_CHARS",
+    "MESSAGES_PER_S",
+    "MESSAGE_BURST",
     "PING",
+    "Alive",
     "Asking",
     "Begin",
     "Drop",
@@ -30,6 +34,7 @@ __all__ = [
     "GraphqlStream",
     "Open",
     "Operation",
+    "Pong",
     "Reply",
     "complete_message",
     "next_prefix",
@@ -54,11 +59,11 @@ class _Init(_Message, frozen=True, tag="connection_init"):
     payload: dict[str, Any] | None = None
 
 
-class _Ping(_Message, frozen=True, tag="ping"):
+class _PingMessage(_Message, frozen=True, tag="ping"):
     payload: dict[str, Any] | None = None
 
 
-class _Pong(_Message, frozen=True, tag="pong"):
+class _PongMessage(_Message, frozen=True, tag="pong"):
     payload: dict[str, Any] | None = None
 
 
@@ -78,7 +83,7 @@ class _Complete(_Message, frozen=True, tag="complete"):
     id: str
 
 
-_decode = msgspec.json.Decoder(_Init | _Ping | _Pong | _Subscribe | _Complete).decode
+_decode = msgspec.json.Decoder(_Init | _PingMessage | _PongMessage | _Subscribe | _Complete).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -87,9 +92,9 @@ class Operation:
 
     __slots__ = ("form", "id", "topics")
 
-    def __init__(self, id: str, form: GraphqlForm, topics: tuple[str, ...]) -> None:
+    def __init__(self, id: str, form: Form, topics: tuple[str, ...]) -> None:
         self.id = id
-        self.form = form
+        self.form: Form = form
         self.topics = topics
 
 
@@ -102,10 +107,20 @@ class Asking(NamedTuple):
     latest_of: LatestOf
     verify: Callable[[str], Grant]
     """Raises Unauthorized."""
+    operation: Callable[[str, GraphqlForm, tuple[str, ...]], Operation] = Operation
+    """Makes what stands for a new operation: the shell gives it what it needs to write."""
 
 
 class Reply(NamedTuple):
     """One message, as JSON."""
+
+    message: bytes
+    errors: int = 0
+    """How many errors it tells."""
+
+
+class Pong(NamedTuple):
+    """The answer to a ping; may be left out while the socket takes no more."""
 
     message: bytes
 
@@ -140,8 +155,7 @@ class Drop(NamedTuple):
     reason: str
 
 
-GraphqlAction = Reply | Open | Begin | End | Alive | Drop
-Op = TypeVar("Op", bound=Operation)
+GraphqlAction = Reply | Pong | Open | Begin | End | Alive | Drop
 
 
 class GraphqlStream:
@@ -178,10 +192,10 @@ class GraphqlStream:
         if isinstance(message, _Complete):
             operation = self.operations.pop(message.id, None)
             return [End(operation)] if operation is not None else []
-        if isinstance(message, _Pong):
+        if isinstance(message, _PongMessage):
             return [Alive()]
-        if isinstance(message, _Ping):
-            return [Reply(_PONG if message.payload is None else _encode({"type": "pong", "payload": message.payload}))]
+        if isinstance(message, _PingMessage):
+            return [Pong(_PONG if message.payload is None else _encode({"type": "pong", "payload": message.payload}))]
         return self._init(message, asking)
 
     def lost(self, topic: str) -> Operation | None:
@@ -248,7 +262,7 @@ class GraphqlStream:
         if not followed:
             errors = [form.error(a.frame) for a in actions if isinstance(a, Send) and isinstance(a.frame, ErrorFrame)]
             return self._refuse(id, errors, actions)
-        operation = self.operations[id] = Operation(id, form, followed)
+        operation = self.operations[id] = asking.operation(id, form, followed)
         return [Begin(operation, tuple(actions))]
 
     def _topics(self, prepared: Prepared) -> dict[str, Cursor]:
@@ -274,7 +288,7 @@ class GraphqlStream:
 
     def _refuse(self, id: str, errors: Sequence[Mapping[str, Any]], of: Sequence[Action]) -> list[GraphqlAction]:
         """An `error` message ends an operation that never began; `of` may also end the session."""
-        told: list[GraphqlAction] = [Reply(_encode({"id": id, "type": "error", "payload": errors}))]
+        told: list[GraphqlAction] = [Reply(_encode({"id": id, "type": "error", "payload": errors}), len(errors))]
         told += [Drop(action.code, "Too many operations in error") for action in of if isinstance(action, Close)]
         return told
 

@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         self.session = session = listener.open_session(self, grant, now_s)
         welcome = session.welcome(node=listener.node_id, server_time_ms=listener.clock.now_ms(), now_s=now_s)
         self.write(opening + self.form(welcome))
-        listener.welcomed(self)
+        listener.welcomed(self.ports())
 
     def refuse(self, code: CloseCode, goaway: GoawayFrame | None, opening: bytes) -> None:
         """Answer the handshake only to say goodbye in a form the device can read."""
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             if self.congested:
                 self.hold_back(frame)
             else:
-                self.write(self.form(frame))
+                self.say(frame)
                 if isinstance(frame, BroadcastFrame) and not frame.replayed:
                     node.written_late(frame.topic, frame.timestamp)
         self._listener.schedule(self)

@@ -7,7 +7,7 @@ import json
 import resource
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Final
 
@@ -17,6 +17,7 @@ from contract.frames import GoawayFrame
 from contract.runtime.listening import close_listener
 from contract.runtime.runner import Readiness
 from push_proxy.adapters.connection import Connection
+from push_proxy.adapters.graphql_connection import stream_documents
 from push_proxy.adapters.head_reader import HeadReader
 from push_proxy.admission import Admission, Room, Source
 from push_proxy.drain import drain_begins_ms, plan_drain
@@ -73,6 +74,7 @@ class DeviceListener:
         self._siblings = siblings
         self._status = status
         self._isolated = isolated
+        self.documents = stream_documents()
         self._origins = parse_origins(settings.allowed_origins)
         limits = settings.admission_limits(_file_limit())
         self._capacity = limits.capacity.sessions
@@ -238,10 +240,10 @@ class DeviceListener:
         """Uniform in [0, 1): a connection's own share of a window (R21)."""
         return self._random.random()
 
-    def welcomed(self, connection: Connection) -> None:
-        """Its welcome is written. A node without its sources says so to whoever comes, as to those who were here."""
+    def welcomed(self, ports: Iterable[DevicePort]) -> None:
+        """Their welcome is written. A node without its sources says so to whoever comes, as to those who were here."""
         if self._isolated():
-            self.node.say_stale(tuple(connection.ports()))
+            self.node.say_stale(tuple(ports))
 
     def holds(self, connection: Connection) -> bool:
         """Whether its session is open: not yet closing."""

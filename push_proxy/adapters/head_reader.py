@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 from contract.frames import GRAPHQL_SUBPROTOCOL, SUBPROTOCOL
+from push_proxy.adapters.graphql_connection import GraphqlConnection
 from push_proxy.adapters.stream_connection import StreamConnection
 from push_proxy.handshake import Accept, Page, Refuse, RefuseSoftly, judge_request, problem
 from push_proxy.request_head import HeadBuffer, MalformedHead, RequestHead
@@ -34,7 +36,10 @@ def _upgrade(subprotocol: str) -> bytes:
 _UPGRADES: Final = {"v1": _upgrade(SUBPROTOCOL), "graphql": _upgrade(GRAPHQL_SUBPROTOCOL)}
 
 
-_KINDS: Final = {"v1": StreamConnection}
+_KINDS: Final[Mapping[StreamProtocol, Callable[[DeviceListener, asyncio.Transport, Source], Connection]]] = {
+    "v1": StreamConnection,
+    "graphql": GraphqlConnection,
+}
 
 
 class HeadReader(asyncio.Protocol):
