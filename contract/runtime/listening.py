@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import socket
+import ssl
 import struct
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-__all__ = ["GRACE_S", "close_listener", "is_shared", "refuse_new_connections"]
+__all__ = ["GRACE_S", "TLS_WITHIN_S", "close_listener", "is_shared", "refuse_new_connections"]
 
 GRACE_S: Final = 0.5
 """A handshake begun before new ones were refused is over by then: a slow network's round trip."""
+TLS_WITHIN_S: Final = 2.0
+"""For all connections that waited in the queue, together."""
 _MOST_WAITING: Final = 65_535
 """No listener's queue is longer."""
 _MIGRATES: Final = Path("/proc/sys/net/ipv4/tcp_migrate_req")
@@ -66,9 +68,12 @@ async def close_listener(
     sock: socket.socket,
     protocol: Callable[[], asyncio.BaseProtocol],
     *,
+    tls: ssl.SSLContext | None = None,
     grace_s: float = GRACE_S,
 ) -> int:
-    """Close `server`, which serves the listener `sock` with `protocol`; every connection made till then is served.
+    """Close `server`, which serves the listener `sock` with `protocol`, over `tls` if given.
+
+    Every connection made till then is served, but for those that do not finish a TLS handshake in TLS_WITHIN_S.
 
     Returns how many were still waiting. A port nobody else listens on is closed at once. On a shared one this takes
     `grace_s`, unless the kernel hands waiting connections to the others (`net.ipv4.tcp_migrate_req`). Cancelled, it
@@ -80,15 +85,16 @@ async def close_listener(
         if is_shared(own) and not _kernel_migrates() and refuse_new_connections(own):
             await asyncio.sleep(grace_s)
         server.close()
-        return await _accept_all(own, protocol)
+        return await _accept_all(own, protocol, tls)
     finally:
         server.close()
         own.close()
 
 
-async def _accept_all(own: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> int:
-    loop = asyncio.get_running_loop()
-    waiting: deque[socket.socket] = deque()
+async def _accept_all(
+    own: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None
+) -> int:
+    waiting: list[socket.socket] = []
     while len(waiting) < _MOST_WAITING:
         try:
             waiting.append(own.accept()[0])
@@ -100,19 +106,25 @@ async def _accept_all(own: socket.socket, protocol: Callable[[], asyncio.BasePro
             _log.warning("accept_failed", why=str(exc))
             break
     own.close()
-    count = len(waiting)
     try:
-        while waiting:
-            connection = waiting.popleft()
-            connection.setblocking(False)
-            try:
-                await loop.connect_accepted_socket(protocol, connection)
-            except OSError:
-                connection.close()  # it left meanwhile
-    finally:
-        for connection in waiting:
-            connection.close()
-    return count
+        async with asyncio.timeout(TLS_WITHIN_S):
+            await asyncio.gather(*(_hand_over(connection, protocol, tls) for connection in waiting))
+    except TimeoutError:
+        _log.info("tls_handshakes_cut_off", after_s=TLS_WITHIN_S)
+    return len(waiting)
+
+
+async def _hand_over(
+    connection: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None
+) -> None:
+    connection.setblocking(False)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=tls)
+    except OSError:  # it left meanwhile, or spoke no TLS
+        connection.close()
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _kernel_migrates() -> bool:

@@ -15,7 +15,7 @@ from contract.runtime.system_clock import SystemClock
 from contract.runtime.ws_channel import serve_links
 from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
-from push_proxy.siblings import Siblings
+from push_proxy.siblings import NO_SIBLINGS, Siblings
 from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lease import LeaseRenewal
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
@@ -25,7 +25,6 @@ from stagecue.settings import InstallationSettings
 
 __all__ = ["PushWorker", "run_push"]
 
-_PUBLISH_EVERY_S: Final = 0.5
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -74,6 +73,7 @@ async def run_push(
             clock=clock,
             readiness=readiness,
             sock=sock,
+            siblings=NO_SIBLINGS if worker is None else worker.siblings,
         )
         link_address = await stack.enter_async_context(
             serve_links(
@@ -96,10 +96,7 @@ async def run_push(
         )
         of_worker: list[Service] = []
         if worker is not None:
-            of_worker = [
-                PagesService("worker-pages", pages, lambda path: _page(node, readiness, path)),
-                _RoomReport(node, readiness, worker.siblings, chosen.max_connections),
-            ]
+            of_worker = [PagesService("worker-pages", pages, lambda path: _page(node, readiness, path))]
         # Stopped in reverse: the lease goes first, so that no router comes; the last reach leaves over open links.
         await run_services(
             [
@@ -113,30 +110,6 @@ async def run_push(
             stop_deadline_s=settings.stop_deadline_s,
             on_stopping=readiness.stopping,
         )
-
-
-class _RoomReport:
-    """Service: tells the other workers how full this one is; one that is about to stop has no room."""
-
-    name = "worker-room"
-
-    def __init__(self, node: PushNode, readiness: Readiness, siblings: Siblings, capacity: int) -> None:
-        self._node = node
-        self._readiness = readiness
-        self._siblings = siblings
-        self._capacity = capacity
-
-    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
-        ready.set()
-        while not stop.is_set():
-            capacity = 0 if "lifecycle" in self._readiness.failing() else self._capacity
-            self._siblings.publish(int(str(self._node.status()["connections"])), capacity)
-            try:
-                async with asyncio.timeout(_PUBLISH_EVERY_S):
-                    await stop.wait()
-            except TimeoutError:
-                continue
-        self._siblings.publish(0, 0)
 
 
 def _named(chosen: PushSettings, settings: InstallationSettings, worker: PushWorker | None) -> PushSettings:
