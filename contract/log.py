@@ -11,10 +11,11 @@ from typing import Protocol
 import msgspec
 
 from contract.broadcast import Broadcast
+from contract.coverage import CoverageSink
 from contract.reach import ReachCount
 from contract.schedule import TopicSchedule
 
-__all__ = ["BroadcastLog", "LogBatch", "LogEntry", "ReachSink"]
+__all__ = ["BroadcastLog", "LogBatch", "LogEntry", "ReachSink", "ReportSink"]
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -70,3 +71,7 @@ class ReachSink(Protocol):
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
         """Store absolute counts; repeats and reordering do no harm. Raises StoreUnavailable."""
         ...
+
+
+class ReportSink(ReachSink, CoverageSink, Protocol):
+    """Where the router leaves everything nodes report."""

@@ -9,6 +9,7 @@ The same messages travel over an in-process channel (embedded) and a WebSocket (
     router -> node     Deliver(seq)              broadcasts and schedules, in order per topic
     node   -> router   DeliverAck(seq)           all of it is in the node's memory and written to its connections
     node   -> router   ReachReport               absolute counts, repeated until they stand still
+    node   -> router   CoverageReport(seq)       absolute counts of the stage maps held, changed ones and others in turn
     either             LinkPing / LinkPong
 """
 
@@ -19,11 +20,13 @@ from typing import Final, Protocol
 import msgspec
 
 from contract.broadcast import Broadcast
+from contract.coverage import CoverageShare
 from contract.reach import ReachCount
 from contract.schedule import TopicSchedule
 
 __all__ = [
     "LINK_PROTOCOL",
+    "CoverageReport",
     "Deliver",
     "DeliverAck",
     "Hello",
@@ -84,6 +87,16 @@ class ReachReport(_Message, frozen=True, tag="reach"):
     counts: tuple[ReachCount, ...]
 
 
+class CoverageReport(_Message, frozen=True, tag="coverage"):
+    """Of the incarnation that said hello."""
+
+    begun_at: int
+    """When it began: ms since the epoch, the node's clock."""
+    seq: int
+    """Rises with every report of an incarnation, whichever router it goes to."""
+    shares: tuple[CoverageShare, ...]
+
+
 class LinkPing(_Message, frozen=True, tag="ping"):
     pass
 
@@ -93,7 +106,16 @@ class LinkPong(_Message, frozen=True, tag="pong"):
 
 
 LinkMessage = (
-    Hello | HelloAccepted | InterestDelta | InterestAck | Deliver | DeliverAck | ReachReport | LinkPing | LinkPong
+    Hello
+    | HelloAccepted
+    | InterestDelta
+    | InterestAck
+    | Deliver
+    | DeliverAck
+    | ReachReport
+    | CoverageReport
+    | LinkPing
+    | LinkPong
 )
 
 _encoder = msgspec.json.Encoder()

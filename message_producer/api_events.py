@@ -19,6 +19,7 @@ from message_producer.api_views import (
     AuditView,
     BroadcastList,
     BroadcastView,
+    CoverageView,
     CueResult,
     EventPage,
     EventView,
@@ -269,6 +270,15 @@ def _add_reports(router: APIRouter, operations: Operations) -> None:
     async def reach(event_id: EventId) -> ReachList:
         zone = (await operations.get(event_id)).time_zone
         return ReachList(items=[ReachView.of(item, zone) for item in await operations.reach(event_id)])
+
+    @router.get(
+        "/{id}/coverage",
+        tags=["events"],
+        summary="Which stage maps connected devices hold",
+        responses=problem_docs(404, answer="coverage"),
+    )
+    async def coverage(event_id: EventId) -> CoverageView:
+        return CoverageView.of(await operations.coverage(event_id))
 
     @router.get(
         "/{id}/audit", tags=["events"], summary="Who changed what", responses=problem_docs(400, 404, answer="audit")

@@ -13,6 +13,7 @@ from message_producer.api_views import (
     AuditView,
     BroadcastList,
     BroadcastView,
+    CoverageView,
     CueResult,
     EventPage,
     EventView,
@@ -21,6 +22,7 @@ from message_producer.api_views import (
     ReachList,
     ReachView,
 )
+from message_producer.coverage import EventCoverage, StageCoverage, TopicHoldings, TopicStanding
 from message_producer.model import (
     Anchor,
     AuditEntry,
@@ -80,6 +82,18 @@ _REACH: Final = BroadcastReach(
     acked=1_003,
     told=2,
 )
+_COVERAGE: Final = EventCoverage(
+    version=2,
+    threshold=0.8,
+    topics=(
+        TopicStanding(
+            audience="all",
+            holdings=TopicHoldings(topic=_TOPIC, nodes=2, held={2: 61_000, 1: 38_500, 0: 500}),
+            current=0.61,
+            stages=(StageCoverage(stage_key="overtime", version=2, holders=61_000, share=0.61, enough=False),),
+        ),
+    ),
+)
 _AUDIT: Final = AuditEntry(
     sequence=3,
     at=_START - 3_600_000,
@@ -105,6 +119,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "cue": _answer(CueResult(broadcasts=[BroadcastView.of(_BROADCAST, _ZONE)])),
     "preview": _answer(PreviewList(items=[PreviewView.of(_PREVIEW, _ZONE)])),
     "reach": _answer(ReachList(items=[ReachView.of(_REACH, _ZONE)])),
+    "coverage": _answer(CoverageView.of(_COVERAGE)),
     "audit": _answer(AuditPage(items=[AuditView.of(_AUDIT)], next=None)),
     "import": {
         "source": "import",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contract.broadcast import Broadcast
 from contract.durations import format_duration
+from message_producer.coverage import EventCoverage, StageCoverage, TopicStanding
 from message_producer.model import (
     Audience,
     AuditEntry,
@@ -27,6 +28,7 @@ __all__ = [
     "AuditView",
     "BroadcastList",
     "BroadcastView",
+    "CoverageView",
     "CueResult",
     "EventPage",
     "EventView",
@@ -35,7 +37,9 @@ __all__ = [
     "PreviewView",
     "ReachList",
     "ReachView",
+    "StageCoverageView",
     "StageView",
+    "TopicCoverageView",
 ]
 
 
@@ -262,6 +266,69 @@ class ReachView(_Out):
 
 class ReachList(_Out):
     items: list[ReachView]
+
+
+class StageCoverageView(_Out):
+    """A stage that came after the first map; its cue needs `share` to reach the threshold, or an override."""
+
+    stage: str
+    version: int = Field(description="The first map that has it.")
+    holders: int
+    share: float | None = Field(description="Share (0-1) of connected devices that hold it; null: nobody is connected.")
+    enough: bool
+
+    @classmethod
+    def of(cls, item: StageCoverage) -> StageCoverageView:
+        return cls(
+            stage=item.stage_key, version=item.version, holders=item.holders, share=item.share, enough=item.enough
+        )
+
+
+class HeldVersionView(_Out):
+    version: int = Field(description="0: connected without a map.")
+    subscribers: int
+
+
+class TopicCoverageView(_Out):
+    topic: str
+    audience: str
+    nodes: int
+    subscribers: int
+    current: float | None = Field(description="Share (0-1) that holds the event's version; null: nobody is connected.")
+    held: list[HeldVersionView] = Field(description="Newest first.")
+    late_stages: list[StageCoverageView]
+
+    @classmethod
+    def of(cls, item: TopicStanding) -> TopicCoverageView:
+        holdings = item.holdings
+        return cls(
+            topic=holdings.topic,
+            audience=item.audience,
+            nodes=holdings.nodes,
+            subscribers=holdings.subscribers,
+            current=item.current,
+            held=[
+                HeldVersionView(version=version, subscribers=count)
+                for version, count in sorted(holdings.held.items(), reverse=True)
+            ],
+            late_stages=[StageCoverageView.of(stage) for stage in item.stages],
+        )
+
+
+class CoverageView(_Out):
+    """Which stage maps connected devices hold, as far as push nodes reported lately."""
+
+    version: int
+    coverage_threshold: float
+    items: list[TopicCoverageView]
+
+    @classmethod
+    def of(cls, item: EventCoverage) -> CoverageView:
+        return cls(
+            version=item.version,
+            coverage_threshold=item.threshold,
+            items=[TopicCoverageView.of(topic) for topic in item.topics],
+        )
 
 
 class AuditView(_Out):

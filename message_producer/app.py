@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from typing import Final
 
 from contract.clock import Clock
-from contract.log import BroadcastLog, ReachSink
+from contract.log import BroadcastLog, ReportSink
 from contract.runtime.runner import Readiness, Service
 from message_producer.adapters.apscheduler_alarm import ApschedulerAlarm
-from message_producer.adapters.late_reach import LateReach
+from message_producer.adapters.late_reports import LateReports
 from message_producer.adapters.outbox_log import OutboxLog
 from message_producer.adapters.sql_engine import DatabaseLock, database_url, sqlite_path
-from message_producer.adapters.sql_store import open_store
+from message_producer.adapters.sql_store import SqlStore, open_store
 from message_producer.anchored_clock import AnchoredClock
 from message_producer.dispatch import Dispatcher, Pace
 from message_producer.lease_keeper import LeaseKeeper
 from message_producer.log_publishing import LogPublishing
 from message_producer.metrics import ProducerMetrics
 from message_producer.operations import StoreOperations
-from message_producer.ports import CoverageSource, Operations, Publisher
+from message_producer.ports import Operations, Publisher
 from message_producer.publishing import PublishingService
 from message_producer.settings import ProducerSettings
 from message_producer.status import ProducerStatus
 from message_producer.store_watch import StoreWatch
 from message_producer.wakeups import Wakeups
 
-__all__ = ["Producer", "SharedLog", "open_log", "open_producer", "open_reach", "unknown_coverage"]
+__all__ = ["Producer", "SharedLog", "open_log", "open_producer", "open_reports"]
 
 _ONE_WRITER: Final = Pace(events_per_commit=50, commits_at_once=1, look_every_s=1.0, ahead_ms=0)
 """A SQLite file has one writer, and nobody else changes it: looking is for an alarm that did not ring."""
@@ -53,15 +53,10 @@ class Producer:
 
 @dataclass(frozen=True)
 class SharedLog:
-    """What a router in another process needs of the producer's store: the log, and where reach is kept."""
+    """What a router in another process needs of the producer's store: the log, and where reports are kept."""
 
     log: BroadcastLog
-    reach: ReachSink
-
-
-def unknown_coverage(topic: str, version: int) -> float | None:
-    """Nobody counts who holds which map: stages added late need an explicit override (R7)."""
-    return None
+    reports: ReportSink
 
 
 @asynccontextmanager
@@ -71,7 +66,6 @@ async def open_producer(
     clock: Clock,
     readiness: Readiness,
     publisher: Publisher | None = None,
-    coverage: CoverageSource = unknown_coverage,
 ) -> AsyncIterator[Producer]:
     """Open the store (migrating it) and wire the producer. `publisher` None: embedded, the outbox is the log.
 
@@ -101,7 +95,7 @@ async def open_producer(
         alarm = ApschedulerAlarm(anchored, wakeups.dispatch.set)
         alarm.start()
         stack.callback(alarm.close)
-        operations = StoreOperations(store, anchored, wakeups, coverage=coverage, late_after_ms=settings.late_after_ms)
+        operations = _operations(store, anchored, wakeups, settings)
         metrics = ProducerMetrics()
         embedded = PublishingService(store, anchored, lease, wakeups, metrics=metrics, on_published=log.announce)
         outlet = (
@@ -135,7 +129,7 @@ async def open_producer(
 async def open_log(
     settings: ProducerSettings, *, clock: Clock, readiness: Readiness, consumer: str = "router"
 ) -> AsyncIterator[SharedLog]:
-    """The embedded log from a process other than the producer's, on the same database; reach is written into it.
+    """The embedded log from a process other than the producer's, on the same database; reports are written into it.
 
     Whoever comes first migrates it. Raises StoreUnavailable: locked for longer than `busy_timeout_s` (`retry_after_s`
     is set, waiting helps), or the database is newer than this code.
@@ -144,27 +138,35 @@ async def open_log(
     if (database := sqlite_path(url)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     async with open_store(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s) as store:
-        # Only its reach is handed out: dispatch is the producer's, so nobody here waits for these wake-ups.
-        operations = StoreOperations(
-            store, AnchoredClock(clock), Wakeups(), coverage=unknown_coverage, late_after_ms=settings.late_after_ms
-        )
-        yield SharedLog(log=OutboxLog(store, consumer=consumer, embedded=False), reach=operations)
+        # Only where reports go is handed out: dispatch is the producer's, so nobody here waits for these wake-ups.
+        operations = _operations(store, AnchoredClock(clock), Wakeups(), settings)
+        yield SharedLog(log=OutboxLog(store, consumer=consumer, embedded=False), reports=operations)
 
 
 @asynccontextmanager
-async def open_reach(settings: ProducerSettings, *, clock: Clock, readiness: Readiness) -> AsyncIterator[ReachSink]:
-    """Where a router leaves reach when its log is not the store: the producers' database.
+async def open_reports(settings: ProducerSettings, *, clock: Clock, readiness: Readiness) -> AsyncIterator[ReportSink]:
+    """Where a router leaves what nodes report when its log is not the store: the producers' database.
 
-    Counts are what an operator reads afterwards; no broadcast waits for them. So a database that is down does not
-    keep a router from starting: it is not ready until the database was reached once, and from then on the database's
-    trouble is only the caller's (StoreUnavailable), who keeps the counts. Raises StoreUnavailable naming the setting
-    where waiting cannot help, InvalidRequest for a URL that is none.
+    Counts are what an operator reads; no broadcast waits for them. So a database that is down does not keep a router
+    from starting: it is not ready until the database was reached once, and from then on the database's trouble is only
+    the caller's (StoreUnavailable), who keeps the counts. Raises StoreUnavailable naming the setting where waiting
+    cannot help, InvalidRequest for a URL that is none.
     """
     url = database_url(settings.url())
     if (database := sqlite_path(url)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
-    async with LateReach(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s) as reach:
-        yield reach
+    async with LateReports(url, clock=clock, readiness=readiness, busy_timeout_s=settings.busy_timeout_s) as reports:
+        yield reports
+
+
+def _operations(store: SqlStore, clock: AnchoredClock, wakeups: Wakeups, settings: ProducerSettings) -> StoreOperations:
+    return StoreOperations(
+        store,
+        clock,
+        wakeups,
+        coverage_fresh_ms=round(settings.coverage_fresh_s * 1000),
+        late_after_ms=settings.late_after_ms,
+    )
 
 
 @asynccontextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
 
 from contract.broadcast import Broadcast
 from contract.clock import Clock
+from contract.coverage import TopicCoverage
 from contract.errors import BudgetSpent, Conflict, InvalidRequest, NotFound, RevisionConflict
 from contract.names import topic_of
 from contract.reach import ReachCount
+from message_producer.coverage import EventCoverage, TopicHoldings, check_coverage, coverage_of
+from message_producer.coverage_records import CoverageRecords
 from message_producer.drafts import apply_patch, differences, draft_of, shifted
 from message_producer.model import (
     AuditEntry,
@@ -25,7 +28,6 @@ from message_producer.model import (
     PreviewEntry,
     WriteContext,
 )
-from message_producer.ports import CoverageSource
 from message_producer.published_schedule import preview, topic_schedules
 from message_producer.reach_records import store_reach
 from message_producer.store import Store, Transaction
@@ -53,13 +55,14 @@ class StoreOperations:
         clock: Clock,
         wakeups: Wakeups,
         *,
-        coverage: CoverageSource,
+        coverage_fresh_ms: int,
         late_after_ms: int,
     ) -> None:
         self._store = store
         self._clock = clock
         self._wakeups = wakeups
-        self._coverage = coverage
+        self._coverage_fresh_ms = coverage_fresh_ms
+        self._coverage_records = CoverageRecords(store)
         self._late_after_ms = late_after_ms
 
     async def create(self, draft: EventDraft, context: WriteContext) -> LiveEvent:
@@ -130,10 +133,11 @@ class StoreOperations:
             state = _open(tx, event_id, None)
             now = self._clock.now_ms()
             topics = _cued_topics(state.event, stage_key, audience)
+            holdings = {} if override_coverage else self._holdings(tx, topics)
             for topic in topics:
                 self._check_budget(tx, state.event, topic, now)
                 if not override_coverage:
-                    self._check_coverage(state, stage_key, topic)
+                    check_coverage(state, stage_key, holdings.get(topic) or TopicHoldings(topic=topic))
             outcome = after_cue(state, stage_key, topics, now)
             sent = tuple(one.broadcast for one in outcome.sent)
             facts: dict[str, object] = {
@@ -176,6 +180,13 @@ class StoreOperations:
 
         return await self._store.read(work)
 
+    async def coverage(self, event_id: str) -> EventCoverage:
+        def work(tx: Transaction) -> EventCoverage:
+            state = _existing(tx, event_id)
+            return coverage_of(state, self._holdings(tx, [topic.topic for topic in state.topics]))
+
+        return await self._store.read(work)
+
     async def audit(self, event_id: str, *, limit: int = 100, after: int = 0) -> tuple[AuditEntry, ...]:
         limit = _check_limit(limit)
 
@@ -187,6 +198,12 @@ class StoreOperations:
 
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
         await store_reach(self._store, counts)
+
+    async def record_coverage(self, shares: Sequence[TopicCoverage]) -> None:
+        await self._coverage_records.record(shares)
+
+    def _holdings(self, tx: Transaction, topics: Sequence[str]) -> Mapping[str, TopicHoldings]:
+        return tx.coverage.of_topics(topics, tx.leases.database_now_ms() - self._coverage_fresh_ms)
 
     async def _state(self, event_id: str) -> EventState:
         return await self._store.read(lambda tx: _existing(tx, event_id))
@@ -264,19 +281,6 @@ class StoreOperations:
                 field="stage",
                 rule=f"at most {event.broadcast_budget_per_hour} per topic and hour",
                 retry_after_s=max(0, spent[over] + _HOUR_MS - now) / 1000,
-            )
-
-    def _check_coverage(self, state: EventState, stage_key: str, topic: str) -> None:
-        added = state.added_at_version[stage_key]
-        threshold = state.event.coverage_threshold
-        if added <= 1 or threshold == 0:
-            return
-        covered = self._coverage(topic, added) or 0.0
-        if covered < threshold:
-            raise Conflict(
-                f"{stage_key!r} was added after devices prefetched and {covered:.0%} of {topic} hold it",
-                field="stage",
-                rule=f"at least {threshold:.0%}, or override_coverage",
             )
 
 

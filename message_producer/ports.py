@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from contract.broadcast import Broadcast
+from contract.coverage import TopicCoverage
 from contract.reach import ReachCount
 from contract.schedule import TopicSchedule
+from message_producer.coverage import EventCoverage
 from message_producer.model import (
     AuditEntry,
     BroadcastReach,
@@ -20,7 +22,7 @@ from message_producer.model import (
     WriteContext,
 )
 
-__all__ = ["AlarmClock", "CoverageSource", "Operations", "Publisher"]
+__all__ = ["AlarmClock", "Operations", "Publisher"]
 
 
 class Operations(Protocol):
@@ -68,7 +70,10 @@ class Operations(Protocol):
         audience: str | None = None,
         override_coverage: bool = False,
     ) -> tuple[Broadcast, ...]:
-        """Broadcast a stage now, to one audience or all."""
+        """Broadcast a stage now, to one audience or all.
+
+        A stage added late needs coverage at the event's threshold (R7): Conflict otherwise, unless overridden.
+        """
         ...
 
     async def announce_content(self, event_id: str, context: WriteContext) -> LiveEvent:
@@ -87,10 +92,18 @@ class Operations(Protocol):
         """Who got each broadcast, as far as nodes reported."""
         ...
 
+    async def coverage(self, event_id: str) -> EventCoverage:
+        """Which maps the devices of each topic hold, as far as nodes reported lately."""
+        ...
+
     async def audit(self, event_id: str, *, limit: int = 100, after: int = 0) -> tuple[AuditEntry, ...]: ...
 
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
         """See contract.log.ReachSink."""
+        ...
+
+    async def record_coverage(self, shares: Sequence[TopicCoverage]) -> None:
+        """See contract.coverage.CoverageSink."""
         ...
 
 
@@ -107,12 +120,4 @@ class AlarmClock(Protocol):
 
     def arm(self, at_ms: int | None) -> None:
         """Ring at `at_ms` instead of any earlier appointment; None: never."""
-        ...
-
-
-class CoverageSource(Protocol):
-    """Who holds the current stage map (R7)."""
-
-    def __call__(self, topic: str, version: int) -> float | None:
-        """Share (0-1) of the topic's devices whose map is at `version` or newer; None: unknown. Never blocks."""
         ...

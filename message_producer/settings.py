@@ -42,6 +42,12 @@ class ProducerSettings(ServiceSettings):
         description="Overdue by more than this, a stage of an event that opts out of late announcements is missed.",
     )
 
+    coverage_fresh_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="A push node not heard from for this long no longer counts in coverage: three of its repeats.",
+    )
+
     @model_validator(mode="after")
     def _relations(self) -> ProducerSettings:
         if self.lease_length_s <= 3 * self.lease_renew_every_s:

@@ -7,20 +7,23 @@ safe to repeat. Errors: StoreUnavailable (disk full, locked, gone), and whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from contract.broadcast import Broadcast
+from contract.coverage import TopicCoverage
 from contract.log import LogEntry
 from contract.reach import ReachCount
 from contract.schedule import TopicSchedule
+from message_producer.coverage import TopicHoldings
 from message_producer.model import AuditEntry, BroadcastReach, EventState, LiveEvent, OutboxEntry, WriteContext
 from message_producer.timeline import Outcome, Sent
 
 __all__ = [
+    "CoverageRows",
     "EventRows",
     "JournalRows",
     "LeaseLock",
@@ -186,6 +189,20 @@ class ReachRows(Protocol):
     def of_event(self, event_id: str, limit: int) -> tuple[BroadcastReach, ...]: ...
 
 
+class CoverageRows(Protocol):
+    def record(self, shares: Sequence[TopicCoverage], now: int) -> None:
+        """Keep each share unless one with a higher `seq` is there; their nodes were heard from at `now`."""
+        ...
+
+    def of_topics(self, topics: Sequence[str], since: int) -> Mapping[str, TopicHoldings]:
+        """Sums over nodes heard from since then, of each the latest incarnation; unreported topics are left out."""
+        ...
+
+    def prune(self, before: int) -> None:
+        """Forget nodes not heard from since then, their shares, and empty shares counted before then."""
+        ...
+
+
 class Transaction(Protocol):
     @property
     def events(self) -> EventRows: ...
@@ -201,6 +218,9 @@ class Transaction(Protocol):
 
     @property
     def reach(self) -> ReachRows: ...
+
+    @property
+    def coverage(self) -> CoverageRows: ...
 
     def tell_others(self) -> None:
         """Let other producers know at once, when this commits (see Store.watch). A hint: it may get lost."""

@@ -10,10 +10,11 @@ import msgspec
 from contract.backoff import Backoff
 from contract.clock import Clock
 from contract.kv.ports import NodeLeases, ReplayLog, ScheduleView
-from contract.log import BroadcastLog, ReachSink
+from contract.log import BroadcastLog, ReportSink
 from contract.node_link import MessageChannel
 from contract.runtime.runner import Readiness, Service
 from contract.tokens import KeyRing
+from message_router.coverage import CoverageForwarder
 from message_router.links import NodeLinks
 from message_router.metrics import RouterMetrics
 from message_router.reach import ReachForwarder
@@ -61,7 +62,7 @@ def build_router(
     log: BroadcastLog,
     replay_log: ReplayLog,
     schedule_view: ScheduleView,
-    reach: ReachSink,
+    reports: ReportSink,
     clock: Clock,
     readiness: Readiness,
     metrics: RouterMetrics | None = None,
@@ -72,14 +73,21 @@ def build_router(
     new_backoff = _backoffs(settings, rng)
 
     tails = RecentTails(settings.max_recent_topics)
-    forwarder = ReachForwarder(
-        reach,
+    coverage = CoverageForwarder(
+        reports,
+        bound=settings.max_pending_coverage,
+        interval_s=settings.coverage_interval_s,
+        new_backoff=new_backoff,
+        metrics=metrics,
+    )
+    reach = ReachForwarder(
+        reports,
         bound=settings.max_pending_reach,
         interval_s=settings.reach_interval_s,
         new_backoff=new_backoff,
         metrics=metrics,
     )
-    links = NodeLinks(settings, clock=clock, metrics=metrics, on_reach=forwarder.report)
+    links = NodeLinks(settings, clock=clock, metrics=metrics, on_reach=reach.report, on_coverage=coverage.report)
     health = StoreHealth(readiness, on_recovered=lambda: upkeep.check_soon())
     writer = StoreWriter(
         log=log,
@@ -124,7 +132,8 @@ def build_router(
         writer=writer,
         tails=tails,
         links=links,
-        reach=forwarder,
+        reach=reach,
+        coverage=coverage,
         clock=clock,
         readiness=readiness,
         new_backoff=new_backoff,

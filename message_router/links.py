@@ -11,9 +11,11 @@ import structlog
 
 from contract.broadcast import Broadcast
 from contract.clock import Clock
+from contract.coverage import TopicCoverage
 from contract.errors import NodeUnreachable
 from contract.node_link import (
     LINK_PROTOCOL,
+    CoverageReport,
     DeliverAck,
     Hello,
     HelloAccepted,
@@ -52,11 +54,12 @@ class LinkRefused(Exception):
 class _NodeLink:
     """One link after its hello. The receiving and the sending task share it; both end with its channel."""
 
-    __slots__ = ("channel", "control", "heard_s", "node_id", "sendable", "timer", "why", "window")
+    __slots__ = ("channel", "control", "heard_s", "incarnation", "node_id", "sendable", "timer", "why", "window")
 
-    def __init__(self, channel: MessageChannel, node_id: str, window: DeliveryWindow) -> None:
+    def __init__(self, channel: MessageChannel, hello: Hello, window: DeliveryWindow) -> None:
         self.channel = channel
-        self.node_id = node_id
+        self.node_id = hello.node_id
+        self.incarnation = hello.incarnation
         self.window = window
         self.control: deque[LinkMessage] = deque()
         self.sendable = asyncio.Event()
@@ -81,11 +84,13 @@ class NodeLinks:
         clock: Clock,
         metrics: RouterMetrics,
         on_reach: Callable[[Iterable[ReachCount]], None],
+        on_coverage: Callable[[Iterable[TopicCoverage]], None],
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
         self._on_reach = on_reach
+        self._on_coverage = on_coverage
         self._interest: InterestTable[_NodeLink] = InterestTable()
         self._by_node: dict[str, _NodeLink] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,7 +194,7 @@ class NodeLinks:
             max_pending=self._settings.max_pending_broadcasts,
             deadline_s=self._settings.node_deadline_s,
         )
-        link = _NodeLink(channel, hello.node_id, window)
+        link = _NodeLink(channel, hello, window)
         link.heard_s = self._clock.monotonic_s()
         if len(hello.topics) > self._settings.max_topics_per_link:
             raise LinkRefused("too many topics")
@@ -243,6 +248,8 @@ class NodeLinks:
                 link.answer(InterestAck(seq))
             case ReachReport(counts=counts):
                 self._on_reach(counts)
+            case CoverageReport():
+                self._on_coverage(_shares(link, message))
             case LinkPing():
                 link.answer(LinkPong())
             case LinkPong():
@@ -322,6 +329,21 @@ class NodeLinks:
         if self._by_node.get(link.node_id) is link:
             del self._by_node[link.node_id]
             self._metrics.links.dec()
+
+
+def _shares(link: _NodeLink, report: CoverageReport) -> list[TopicCoverage]:
+    """What a node reports is put to the incarnation that its link belongs to."""
+    return [
+        TopicCoverage(
+            node_id=link.node_id,
+            incarnation=link.incarnation,
+            begun_at=report.begun_at,
+            seq=report.seq,
+            topic=share.topic,
+            held=share.held,
+        )
+        for share in report.shares
+    ]
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -55,3 +55,8 @@ class RouterMetrics:
         self.reach_dropped = Counter(
             "stagecue_router_reach_dropped", "Reach counts dropped because the store did not take them.", registry=on
         )
+        self.coverage_dropped = Counter(
+            "stagecue_router_coverage_dropped",
+            "Shares of coverage dropped because the store did not take them.",
+            registry=on,
+        )

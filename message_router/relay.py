@@ -21,6 +21,7 @@ from contract.replay_log import AppendOutcome
 from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
 from message_router.commit import PartitionProgress, Work
+from message_router.coverage import CoverageForwarder
 from message_router.links import NodeLinks
 from message_router.metrics import RouterMetrics
 from message_router.reach import ReachForwarder
@@ -74,6 +75,7 @@ class Relay:
         tails: RecentTails,
         links: NodeLinks,
         reach: ReachForwarder,
+        coverage: CoverageForwarder,
         clock: Clock,
         readiness: Readiness,
         new_backoff: Callable[[], Backoff],
@@ -87,6 +89,7 @@ class Relay:
         self._tails = tails
         self._links = links
         self._reach = reach
+        self._coverage = coverage
         self._clock = clock
         self._readiness = readiness
         self._new_backoff = new_backoff
@@ -114,6 +117,7 @@ class Relay:
                     group.create_task(self._commit_forever(), name="router-commit"),
                     group.create_task(self._upkeep.check_forever(), name="router-store"),
                     group.create_task(self._reach.run(), name="router-reach"),
+                    group.create_task(self._coverage.run(), name="router-coverage"),
                 ]
                 await self._wait(self._upkeep.whole, stop, timeout_s=self._settings.start_patience_s)
                 ready.set()

@@ -50,6 +50,11 @@ class RouterSettings(ServiceSettings):
     max_pending_reach: int = Field(
         50_000, ge=1, description="Reach counts waiting for the store; beyond it the oldest go (nodes repeat them)."
     )
+    max_pending_coverage: int = Field(
+        50_000,
+        ge=1,
+        description="Shares of coverage waiting for the store; beyond it the oldest go (nodes repeat).",
+    )
     poll_max_entries: int = Field(500, ge=1, description="Entries taken from the log at once.")
     poll_timeout_s: float = Field(1.0, gt=0, description="How long one poll waits for the first entry.")
     commit_interval_s: float = Field(
@@ -57,6 +62,9 @@ class RouterSettings(ServiceSettings):
     )
     tail_check_interval_s: float = Field(1.0, gt=0, description="Pause between comparisons of stored tails with ours.")
     reach_interval_s: float = Field(0.25, gt=0, description="Pause between writes of reach counts.")
+    coverage_interval_s: float = Field(
+        1.0, gt=0, description="Pause between writes of coverage; below a third of the 15 s after which a share is old."
+    )
     retry_first_s: float = Field(0.05, gt=0, description="First pause after a failed call to the log or the store.")
     retry_cap_s: float = Field(1.0, gt=0, description="Longest such pause: recovery is noticed within a second.")
     hello_timeout_s: float = Field(2.0, gt=0, description="How long a new link may take to say hello.")

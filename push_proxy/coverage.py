@@ -10,11 +10,14 @@ from __future__ import annotations
 from typing import Final
 
 from contract.coverage import CoverageShare
+from contract.node_link import CoverageReport
 
-__all__ = ["MAX_VERSIONS", "CoverageCount"]
+__all__ = ["MAX_REPEATED", "MAX_VERSIONS", "CoverageCount", "CoverageReports"]
 
 MAX_VERSIONS: Final = 64
 """Versions told apart per topic, besides "none": far more than contents change while devices still hold old maps."""
+MAX_REPEATED: Final = 32
+"""Topics told again at once although nothing changed: enough to say that the node lives, and bounded in the store."""
 _NONE: Final = 0
 _MAX_VERSION: Final = 2**31 - 1
 
@@ -91,3 +94,29 @@ class CoverageCount:
         _, version = min((count, version) for version, count in held.items() if version not in (newest, _NONE))
         below = max((known for known in held if known < version), default=_NONE)
         held[below] = held.get(below, 0) + held.pop(version)
+
+
+class CoverageReports:
+    """What to report when: what changed, at every call, and some of the rest every `repeat_s`."""
+
+    def __init__(self, count: CoverageCount, *, begun_at: int, repeat_s: float) -> None:
+        self._count = count
+        self._begun_at = begun_at
+        self._repeat_s = repeat_s
+        self._repeat_at_s = 0.0
+        self._seq = 0
+
+    def due(self, now_s: float) -> CoverageReport | None:
+        """The report to send now, if there is any."""
+        repeats = now_s >= self._repeat_at_s
+        if repeats:
+            self._repeat_at_s = now_s + self._repeat_s
+        shares = self._count.report(repeat=MAX_REPEATED if repeats else 0)
+        if not shares:
+            return None
+        self._seq += 1
+        return CoverageReport(self._begun_at, self._seq, shares)
+
+    def report_all_again(self) -> None:
+        """A link ended: what was reported over it may be lost."""
+        self._count.report_all_again()

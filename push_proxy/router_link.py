@@ -13,6 +13,7 @@ from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.errors import NodeUnreachable
 from contract.node_link import (
+    CoverageReport,
     Deliver,
     DeliverAck,
     Hello,
@@ -34,7 +35,7 @@ __all__ = ["MAX_UNACKED", "RouterLinks"]
 MAX_UNACKED: Final = 256
 """Deliveries of one link being written at once; further ones wait in the channel, whose bound then holds the router."""
 _MAX_REPORTED: Final = 512
-"""Reach counts per message."""
+"""Reach counts, or shares of coverage, per message."""
 
 Deliverer = Callable[[Iterable[Broadcast], Iterable[TopicSchedule]], "asyncio.Future[int]"]
 _log = structlog.get_logger(__name__)
@@ -141,14 +142,29 @@ class RouterLinks:
 
     def report(self, counts: Sequence[ReachCount]) -> bool:
         """Send reach counts to one router that is not silent; False if none is linked."""
-        accepted = [link for link in self._links if link.accepted]
-        if not accepted:
+        link = self._listener()
+        if link is None:
             return False
-        recent_s = self._clock.monotonic_s() - 2 * self._ping_s
-        link = next((link for link in accepted if link.heard_s >= recent_s), accepted[0])
         for start in range(0, len(counts), _MAX_REPORTED):
             link.post(ReachReport(tuple(counts[start : start + _MAX_REPORTED])))
         return True
+
+    def report_coverage(self, report: CoverageReport) -> bool:
+        """Send shares of coverage to one router that is not silent; False if none is linked."""
+        link = self._listener()
+        if link is None:
+            return False
+        for start in range(0, len(report.shares), _MAX_REPORTED):
+            shares = report.shares[start : start + _MAX_REPORTED]
+            link.post(CoverageReport(report.begun_at, report.seq, shares))
+        return True
+
+    def _listener(self) -> _Link | None:
+        accepted = [link for link in self._links if link.accepted]
+        if not accepted:
+            return None
+        recent_s = self._clock.monotonic_s() - 2 * self._ping_s
+        return next((link for link in accepted if link.heard_s >= recent_s), accepted[0])
 
     async def _watch_forever(self) -> None:
         """Ask quiet routers for a sign, end links that stay silent: at most `silence_s` and half a `ping_s` after."""

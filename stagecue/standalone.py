@@ -138,7 +138,7 @@ async def run_standalone(
             log=producer.log,
             replay_log=replay_log,
             schedule_view=schedule_view,
-            reach=producer.operations,
+            reports=producer.operations,
             clock=clock,
             readiness=readiness,
         )

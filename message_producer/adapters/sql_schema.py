@@ -9,6 +9,8 @@ import sqlalchemy as sa
 __all__ = [
     "SCHEMA_HEAD",
     "audit",
+    "coverage",
+    "coverage_nodes",
     "events",
     "idempotency_keys",
     "lease",
@@ -22,7 +24,7 @@ __all__ = [
     "topics",
 ]
 
-SCHEMA_HEAD: Final = "0002"
+SCHEMA_HEAD: Final = "0003"
 """The newest revision in migrations/versions."""
 
 metadata = sa.MetaData(
@@ -184,4 +186,25 @@ reach = sa.Table(
         for name in ("subscribers", "written", "replayed", "coalesced", "acked", "gaps", "holes")
     ),
     sa.Column("routed_at", _Ms),
+)
+
+# A share counts while its node is heard from, whichever of its topics it last reported.
+coverage_nodes = sa.Table(
+    "coverage_nodes",
+    metadata,
+    sa.Column("node_id", sa.Text, primary_key=True),
+    sa.Column("incarnation", sa.Text, primary_key=True),
+    sa.Column("begun_at", _Ms, nullable=False),
+    sa.Column("seen_at", _Ms, nullable=False),
+)
+
+coverage = sa.Table(
+    "coverage",
+    metadata,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("node_id", sa.Text, primary_key=True),
+    sa.Column("incarnation", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("held", sa.Text, nullable=False),  # version -> subscribers, as JSON: a node bounds how many versions
+    sa.Column("counted_at", _Ms, nullable=False),
 )

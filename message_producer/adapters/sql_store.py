@@ -20,6 +20,7 @@ from contract.runtime.failpoints import failpoint
 from contract.runtime.runner import Readiness
 from contract.schedule import TopicSchedule
 from message_producer.adapters.postgres_notify import follow_notifications
+from message_producer.adapters.sql_coverage import SqlCoverageRows
 from message_producer.adapters.sql_engine import URL_SETTING, Dialect, sqlite_path
 from message_producer.adapters.sql_errors import DatabaseError, Trouble, store_error, trouble_of
 from message_producer.adapters.sql_events import SqlEventRows
@@ -56,6 +57,7 @@ class SqlTransaction:
         self.leases = SqlLeaseRows(connection, dialect)
         self.journal = SqlJournalRows(connection)
         self.reach = SqlReachRows(connection, dialect)
+        self.coverage = SqlCoverageRows(connection, dialect)
 
     def tell_others(self) -> None:
         self._dialect.notify(self._connection)

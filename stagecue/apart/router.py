@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
-from contract.log import BroadcastLog, ReachSink
+from contract.log import BroadcastLog, ReportSink
 from contract.runtime.asgi import AsgiService, listen_on
 from contract.runtime.kafka_settings import KafkaSettings
 from contract.runtime.runner import Readiness, run_services
@@ -40,7 +40,7 @@ class _Log(NamedTuple):
     """What a router reads, and where it reports."""
 
     log: BroadcastLog
-    reach: ReachSink
+    reports: ReportSink
     waiting: Callable[[], int | None] = lambda: None
     """Entries of this router's partitions that it has not taken yet; None: not known."""
 
@@ -76,7 +76,7 @@ async def run_router(
             log=source.log,
             replay_log=kv.replay_log,
             schedule_view=kv.schedule_view,
-            reach=source.reach,
+            reports=source.reports,
             clock=clock,
             readiness=readiness,
         )
@@ -122,8 +122,8 @@ async def _kafka_log(
     readiness: Readiness,
     stop: asyncio.Event,
 ) -> AsyncIterator[_Log]:
-    """The log is Kafka, waited for as long as waiting may help; reach goes to the database when there is one."""
-    from message_producer.app import open_reach
+    """The log is Kafka, waited for as long as waiting may help; reports go to the database when there is one."""
+    from message_producer.app import open_reports
     from message_router.adapters.kafka_log import open_kafka_log
 
     opened = opened_patiently(
@@ -136,7 +136,7 @@ async def _kafka_log(
         patience_s=None,
     )
     counted = opened_patiently(
-        lambda: open_reach(store, clock=clock, readiness=readiness),
+        lambda: open_reports(store, clock=clock, readiness=readiness),
         stop,
         setting=DATABASE_SETTING,
         where=shown_database(store),
@@ -144,15 +144,15 @@ async def _kafka_log(
         condition="database",
         patience_s=None,
     )
-    async with opened as log, counted as reach:
-        yield _Log(log, reach, lambda: log.lag)
+    async with opened as log, counted as reports:
+        yield _Log(log, reports, lambda: log.lag)
 
 
 @asynccontextmanager
 async def _embedded_log(
     store: ProducerSettings, clock: SystemClock, readiness: Readiness, stop: asyncio.Event
 ) -> AsyncIterator[_Log]:
-    """The log is the producer's outbox, in the database that reach goes to, too."""
+    """The log is the producer's outbox, in the database that reports go to, too."""
     opened = opened_patiently(
         lambda: open_log(store, clock=clock, readiness=readiness),
         stop,
@@ -163,4 +163,4 @@ async def _embedded_log(
         patience_s=None if store.database_url else DATABASE_FILE_PATIENCE_S,
     )
     async with opened as shared:
-        yield _Log(shared.log, shared.reach)
+        yield _Log(shared.log, shared.reports)

@@ -194,11 +194,15 @@ def list_events(client: ApiClient, limit: int, after: str | None, every: bool, a
 @_as_json
 @_connected
 def show(client: ApiClient, event_id: str, as_json: bool) -> None:
-    """Show one event and where each of its stages stands."""
-    from stagecue.commands.event_tables import show_event
+    """Show one event, where each of its stages stands, and who holds its stage maps."""
+    from stagecue.commands.event_tables import show_coverage, show_event
 
     found = client.call("GET", _path(event_id))
-    _print_json(found) if as_json else show_event(found)
+    if as_json:
+        _print_json(found)
+    else:
+        show_event(found)
+        show_coverage(client.call("GET", _path(event_id, "/coverage")))
 
 
 @event.command(
@@ -291,6 +295,20 @@ def reach(client: ApiClient, event_id: str, as_json: bool) -> None:
 
     found = client.call("GET", _path(event_id, "/reach"))
     _print_json(found) if as_json else show_reach(found)
+
+
+@event.command(
+    epilog="\b\nExamples:\n  stagecue event coverage tyson-paul\n  stagecue event coverage tyson-paul --json\n"
+)
+@click.argument("event_id", metavar="ID")
+@_as_json
+@_connected
+def coverage(client: ApiClient, event_id: str, as_json: bool) -> None:
+    """Which stage maps connected devices hold, and which stages added late can be cued."""
+    from stagecue.commands.event_tables import show_coverage
+
+    found = client.call("GET", _path(event_id, "/coverage"))
+    _print_json(found) if as_json else show_coverage(found)
 
 
 @event.command(epilog="\b\nExamples:\n  stagecue event audit tyson-paul\n  stagecue event audit tyson-paul --limit 5\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ __all__ = [
     "show_audit",
     "show_broadcasts",
     "show_change",
+    "show_coverage",
     "show_event",
     "show_events",
     "show_import",
@@ -97,6 +99,40 @@ def show_reach(answer: dict[str, Any]) -> None:
         for item in answer["items"]
     ]
     _table("Reach", ("topic", "stage", "cause", "dispatch lag", "to nodes", *names), rows, none="Nothing went out yet.")
+
+
+def show_coverage(answer: dict[str, Any]) -> None:
+    rows = [
+        (item["topic"], item["subscribers"], item["nodes"], _share(item["current"]), _held(item["held"]))
+        for item in answer["items"]
+    ]
+    columns = ("topic", "connected", "nodes", f"hold version {answer['version']}", "maps held")
+    _table("Coverage", columns, rows, none="No topics.")
+    refusal = f"no: needs {_share(answer['coverage_threshold'])}, or --override-coverage"
+    late = [
+        (
+            item["topic"],
+            stage["stage"],
+            f"v{stage['version']}",
+            stage["holders"],
+            _share(stage["share"]),
+            "yes" if stage["enough"] else refusal,
+        )
+        for item in answer["items"]
+        for stage in item["late_stages"]
+    ]
+    if late:
+        _table("Stages added late", ("topic", "stage", "since", "held by", "share", "can be cued"), late, none="")
+
+
+def _held(versions: Sequence[dict[str, Any]]) -> str:
+    names = {one["version"]: f"v{one['version']}" if one["version"] else "none" for one in versions}
+    return ", ".join(f"{names[one['version']]}: {one['subscribers']}" for one in versions)
+
+
+def _share(share: float | None) -> str:
+    """Down to a tenth of a percent, as the refusal of a cue has it; a dash while nobody is connected."""
+    return "-" if share is None else f"{math.floor(share * 1000 + 1e-9) / 10:g}%"
 
 
 def _to_nodes(item: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ import msgspec
 
 from contract.broadcast import Broadcast, Cause
 from contract.clock import ManualClock
+from contract.coverage import TopicCoverage
 from contract.errors import BudgetSpent, Conflict, InvalidRequest, NotFound, RevisionConflict, UnknownStage
 from contract.names import check_event_id, topic_of
 from contract.reach import ReachCount
+from message_producer.coverage import EventCoverage, StageCoverage, TopicHoldings, TopicStanding
 from message_producer.model import (
     Anchor,
     AuditEntry,
@@ -39,6 +41,7 @@ class FakeOperations:
         self.outbox: list[OutboxEntry] = []
         self.trail: list[AuditEntry] = []
         self.reached: list[ReachCount] = []
+        self.covered: list[TopicCoverage] = []
         self.budget = 60
         self.writes = 0
         self.fail_with: Exception | None = None
@@ -188,6 +191,27 @@ class FakeOperations:
 
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
         self.reached += counts
+
+    async def coverage(self, event_id: str) -> EventCoverage:
+        event = await self.get(event_id)
+        held = {event.version: 8, 0: 2}
+        topics = tuple(
+            TopicStanding(
+                audience=audience.name,
+                holdings=TopicHoldings(topic=topic_of(event_id, audience.name), nodes=1, held=held),
+                current=0.8,
+                stages=tuple(
+                    StageCoverage(stage_key=stage.key, version=event.version, holders=8, share=0.8, enough=True)
+                    for stage in event.stages[1:]
+                    if event.version > 1
+                ),
+            )
+            for audience in event.audiences
+        )
+        return EventCoverage(version=event.version, threshold=event.coverage_threshold, topics=topics)
+
+    async def record_coverage(self, shares: Sequence[TopicCoverage]) -> None:
+        self.covered += shares
 
     def _maybe_fail(self) -> None:
         if self.fail_with is not None:

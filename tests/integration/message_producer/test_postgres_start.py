@@ -21,7 +21,7 @@ from contract.runtime.system_clock import SystemClock
 from message_producer.adapters.sql_engine import database_url, make_engine
 from message_producer.adapters.sql_migrate import schema_revision
 from message_producer.adapters.sql_schema import SCHEMA_HEAD, metadata
-from message_producer.app import open_producer, open_reach
+from message_producer.app import open_producer, open_reports
 from message_producer.settings import ProducerSettings
 from tests.support.postgres_server import OwnPostgres
 
@@ -164,8 +164,8 @@ async def test_reach_waits_for_a_database_that_is_down_and_does_not_mind_it_late
     """Goal: a router starts without the database, is ready once it was there, and stays so when it goes again."""
     readiness = Readiness()
     postgres_server.kill()
-    async with open_reach(ProducerSettings(database_url=postgres_url), clock=CLOCK, readiness=readiness) as reach:
-        assert "Connection refused" in readiness.failing()["reach-store"]
+    async with open_reports(ProducerSettings(database_url=postgres_url), clock=CLOCK, readiness=readiness) as reach:
+        assert "Connection refused" in readiness.failing()["report-store"]
         with pytest.raises(StoreUnavailable):
             await reach.record_reach([COUNT])
         await asyncio.to_thread(postgres_server.start)
@@ -189,12 +189,12 @@ async def test_reach_waits_for_a_database_that_is_down_and_does_not_mind_it_late
 async def test_reach_with_a_wrong_password_does_not_start(postgres_url: str) -> None:
     url = sa.make_url(postgres_url).set(password="wrong").render_as_string(hide_password=False)
     with pytest.raises(StoreUnavailable, match="correct user and password"):
-        async with open_reach(ProducerSettings(database_url=url), clock=CLOCK, readiness=Readiness()):
+        async with open_reports(ProducerSettings(database_url=url), clock=CLOCK, readiness=Readiness()):
             pass
 
 
 async def test_reach_on_a_sqlite_file_of_its_own(tmp_path: Path) -> None:
     settings, readiness = ProducerSettings(data_dir=tmp_path), Readiness()
-    async with open_reach(settings, clock=CLOCK, readiness=readiness) as reach:
+    async with open_reports(settings, clock=CLOCK, readiness=readiness) as reach:
         await reach.record_reach([COUNT])
         assert readiness.ready

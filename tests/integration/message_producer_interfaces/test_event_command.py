@@ -17,7 +17,9 @@ from contract.runtime.asgi import AsgiService, listen_on
 from contract.runtime.runner import Readiness
 from contract.tokens import OperatorClaims, new_key_ring
 from message_producer.api import create_app
+from message_producer.api_requests import EventPatchIn
 from message_producer.app import open_producer
+from message_producer.model import WriteContext
 from message_producer.settings import ProducerSettings
 from stagecue.cli import cli
 
@@ -62,6 +64,11 @@ async def stagecue(tmp_path, migrated):
             runner = CliRunner(env=environment | (env or {}))
             return await asyncio.to_thread(runner.invoke, cli, ["event", *arguments], input=stdin)
 
+        async def change(event_id, body):
+            patch = EventPatchIn.model_validate(body).to_patch()
+            await producer.operations.change(event_id, patch, WriteContext(actor="ann"), if_revision=None)
+
+        run.change = change
         yield run
         stop.set()
         await serving
@@ -107,7 +114,8 @@ async def test_people_get_tables(stagecue):
     await stagecue("cue", "fight", "live")
     for command, words in {
         "list": ["fight", "America/New_York"],
-        "show fight": ["event:fight", "starting_soon", "start -PT15M"],
+        "show fight": ["event:fight", "starting_soon", "start -PT15M", "Coverage", "hold version 1"],
+        "coverage fight": ["event:fight", "maps held"],
         "reach fight": ["subscribers", "live", "to nodes"],
         "audit fight": ["ann", "create"],
     }.items():
@@ -115,6 +123,32 @@ async def test_people_get_tables(stagecue):
         assert result.exit_code == 0, result.stderr
         for word in words:
             assert word in result.stdout, command
+
+
+async def test_coverage_names_stages_added_late_and_the_refused_cue_names_the_way_round(stagecue, tmp_path):
+    """Nobody is connected, so nobody can tell: the refusal says so, what is asked for, and the way round it."""
+    event = tmp_path / "event.json"
+    stages = [{"key": "live"}]
+    fight = {"id": "fight", "title": "Fight", "starts_at": "2024-11-15T20:00:00Z", "coverage_threshold": 0.8}
+    event.write_text(json.dumps(fight | {"stages": stages}))
+    await answered(stagecue, "add", "--file", str(event))
+    assert (await answered(stagecue, "coverage", "fight"))["items"][0]["late_stages"] == []
+    await stagecue.change("fight", {"stages": [*stages, {"key": "overtime", "anchor": "manual"}]})
+    found = await answered(stagecue, "coverage", "fight")
+    (topic,) = found["items"]
+    assert (found["version"], found["coverage_threshold"]) == (2, 0.8)
+    assert (topic["subscribers"], topic["current"], topic["held"]) == (0, None, [])
+    assert topic["late_stages"] == [{"stage": "overtime", "version": 2, "holders": 0, "share": None, "enough": False}]
+    for command in ("show", "coverage"):
+        shown = (await stagecue(command, "fight")).stdout
+        assert "Stages added late" in shown
+        assert "no: needs 80%, or --override-coverage" in shown
+    refused = await stagecue("cue", "fight", "overtime")
+    assert refused.exit_code == 1
+    for words in ("stage: 'overtime' was added", "no device of event:fight", "at least 80%", "override_coverage"):
+        assert words in refused.stderr
+    (sent,) = (await answered(stagecue, "cue", "fight", "overtime", "--override-coverage"))["broadcasts"]
+    assert sent["state_key"] == "overtime"
 
 
 async def test_a_calendar_is_imported_and_what_was_refused_is_shown_by_line(stagecue):

@@ -13,6 +13,7 @@ import pytest
 from msgspec import structs
 
 from contract.clock import ManualClock
+from contract.coverage import TopicCoverage
 from contract.errors import StoreUnavailable
 from contract.reach import ReachCount
 from contract.runtime.runner import Readiness
@@ -150,6 +151,35 @@ async def test_reach_says_when_the_first_node_had_it(producer, api):
     assert after["routed_at"] == "2024-11-07T12:20:00.250-05:00"
     (listed,) = (await api.get("/v1/events/tyson-paul/broadcasts")).json()["items"]
     assert "routed_at_ms" not in listed
+
+
+async def test_coverage_is_what_nodes_reported_lately(producer, api):
+    """Goal: added up per topic, newest version first; a refused cue is a 409 that names field and rule."""
+    opened, _ = producer
+    await created(api, coverage_threshold=0.75)
+    version = (await api.get("/v1/events/tyson-paul")).json()["version"]
+    await opened.operations.record_coverage(
+        [
+            TopicCoverage(
+                node_id=node, incarnation="a", begun_at=1, seq=1, topic="event:tyson-paul", held={version: 2, 0: 1}
+            )
+            for node in ("n1", "n2")
+        ]
+    )
+    found = (await api.get("/v1/events/tyson-paul/coverage")).json()
+    assert found["version"] == version
+    (topic,) = found["items"]
+    assert (topic["nodes"], topic["subscribers"], topic["audience"]) == (2, 6, "all")
+    assert topic["current"] == pytest.approx(4 / 6)
+    assert topic["held"] == [{"version": version, "subscribers": 4}, {"version": 0, "subscribers": 2}]
+    stages = [{"key": "live"}, {"key": "overtime", "anchor": "manual"}]
+    changed = await api.patch("/v1/events/tyson-paul", json={"stages": stages}, headers={"If-Match": "*"})
+    assert changed.status_code == 200
+    refused = problem(await api.post("/v1/events/tyson-paul/cue", json={"stage": "overtime"}), 409, "conflict")
+    assert refused["field"] == "stage"
+    assert "0% of 6 connected devices" in refused["detail"]
+    assert refused["rule"] == "at least 75% of them (coverage_threshold), or override_coverage"
+    problem(await api.get("/v1/events/nothing/coverage"), 404, "not_found")
 
 
 async def test_a_cue_goes_out_and_is_seen_in_broadcasts_reach_and_graphql(api):
@@ -543,7 +573,7 @@ async def test_every_operation_is_described_with_examples(storeless):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=storeless), base_url="http://producer") as browser:
         spec = (await browser.get("/openapi.json")).json()
     operations = [(path, method, it) for path, methods in spec["paths"].items() for method, it in methods.items()]
-    assert Counter(method for _, method, _ in operations) == {"get": 8, "post": 6, "patch": 1}
+    assert Counter(method for _, method, _ in operations) == {"get": 9, "post": 6, "patch": 1}
     for path, method, operation in operations:
         where = f"{method} {path}"
         assert operation["summary"], where

@@ -250,7 +250,7 @@ async def _start_router(
         log=log,
         replay_log=store,
         schedule_view=view,
-        reach=FakeReach(),
+        reports=FakeReach(),
         clock=CLOCK,
         readiness=Readiness(),
     )

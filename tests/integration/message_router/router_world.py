@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from contract.broadcast import Broadcast
+from contract.coverage import CoverageShare, TopicCoverage
 from contract.errors import LogUnavailable, NodeUnreachable, StoreUnavailable
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
 from contract.kv.ports import StoreLife
 from contract.log import LogBatch, LogEntry
 from contract.node_link import (
+    CoverageReport,
     Deliver,
     DeliverAck,
     Hello,
@@ -268,6 +270,8 @@ class FlakyView(MemoryScheduleView):
 class FakeReach:
     def __init__(self) -> None:
         self.counts: dict[tuple[str, str, str, int], ReachCount] = {}
+        self.coverage: dict[tuple[str, str, str], TopicCoverage] = {}
+        self.coverage_writes: list[int] = []
         self.failing = False
 
     async def record_reach(self, counts: Sequence[ReachCount]) -> None:
@@ -275,6 +279,13 @@ class FakeReach:
             raise StoreUnavailable("no disk")
         for count in counts:
             self.counts[count.node_id, count.incarnation, count.topic, count.timestamp] = count
+
+    async def record_coverage(self, shares: Sequence[TopicCoverage]) -> None:
+        if self.failing:
+            raise StoreUnavailable("no disk")
+        self.coverage_writes.append(len(shares))
+        for share in shares:
+            self.coverage[share.node_id, share.incarnation, share.topic] = share
 
 
 class FakeNode:
@@ -330,6 +341,9 @@ class FakeNode:
     async def report(self, *counts: ReachCount) -> None:
         await self.channel.send(ReachReport(counts))
 
+    async def report_coverage(self, seq: int, *shares: CoverageShare) -> None:
+        await self.channel.send(CoverageReport(begun_at=1_000, seq=seq, shares=shares))
+
     @property
     def timestamps(self) -> list[int]:
         return [broadcast.timestamp for broadcast in self.broadcasts]
@@ -355,7 +369,7 @@ class World:
             log=self.log,
             replay_log=self.store,
             schedule_view=self.view,
-            reach=self.reach,
+            reports=self.reach,
             clock=SystemClock(),
             readiness=self.readiness,
         )
@@ -388,6 +402,7 @@ async def world(
         "commit_interval_s": 0.01,
         "tail_check_interval_s": 0.05,
         "reach_interval_s": 0.01,
+        "coverage_interval_s": 0.01,
         "retry_first_s": 0.005,
         "retry_cap_s": 0.02,
         "drain_s": 0.5,

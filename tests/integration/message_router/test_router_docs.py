@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "router.md"
 async def test_the_composition_example_builds_a_router() -> None:
     found = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert found is not None
-    names = {"log": FakeLog(), "reach": FakeReach(), "clock": SystemClock(), "readiness": Readiness()}
+    names = {"log": FakeLog(), "reports": FakeReach(), "clock": SystemClock(), "readiness": Readiness()}
     exec(compile(found[1], str(DOCS), "exec"), names)
     router = names["router"]
     assert router.service.name == "router"  # type: ignore[attr-defined]

@@ -76,7 +76,7 @@ async def test_killed_and_back_empty_nothing_is_lost_and_nobody_waited(redis: Re
         log=log,
         replay_log=replay_log,
         schedule_view=view,
-        reach=FakeReach(),
+        reports=FakeReach(),
         clock=SystemClock(),
         readiness=readiness,
     )

@@ -8,6 +8,7 @@ import pytest
 from router_world import TOPIC, World, eventually, night, schedule, world
 
 from contract.broadcast import Broadcast
+from contract.coverage import CoverageShare, TopicCoverage
 from contract.reach import ReachCount
 from contract.runtime.system_clock import SystemClock
 from message_router import rebuild
@@ -539,6 +540,31 @@ async def test_reach_is_merged_and_survives_a_store_in_trouble() -> None:
         here.reach.failing = False
         # The second report may still be on its way when the store comes back: the first alone may arrive before.
         await eventually(lambda: list(here.reach.counts.values()) == [count(7)])
+
+
+async def test_coverage_is_put_to_the_node_of_its_link_and_survives_a_store_in_trouble() -> None:
+    """Who reports is who said hello; of a topic the newest share is kept, and repeated reports are one write."""
+    async with world() as here:
+        node = await here.node("n1", TOPIC)
+        here.reach.failing = True
+        await node.report_coverage(1, CoverageShare(TOPIC, {1: 5}), CoverageShare("event:other", {3: 1}))
+        await asyncio.sleep(0.05)
+        await node.report_coverage(2, CoverageShare(TOPIC, {1: 2, 2: 3}))
+        here.reach.failing = False
+        newest = TopicCoverage(node_id="n1", incarnation="i1", begun_at=1_000, seq=2, topic=TOPIC, held={1: 2, 2: 3})
+        await eventually(lambda: here.reach.coverage.get(("n1", "i1", TOPIC)) == newest)
+        await eventually(lambda: ("n1", "i1", "event:other") in here.reach.coverage)
+
+
+async def test_a_flood_of_coverage_reaches_the_store_in_bounded_pieces() -> None:
+    """All devices of a fleet come back at once: nothing is lost, and no write is larger than the bound."""
+    async with world(coverage_interval_s=0.02) as here:
+        node = await here.node("n1", TOPIC)
+        for start in range(0, 2_500, 500):
+            shares = (CoverageShare(f"event:e{number}", {1: 1}) for number in range(start, start + 500))
+            await node.report_coverage(1, *shares)
+        await eventually(lambda: len(here.reach.coverage) == 2_500)
+        assert max(here.reach.coverage_writes) <= 1_000
 
 
 async def test_a_router_in_reserve_is_ready_without_a_partition() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from contract.broadcast import Broadcast, Cause
 from contract.clock import ManualClock
+from contract.coverage import TopicCoverage
 from contract.errors import (
     BudgetSpent,
     Conflict,
@@ -21,9 +22,13 @@ from contract.errors import (
     UnknownStage,
 )
 from contract.log import LogEntry
+from contract.names import topic_of
 from contract.reach import ReachCount
 from contract.runtime.runner import Readiness
+from message_producer.adapters.sql_engine import database_url
+from message_producer.adapters.sql_store import open_store
 from message_producer.app import Producer, open_log, open_producer
+from message_producer.coverage import EventCoverage, StageCoverage, TopicHoldings
 from message_producer.dispatch import Dispatcher
 from message_producer.lease_keeper import LeaseKeeper
 from message_producer.model import Anchor, Audience, EventDraft, EventPatch, OccurrenceState, Stage, WriteContext
@@ -222,35 +227,115 @@ async def test_the_budget_refuses_cues_but_not_schedules_or_rewinds(desk: Desk) 
     await desk.ops.cue("night", "delayed", ME)
 
 
-async def test_a_stage_added_late_needs_coverage_or_an_override(
-    producer_settings: ProducerSettings,
+def share(held: dict[int, int], **of: object) -> TopicCoverage:
+    """Of node n1's first incarnation, its first report, on the night's topic, unless `of` says otherwise."""
+    share = TopicCoverage(node_id="n1", incarnation="a", begun_at=1_000, seq=1, topic="event:night", held=held)
+    return msgspec.structs.replace(share, **of)
+
+
+async def late_stage(desk: Desk, **changes: object) -> None:
+    """An event at version 2, whose `encore` version 1 did not have."""
+    await desk.ops.create(desk.draft(coverage_threshold=0.8, **changes), ME)
+    late = (*desk.draft().stages, Stage(key="encore", anchor=Anchor.MANUAL))
+    await desk.ops.change("night", EventPatch(stages=late), ME, if_revision=None)
+
+
+async def test_a_stage_added_late_needs_coverage_or_an_override(desk: Desk) -> None:
+    """Unknown is not enough; the refusal names what was measured, what is asked for, and the way round it."""
+    await late_stage(desk)
+    with pytest.raises(Conflict, match=r"no device of event:night is connected.*at least 80% .*override_coverage"):
+        await desk.ops.cue("night", "encore", ME)
+    await desk.ops.record_coverage([share({2: 799, 1: 101, 0: 100})])
+    with pytest.raises(Conflict, match=r"79\.9% of 1000 connected devices of event:night hold it") as refused:
+        await desk.ops.cue("night", "encore", ME)
+    assert refused.value.field == "stage"
+    await desk.ops.cue("night", "live", ME)
+    await desk.ops.cue("night", "encore", ME, override_coverage=True)
+    await desk.ops.record_coverage([share({3: 1, 2: 799, 1: 200}, seq=2)])
+    await desk.ops.cue("night", "encore", ME)
+    await desk.ops.record_coverage([share({}, seq=3)])
+    with pytest.raises(Conflict, match="no device"):
+        await desk.ops.cue("night", "encore", ME)
+    await desk.ops.change("night", EventPatch(coverage_threshold=0.0), ME, if_revision=None)
+    await desk.ops.cue("night", "encore", ME)
+
+
+async def test_every_topic_of_a_cue_needs_coverage(desk: Desk) -> None:
+    """A cue to all audiences goes to none while one of them lacks the stage."""
+    await late_stage(desk, audiences=(Audience(), Audience(name="west", regions=("US",))))
+    west = topic_of("night", "west")
+    assert {one.holdings.topic for one in (await desk.ops.coverage("night")).topics} == {"event:night", west}
+    await desk.ops.record_coverage([share({2: 9}), share({1: 9}, topic=west)])
+    with pytest.raises(Conflict, match="0% of 9"):
+        await desk.ops.cue("night", "encore", ME)
+    assert await desk.ops.broadcasts("night") == ()
+    await desk.ops.cue("night", "encore", ME, audience="all")
+
+
+async def test_coverage_adds_up_the_nodes_and_says_which_late_stages_can_be_cued(desk: Desk) -> None:
+    await late_stage(desk)
+    (nobody,) = (await desk.ops.coverage("night")).topics
+    assert (nobody.holdings.subscribers, nobody.current, nobody.stages[0].enough) == (0, None, False)
+    await desk.ops.record_coverage([share({2: 3, 1: 1}), share({2: 5, 0: 1}, node_id="n2"), share({}, node_id="n3")])
+    coverage = await desk.ops.coverage("night")
+    assert (coverage.version, coverage.threshold) == (2, 0.8)
+    (topic,) = coverage.topics
+    assert topic.holdings == TopicHoldings(topic="event:night", nodes=2, held={2: 8, 1: 1, 0: 1})
+    assert topic.current == 0.8
+    assert topic.stages == (StageCoverage(stage_key="encore", version=2, holders=8, share=0.8, enough=True),)
+
+
+async def test_of_a_nodes_reports_the_latest_stands_whatever_way_it_came(desk: Desk) -> None:
+    """Two routers may write them in any order; repeats add nothing."""
+    await late_stage(desk)
+
+    async def held() -> dict[int, int]:
+        found: EventCoverage = await desk.ops.coverage("night")
+        return found.topics[0].holdings.held
+
+    await desk.ops.record_coverage([share({2: 2}, seq=5)])
+    await desk.ops.record_coverage([share({1: 1}, seq=4)])
+    assert await held() == {2: 2}
+    await desk.ops.record_coverage([share({1: 9}, seq=6), share({2: 3}, seq=7), share({2: 2}, seq=5)])
+    await desk.ops.record_coverage([share({2: 3}, seq=7)])
+    assert await held() == {2: 3}
+    await desk.ops.record_coverage([share({1: 1}, incarnation="b", begun_at=2_000)])
+    assert await held() == {1: 1}, "the node began anew: its former devices are gone"
+    await desk.ops.record_coverage([share({2: 4}, seq=8)])
+    assert await held() == {1: 1}, "a late report of the former incarnation brings nothing back"
+    await desk.ops.record_coverage([])
+
+
+async def test_the_share_of_a_silent_node_ages_out(desk: Desk) -> None:
+    """A node that reports any topic lives, and all its shares count."""
+    await late_stage(desk)
+    await desk.ops.record_coverage([share({2: 9}), share({1: 1}, node_id="n2")])
+    desk.clock.advance_ms(20_000)
+    await desk.ops.record_coverage([share({1: 1}, node_id="n2", seq=2)])
+    assert (await desk.ops.coverage("night")).topics[0].current == 0.9
+    desk.clock.advance_ms(10_001)
+    (topic,) = (await desk.ops.coverage("night")).topics
+    assert (topic.holdings.nodes, topic.current) == (1, 0.0)
+    with pytest.raises(Conflict, match="0% of 1 "):
+        await desk.ops.cue("night", "encore", ME)
+    await desk.ops.record_coverage([share({1: 1}, topic="event:other", seq=3)])
+    assert (await desk.ops.coverage("night")).topics[0].current == 0.9
+
+
+async def test_coverage_nobody_reports_any_more_leaves_the_store(
+    desk: Desk, producer_settings: ProducerSettings
 ) -> None:
-    held: dict[tuple[str, int], float] = {}
-    clock = ManualClock()
-    opened = open_producer(
-        producer_settings,
-        clock=clock,
-        readiness=Readiness(),
-        coverage=lambda topic, version: held.get((topic, version)),
+    """Rows of dead nodes, and of topics everybody left; those of nodes alive stay."""
+    await desk.ops.record_coverage(
+        [share({2: 9}), share({}, topic="event:over"), share({1: 1}, node_id="n2"), share({1: 1}, topic="event:over")]
     )
-    async with opened as producer:
-        desk = Desk(producer, clock, producer_settings, clock.now_ms() + 60 * MINUTE)
-        await desk.ops.create(desk.draft(coverage_threshold=0.8), ME)
-        late = (*desk.draft().stages, Stage(key="encore", anchor=Anchor.MANUAL))
-        await desk.ops.change("night", EventPatch(stages=late), ME, if_revision=None)
-        with pytest.raises(Conflict, match="80%"):
-            await desk.ops.cue("night", "encore", ME)
-        held["event:night", 2] = 0.79
-        with pytest.raises(Conflict, match="79%"):
-            await desk.ops.cue("night", "encore", ME)
-        await desk.ops.cue("night", "live", ME)
-        await desk.ops.cue("night", "encore", ME, override_coverage=True)
-        held["event:night", 2] = 0.8
-        await desk.ops.cue("night", "encore", ME)
-        free = EventPatch(coverage_threshold=0.0)
-        await desk.ops.change("night", free, ME, if_revision=None)
-        held.clear()
-        await desk.ops.cue("night", "encore", ME)
+    await desk.ops.record_coverage([share({}, topic="event:over", node_id="n2", seq=2)])
+    for _ in range(11):
+        desk.clock.advance_ms(MINUTE)
+        await desk.ops.record_coverage([share({2: 9}, topic="event:kept", node_id="n2", seq=3)])
+    async with open_store(database_url(producer_settings.url()), clock=desk.clock, rehearse=False) as store:
+        found = await store.read(lambda tx: tx.coverage.of_topics(["event:night", "event:over", "event:kept"], since=0))
+    assert {topic: held.held for topic, held in found.items()} == {"event:night": {1: 1}, "event:kept": {2: 9}}
 
 
 async def test_an_idempotency_key_answers_the_same_and_acts_once(desk: Desk) -> None:
@@ -394,6 +479,7 @@ async def test_unknown_events_are_not_found(desk: Desk) -> None:
         desk.ops.preview("nothing"),
         desk.ops.broadcasts("nothing"),
         desk.ops.reach("nothing"),
+        desk.ops.coverage("nothing"),
         desk.ops.audit("nothing"),
     ):
         with pytest.raises(NotFound):
