@@ -131,7 +131,7 @@ class DeviceListener:
             await asyncio.sleep(self._put_off_s())
             self._admission.draining = True
             if self._server is not None:
-                await close_listener(self._server, self._sock, lambda: HeadReader(self))
+                await close_listener(self._server, self._sock, lambda: HeadReader(self), tls=self._tls)
             await self._send_all_away()
             loop = asyncio.get_running_loop()
             deadline_s = loop.time() + self.settings.close_timeout_s
