@@ -91,8 +91,9 @@ def judge_request(
     room: Callable[[], Room],
     retry_after_s: Callable[[str], int],
     origin_allowed: Callable[[str], bool] = lambda origin: True,
+    check_events: Callable[[EventsRequest], None] = lambda request: None,
 ) -> Verdict:
-    """Decide on one request. `verify` raises Unauthorized for a token that is not good.
+    """Decide on one request. `verify` raises Unauthorized for a token that is not good, `check_events` InvalidRequest.
 
     `room` is asked before the token: turning one away must cost less than serving it.
     """
@@ -111,7 +112,7 @@ def judge_request(
         return _page(path, head.method)
     if isinstance(protocol, Refuse | Page):
         return protocol
-    return _judge_stream(head, protocol, query, verify, room, retry_after_s, origin_allowed)
+    return _judge_stream(head, protocol, query, verify, room, retry_after_s, origin_allowed, check_events)
 
 
 def _judge_stream(
@@ -122,6 +123,7 @@ def _judge_stream(
     room: Callable[[], Room],
     retry_after_s: Callable[[str], int],
     origin_allowed: Callable[[str], bool],
+    check_events: Callable[[EventsRequest], None],
 ) -> Verdict:
     origin = _text(head.get(b"origin"))
     if origin is not None and not origin_allowed(origin):
@@ -150,8 +152,13 @@ def _judge_stream(
             return RefuseSoftly(protocol, CloseCode.BAD_TOKEN, "unauthorized")
         realm = ("WWW-Authenticate", 'Bearer realm="stagecue"')
         return Refuse(401, str(exc), "token", (realm, *_cors(origin)), outcome="unauthorized")
-    if events is not None and grant.topics is not None and events.topic not in grant.topics:
-        return Refuse(403, "the token does not allow this topic", "topic", _cors(origin), outcome="forbidden")
+    if events is not None:
+        if grant.topics is not None and events.topic not in grant.topics:
+            return Refuse(403, "the token does not allow this topic", "topic", _cors(origin), outcome="forbidden")
+        try:
+            check_events(events)
+        except InvalidRequest as exc:
+            return Refuse(exc.http_status, str(exc), exc.field, _cors(origin))
     return Accept(protocol, grant, origin, events)
 
 

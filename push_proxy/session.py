@@ -41,6 +41,7 @@ __all__ = [
     "Send",
     "Session",
     "SessionTerms",
+    "judge_cursor",
 ]
 
 MAX_TOPIC_CHARS = 128
@@ -119,6 +120,15 @@ class Close(NamedTuple):
 
 
 Action = Send | Follow | Leave | Acked | HoleReported | Ping | RenewToken | Close
+
+
+def judge_cursor(cursor: Cursor, *, now_ms: int, latest: int | None, field: str) -> None:
+    """Raise MalformedCursor for one that is negative or from the future; `latest` is None while nobody can tell.
+
+    While the topic's log is yet to be read our clock is the only witness, and may be the one that is wrong.
+    """
+    known = now_ms + _CLOCK_DOUBT_MS if latest is None else latest
+    check_cursor(cursor, now_ms=now_ms, latest=known, field=field)
 
 
 class Session:
@@ -237,10 +247,7 @@ class Session:
         if self.grant.topics is not None and topic not in self.grant.topics:
             return self.rejected("forbidden_topic", f"topics[{topic}]: the token does not allow this topic", topic)
         try:
-            latest = latest_of(topic)
-            # While the topic's log is yet to be read our clock is the only witness, and may be the one that is wrong.
-            known = now_ms + _CLOCK_DOUBT_MS if latest is None else latest
-            check_cursor(cursor, now_ms=now_ms, latest=known, field=f"topics[{topic}]")
+            judge_cursor(cursor, now_ms=now_ms, latest=latest_of(topic), field=f"topics[{topic}]")
         except MalformedCursor as exc:
             code = "cursor_in_future" if cursor is not None and cursor > 0 else exc.code
             return self.rejected(code, str(exc), topic)

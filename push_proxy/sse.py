@@ -60,6 +60,13 @@ _MAX_CURSOR_DIGITS: Final = 16
 _MAX_QUERY_FIELDS: Final = 16
 _TAILORED: Final = (b"event: welcome\n", b"event: continuity\n", b"event: window\n", b"event: error\n")
 _SHOWN_CHARS: Final = 40
+_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\n"
+    b"Content-Type: text/event-stream\r\n"
+    b"Cache-Control: no-cache, no-store, no-transform\r\n"
+    b"X-Accel-Buffering: no\r\n"
+    b"Connection: close\r\n"
+)
 
 
 class HeaderSource(Protocol):
@@ -80,6 +87,8 @@ class EventsRequest(NamedTuple):
 
     topic: str
     cursor: Cursor
+    cursor_field: str = "cursor"
+    """Where the cursor was found."""
 
 
 # The request.
@@ -105,7 +114,7 @@ def read_events_request(query: str, headers: HeaderSource) -> EventsRequest:
         raise InvalidRequest("not UTF-8", field="query", rule="percent-encoded UTF-8") from exc
     except ValueError as exc:
         raise InvalidRequest("too many fields", field="query", rule=f"at most {_MAX_QUERY_FIELDS} fields") from exc
-    return EventsRequest(_read_topic(fields.get("topic", [])), _read_cursor(fields, headers))
+    return EventsRequest(_read_topic(fields.get("topic", [])), *_read_cursor(fields, headers))
 
 
 def _read_topic(topics: Sequence[str]) -> str:
@@ -121,7 +130,7 @@ def _read_topic(topics: Sequence[str]) -> str:
     return topics[0]
 
 
-def _read_cursor(fields: dict[str, list[str]], headers: HeaderSource) -> Cursor:
+def _read_cursor(fields: dict[str, list[str]], headers: HeaderSource) -> tuple[Cursor, str]:
     for name, values in (
         ("Last-Event-ID", headers.get_all("Last-Event-ID")),
         ("lastEventId", fields.get("lastEventId", ())),
@@ -131,8 +140,8 @@ def _read_cursor(fields: dict[str, list[str]], headers: HeaderSource) -> Cursor:
             raise MalformedCursor(f"given {len(values)} times", field=name, rule="once at most")
         text = values[0].strip() if values else ""
         if text:
-            return None if text == "null" else _cursor(text, name)
-    return None
+            return None if text == "null" else _cursor(text, name), name
+    return None, "cursor"
 
 
 def _cursor(text: str, field: str) -> int:
@@ -167,21 +176,14 @@ _NOTHING: Final = frozenset(("q", zero) for zero in ("0", "0.", "0.0", "0.00", "
 # The answer.
 
 
-def response_head(origin: str | None = None) -> bytes:
+def response_head(origin: bytes | None = None) -> bytes:
     """The head of an event stream that ends with its connection; `origin` is one that may read it.
 
     `no-transform` and `X-Accel-Buffering` keep middleboxes from collecting events before they pass them on.
     """
-    lines = [
-        "HTTP/1.1 200 OK",
-        "Content-Type: text/event-stream",
-        "Cache-Control: no-cache, no-store, no-transform",
-        "X-Accel-Buffering: no",
-        "Connection: close",
-    ]
-    if origin is not None:
-        lines += [f"Access-Control-Allow-Origin: {origin}", "Vary: Origin"]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    if origin is None:
+        return _HEAD + b"\r\n"
+    return b"%bAccess-Control-Allow-Origin: %b\r\nVary: Origin\r\n\r\n" % (_HEAD, origin)
 
 
 def preflight_headers(origin: str) -> tuple[tuple[str, str], ...]:

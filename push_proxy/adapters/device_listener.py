@@ -27,9 +27,10 @@ from push_proxy.metrics import HandshakeOutcome, NodeMetrics
 from push_proxy.node import StreamNode
 from push_proxy.origins import parse_origins
 from push_proxy.ports import DevicePort
-from push_proxy.session import Grant, Session
+from push_proxy.session import Grant, Session, judge_cursor
 from push_proxy.settings import PushSettings
 from push_proxy.siblings import Siblings
+from push_proxy.sse import EventsRequest
 from push_proxy.terms import Terms
 from push_proxy.timer_wheel import TimerWheel
 
@@ -184,6 +185,15 @@ class DeviceListener:
 
     def origin_allowed(self, origin: str) -> bool:
         return self._origins.allows(origin)
+
+    def check_events(self, request: EventsRequest) -> None:
+        """Raise MalformedCursor for a cursor already known to be wrong: EventSource would present it for ever."""
+        judge_cursor(
+            request.cursor,
+            now_ms=self.clock.now_ms(),
+            latest=self.node.latest_of(request.topic),
+            field=request.cursor_field,
+        )
 
     def refused(self, outcome: HandshakeOutcome) -> None:
         """A request got no stream."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 from contract.frames import GRAPHQL_SUBPROTOCOL, SUBPROTOCOL
 from push_proxy.adapters.graphql_connection import GraphqlConnection
+from push_proxy.adapters.sse_connection import SseConnection
 from push_proxy.adapters.stream_connection import StreamConnection
 from push_proxy.handshake import Accept, Page, Refuse, RefuseSoftly, judge_request, problem
 from push_proxy.request_head import HeadBuffer, MalformedHead, RequestHead
+from push_proxy.sse import response_head
 from push_proxy.timer_wheel import NOT_SET
 from push_proxy.websocket import accept_key
 
@@ -104,6 +106,7 @@ class HeadReader(asyncio.Protocol):
             room=lambda: listener.room(source),
             retry_after_s=listener.terms.retry_after_s,
             origin_allowed=listener.origin_allowed,
+            check_events=listener.check_events,
         )
         if isinstance(verdict, Accept):
             connection = self._switch(request, verdict)
@@ -125,7 +128,11 @@ class HeadReader(asyncio.Protocol):
         transport, source = self._transport, self._source
         assert transport is not None
         assert source is not None
-        connection = _KINDS[verdict.protocol](self._listener, transport, source)
+        connection: Connection
+        if verdict.events is not None:
+            connection = SseConnection(self._listener, transport, source, verdict.events)
+        else:
+            connection = _KINDS[verdict.protocol](self._listener, transport, source)
         transport.set_protocol(connection)
         self._transport = None
         self._listener.replaced(self, connection)
@@ -147,7 +154,7 @@ class HeadReader(asyncio.Protocol):
 
 
 def _opening(request: RequestHead, protocol: StreamProtocol) -> bytes:
-    """The answer to a WebSocket handshake; server-sent events write their own."""
+    """The head of the answer with which a stream begins."""
     if protocol == "sse":
-        return b""
+        return response_head(request.get(b"origin"))
     return _UPGRADES[protocol] % accept_key(request.get(b"sec-websocket-key") or b"")

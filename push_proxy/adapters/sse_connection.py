@@ -13,7 +13,7 @@ from contract.frames import UNKNOWN_TOPIC, GoawayFrame, SubscribeFrame, encode_f
 from push_proxy.adapters.connection import Connection, discard
 from push_proxy.forms import PreparedFrame
 from push_proxy.session import Grant
-from push_proxy.sse import HEARTBEAT, EventsRequest, EventStream, refusal_events, response_head, sse_form
+from push_proxy.sse import HEARTBEAT, EventsRequest, EventStream, refusal_events, sse_form
 
 if TYPE_CHECKING:
     from push_proxy.adapters.device_listener import DeviceListener
@@ -34,7 +34,7 @@ class SseConnection(Connection):
     `ping_s + pong_deadline_s` (TCP_USER_TIMEOUT, RFC 5482): one that vanished, or reads nothing.
     """
 
-    __slots__ = ("_heard", "_origin", "_request", "_stream")
+    __slots__ = ("_heard", "_request", "_stream")
     protocol = "sse"
 
     def __init__(
@@ -43,12 +43,9 @@ class SseConnection(Connection):
         transport: asyncio.Transport,
         source: Source,
         request: EventsRequest,
-        origin: str | None,
     ) -> None:
-        """`origin`: of a page that may read the answer."""
         super().__init__(listener, transport, source, sse_form)
         self._request = request
-        self._origin = origin
         self._heard = 0
         self._stream = EventStream(request.cursor, listener.draw())
         self.write = self._write_event
@@ -59,16 +56,16 @@ class SseConnection(Connection):
         transport = self._transport
         assert transport is not None
         self._notice_silence(transport)
-        transport.write(response_head(self._origin))
-        super().begin(grant, opening)
+        transport.write(opening)
+        super().begin(grant, b"")
         self._follow()
-        del self._request, self._origin  # of use no more
+        del self._request  # of use no more
 
     def refuse(self, code: CloseCode, goaway: GoawayFrame | None, opening: bytes) -> None:
         transport = self._transport
         assert transport is not None
         assert goaway is not None
-        transport.write(response_head(self._origin) + refusal_events(goaway, self._request.cursor))
+        transport.write(opening + refusal_events(goaway, self._request.cursor))
         self.finish(code)
         self.write = discard
 
@@ -76,7 +73,7 @@ class SseConnection(Connection):
         """Subscribe to the one topic, by the same rules as a subscribe frame."""
         session, listener = self.session, self._listener
         assert session is not None
-        topic, cursor = self._request
+        topic, cursor, _ = self._request
         actions = session.received(
             encode_frame(SubscribeFrame({topic: cursor})),
             now_s=listener.clock.monotonic_s(),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+from collections import deque
 from typing import Any, NamedTuple
 
-__all__ = ["EventSourceParser", "StreamEvent"]
+__all__ = ["PATIENCE_S", "EventSourceParser", "EventStreamClient", "StreamEvent"]
+
+PATIENCE_S = 20
+"""Waits end as soon as what they wait for is there."""
 
 
 class StreamEvent(NamedTuple):
@@ -81,3 +87,86 @@ class EventSourceParser:
         name, data = self._name, "\n".join(self._lines)
         self._name, self._lines = "", []
         return StreamEvent(name or "message", data, self.last_event_id) if data else None
+
+
+class EventStreamClient:
+    """A plain HTTP client of one stream of events after the other, with one EventSource's memory between them."""
+
+    def __init__(self, port: int, parser: EventSourceParser | None = None) -> None:
+        self.port = port
+        self.parser = parser or EventSourceParser()
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.raw = b""
+        """Everything of the current body."""
+        self._events: deque[StreamEvent] = deque()
+        self._reader: asyncio.StreamReader | None = None
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def open(self, target: str, *, method: str = "GET", body: bytes = b"", **headers: str) -> int:
+        """Ask, as EventSource does: with the last id, if there is one. Returns the status."""
+        await self.close()
+        self.parser.new_stream()
+        self.raw = b""
+        self._events.clear()
+        named = {"Host": "n", "Accept": "text/event-stream"}
+        if self.parser.last_event_id:
+            named["Last-Event-ID"] = self.parser.last_event_id
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""]
+        self._reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writer.write("\r\n".join(lines).encode() + body)
+        head = (await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode("latin-1")
+        status_line, *fields = head.rstrip("\r\n").split("\r\n")
+        self.status = int(status_line.split(" ")[1])
+        self.headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
+        return self.status
+
+    async def problem(self) -> dict[str, Any]:
+        """The body of a refusal."""
+        assert self._reader is not None
+        assert self.headers["content-type"] == "application/problem+json"
+        found = json.loads(await asyncio.wait_for(self._reader.read(), PATIENCE_S))
+        assert isinstance(found, dict)
+        assert found["status"] == self.status
+        return found
+
+    async def next(self, timeout: float = PATIENCE_S) -> StreamEvent:
+        """The next event; EOFError at the end of the stream."""
+        assert self._reader is not None
+        async with asyncio.timeout(timeout):
+            while not self._events:
+                data = await self._reader.read(65_536)
+                if not data:
+                    raise EOFError
+                self.raw += data
+                self._events.extend(self.parser.feed(data))
+        return self._events.popleft()
+
+    async def until(self, name: str) -> StreamEvent:
+        """The next event of a name; others are passed over."""
+        while (event := await self.next()).name != name:
+            pass
+        return event
+
+    async def rest(self) -> list[StreamEvent]:
+        """All events up to the end of the stream, which must come."""
+        found: list[StreamEvent] = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(await self.next())
+        return found
+
+    async def quiet(self, for_s: float = 0.15) -> None:
+        """Nothing but schedules arrives."""
+        with contextlib.suppress(TimeoutError):
+            while (event := await self.next(for_s)).name == "schedule":
+                pass
+            raise AssertionError(f"unexpected {event}")
+
+    async def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            with contextlib.suppress(ConnectionError):
+                await self.writer.wait_closed()
+            self.writer = None
