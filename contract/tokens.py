@@ -37,6 +37,7 @@ __all__ = [
     "Ed25519Key",
     "Hs256Key",
     "KeyRing",
+    "LiveKeyRing",
     "OperatorClaims",
     "OperatorRole",
     "RingKey",
@@ -307,6 +308,28 @@ class KeyRing:
             raise _refusal("it is not valid yet")
         if payload.iat is not msgspec.UNSET and payload.iat > now_s + LEEWAY_S:
             raise _refusal("it was issued in the future")
+
+
+class LiveKeyRing(KeyRing):
+    """A ring whose keys are exchanged while it is in use; whoever holds it needs not know."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, ring: KeyRing) -> LiveKeyRing:
+        """One that begins equal to `ring`."""
+        live = cls.__new__(cls)
+        live._audience = ring._audience
+        live.adopt(ring)
+        return live
+
+    def adopt(self, ring: KeyRing) -> None:
+        """Become equal to a ring of the same audience. Call it from the thread that verifies and signs."""
+        assert ring.audience == self._audience, "a ring keeps its audience"
+        self._keys = dict(ring._keys)
+        self._headers = dict(ring._headers)
+        self._signing_head = ring._signing_head
+        self._signing_kid = ring._signing_kid
 
 
 def _whole(value: object) -> object:

@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dgs": ("stagecue.commands.services:dgs", "Run the GraphQL prefetch service alone."),
     "cluster": ("stagecue.commands.cluster:cluster", "Run everything on Kafka, Redis and PostgreSQL on this machine."),
     "bench": ("stagecue.commands.bench:bench", "Measure the promised figures."),
+    "keys": ("stagecue.commands.keys:keys", "List, rotate and retire the keys of tokens and links."),
     "settings": ("stagecue.commands.settings:settings", "List every setting: variable, default, meaning."),
 }
 """Command -> (where it lives, its line in `--help`); the line stands here so that help imports nothing."""

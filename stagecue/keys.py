@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, get_args
 
 import msgspec
 
 from contract.clock import Clock
-from contract.tokens import MIN_SECRET_BYTES, Audience, KeyRing, OperatorClaims, OperatorRole
+from contract.errors import Conflict, InvalidRequest
+from contract.runtime.system_clock import SystemClock
+from contract.token_keys import ED25519_KEY_BYTES, Algorithm
+from contract.token_rings import StoredKey, StoredRing, read_rings, written_rings
+from contract.tokens import MIN_SECRET_BYTES, Audience, KeyRing, LiveKeyRing, OperatorClaims, OperatorRole
 
-__all__ = ["BrokenKeys", "Keys", "UnusableDataDir", "load_or_create_keys", "operator_token", "write_privately"]
+__all__ = [
+    "BrokenKeys",
+    "Keys",
+    "UnusableDataDir",
+    "change_ring",
+    "fresh_key",
+    "key_file",
+    "load_or_create_keys",
+    "operator_token",
+    "read_key_file",
+    "rings_of",
+    "write_privately",
+]
 
 OPERATOR_TOKEN_LIFETIME_S: Final = 30 * 24 * 3600
 """A month: long enough to forget about on a laptop, short enough that a copied data directory grows harmless."""
+_MAX_FILE_BYTES: Final = 1_000_000
+"""No more is read; rings of all the keys there may be have a tenth of it."""
+_LOCK_PATIENCE_S: Final = 5.0
+_DRAFT_LIFE_S: Final = 60.0
+"""A draft this old was left by a writer that died."""
 
 
 class BrokenKeys(Exception):
@@ -32,34 +51,74 @@ class UnusableDataDir(OSError):
 
 
 class Keys(msgspec.Struct, frozen=True):
-    device: KeyRing
-    operator: KeyRing
-    link: KeyRing
-    link_secret: bytes
-    """The link ring's signing secret, for the node link's mutual challenge."""
+    """An installation's rings. They follow the file where a `RingWatch` runs."""
+
+    device: LiveKeyRing
+    operator: LiveKeyRing
+    link: LiveKeyRing
 
 
-def load_or_create_keys(data_dir: Path) -> Keys:
+def key_file(data_dir: Path) -> Path:
+    return data_dir / "keys.json"
+
+
+def load_or_create_keys(data_dir: Path, clock: Clock | None = None) -> Keys:
     """The rings of `<data_dir>/keys.json`, made if there is none. Raises BrokenKeys or UnusableDataDir."""
-    path = data_dir / "keys.json"
+    path = key_file(data_dir)
     with _in(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            write_privately(path, json.dumps(_fresh(), indent=2).encode(), replace=False)
+            fresh = [
+                (audience, StoredRing(signing_kid="k1", keys={"k1": fresh_key()})) for audience in get_args(Audience)
+            ]
+            write_privately(path, written_rings(dict(fresh)), replace=False)
+    return rings_of(path, read_key_file(path)[1], (clock or SystemClock()).now_ms() / 1000)
+
+
+def read_key_file(path: Path) -> tuple[bytes, dict[str, StoredRing]]:
+    """Its content, and the rings in it. Raises BrokenKeys."""
     try:
-        rings = json.loads(path.read_bytes())
-        decoded = {
-            audience: {kid: base64.b64decode(text, validate=True) for kid, text in rings[audience]["keys"].items()}
-            for audience in get_args(Audience)
-        }
-        ring = {audience: KeyRing(audience, keys, rings[audience]["signing_kid"]) for audience, keys in decoded.items()}
-        link_secret = decoded["stagecue.link"][rings["stagecue.link"]["signing_kid"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as exc:
-        raise BrokenKeys(
-            f"{path} cannot be read as key rings: {exc!r}. Restore it from a backup, or delete it to have new keys "
-            "made: every device and operator then needs a new token."
-        ) from exc
-    return Keys(ring["stagecue.device"], ring["stagecue.operator"], ring["stagecue.link"], link_secret)
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE_BYTES)
+        return content, read_rings(content)
+    except FileNotFoundError as exc:
+        raise BrokenKeys(f"{path} is not there: a service that starts in this directory makes new keys") from exc
+    except (OSError, ValueError) as exc:
+        raise _broken(path, exc) from exc
+
+
+def rings_of(path: Path, stored: dict[str, StoredRing], now_s: float) -> Keys:
+    """The rings of a file as they are at `now_s`. Raises BrokenKeys if one of them cannot sign."""
+    try:
+        rings = [LiveKeyRing.of(stored[audience].ring(audience, now_s)) for audience in get_args(Audience)]
+    except (ValueError, KeyError) as exc:
+        raise _broken(path, exc) from exc
+    return Keys(*rings)
+
+
+def change_ring(data_dir: Path, audience: Audience, change: Callable[[StoredRing], StoredRing]) -> StoredRing:
+    """Write one ring anew: one writer at a time, and the old or the new file whenever the process dies.
+
+    Raises BrokenKeys, UnusableDataDir, Conflict if another writer does not end, InvalidRequest for a key this ring may
+    not have, or whatever `change` raises.
+    """
+    path = key_file(data_dir)
+    with _in(data_dir), _one_writer(data_dir):
+        _, rings = read_key_file(path)
+        changed = change(rings[audience])
+        try:
+            changed.ring(audience, time.time())
+        except ValueError as exc:
+            raise InvalidRequest(str(exc), field="key") from exc
+        write_privately(path, written_rings(rings | {audience: changed}), replace=True)
+    return changed
+
+
+def fresh_key(alg: Algorithm = "HS256") -> StoredKey:
+    """A random key that signs."""
+    if alg == "EdDSA":
+        return StoredKey(alg=alg, private=secrets.token_bytes(ED25519_KEY_BYTES))
+    return StoredKey(alg=alg, secret=secrets.token_bytes(MIN_SECRET_BYTES))
 
 
 def operator_token(
@@ -95,8 +154,18 @@ def write_privately(path: Path, content: bytes, *, replace: bool) -> None:
                 path.hardlink_to(draft)
             except FileExistsError:
                 return
+        _sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make a new name in it survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -111,11 +180,33 @@ def _in(data_dir: Path) -> Iterator[None]:
         ) from exc
 
 
-def _fresh() -> dict[str, dict[str, object]]:
-    return {
-        audience: {
-            "signing_kid": "k1",
-            "keys": {"k1": base64.b64encode(secrets.token_bytes(MIN_SECRET_BYTES)).decode()},
-        }
-        for audience in get_args(Audience)
-    }
+@contextmanager
+def _one_writer(data_dir: Path) -> Iterator[None]:
+    """Holds a lock that the system takes back when the process dies; sweeps away what died writers left."""
+    import fcntl
+
+    descriptor = os.open(data_dir / ".keys.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        give_up_s = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up_s:
+                    raise Conflict("another process is changing the keys", rule="try again") from None
+                time.sleep(0.05)
+        for draft in data_dir.glob(".keys.json.*"):
+            with suppress(FileNotFoundError):
+                if time.time() - draft.stat().st_mtime > _DRAFT_LIFE_S:
+                    draft.unlink()
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _broken(path: Path, exc: Exception) -> BrokenKeys:
+    return BrokenKeys(
+        f"{path} cannot be read as key rings: {exc}. Restore it from a backup, or delete it to have new keys "
+        "made: every device and operator then needs a new token."
+    )

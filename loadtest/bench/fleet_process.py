@@ -14,8 +14,6 @@ The record's files are described in `fleet_files`, the commands in `fleet_child`
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import resource
 import sys
 import time
@@ -26,6 +24,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from contract.token_rings import read_rings
 from contract.tokens import DeviceClaims, KeyRing
 from device_sim.fleet import Progress
 from loadtest.bench.fleet_child import (
@@ -65,10 +64,8 @@ def device_ring(data_dir: Path) -> KeyRing:
     """The device ring of an installation's `keys.json`. Raises CouldNotRun."""
     path = data_dir / "keys.json"
     try:
-        found = json.loads(path.read_bytes())["stagecue.device"]
-        keys = {kid: base64.b64decode(text, validate=True) for kid, text in found["keys"].items()}
-        return KeyRing("stagecue.device", keys, found["signing_kid"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        return read_rings(path.read_bytes())["stagecue.device"].ring("stagecue.device", time.time())
+    except (OSError, ValueError) as exc:
         raise CouldNotRun(f"no device keys in {path}: {exc!r}") from exc
 
 

@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 
 from contract.clock import ManualClock
-from contract.tokens import DeviceClaims
+from contract.tokens import DeviceClaims, KeyRing
 from stagecue.keys import BrokenKeys, UnusableDataDir, load_or_create_keys, operator_token, write_privately
+
+
+def _proof(ring: KeyRing) -> tuple[str, bytes, bytes]:
+    kid, proof = ring.prove(b"hello")
+    return kid, b"hello", proof
 
 
 def test_keys_are_made_once_and_read_again(tmp_path):
     first, second = load_or_create_keys(tmp_path), load_or_create_keys(tmp_path)
     token = first.device.sign(DeviceClaims(sub="p", dev="d", exp=100))
     assert second.device.verify_device(token, now_s=1).sub == "p"
-    assert first.link_secret == second.link_secret
+    assert second.link.check_proof(*_proof(first.link))
     assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
 
 
