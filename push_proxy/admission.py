@@ -136,7 +136,7 @@ class Admission:
         """A socket was accepted from `host`; None: cut it off at once, without an answer and without `closed`."""
         if self._open >= self._limits.capacity.open:
             return None
-        key = host if ":" not in host else address_key(host)
+        key = host if ":" not in host else self._key(host)
         source = self._active.get(key)
         if source is None:
             source = self._idle.pop(key, None) or self._new_source(key)
@@ -182,9 +182,13 @@ class Admission:
         used = min(1.0, max(0, self._open - sessions) / lane)
         return usual_s * (1.0 - 0.8 * used)
 
+    def _key(self, host: str) -> str:
+        # A proxy may share its /64 with others, who are not exempt.
+        return host if _lies_in(host, self._limits.exempt) else address_key(host)
+
     def _new_source(self, key: str) -> Source:
         limits = self._limits
-        if limits.exempt and _lies_in(key, limits.exempt):
+        if _lies_in(key, limits.exempt):
             return Source(key, None)
         return Source(key, TokenBucket(limits.handshakes_per_address_per_s, limits.handshake_burst_per_address))
 
@@ -216,9 +220,11 @@ def parse_networks(text: str, *, field: str) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-def _lies_in(key: str, networks: Iterable[Network]) -> bool:
+def _lies_in(host: str, networks: Iterable[Network]) -> bool:
     try:
-        address = ip_address(key)
+        address = ip_address(host)
     except ValueError:
         return False
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
     return any(address in network for network in networks)
