@@ -175,13 +175,17 @@ class Device:
 
     # maps (R19)
     def map_fetched(self, now_ms: int, topic: str, stage_map: StageMap, draw: float) -> Sequence[Action]:
-        """Put a map into the cache; re-renders if what is on the screen changed. Unknown topics are ignored."""
+        """Put a map into the cache; re-renders if what is on the screen changed. Unknown topics are ignored.
+
+        Nodes are told of a newer one by subscribing again: an operator who added a stage waits for it (R7).
+        """
         state = self.topics.get(topic)
         if state is None:
             return _NOTHING
         if not self.online:
             self.clock_offset_ms = stage_map.server_time - now_ms
         state.fetching, state.map_failures = False, 0
+        newer = state.stage_map is None or stage_map.version > state.stage_map.version
         state.stage_map = stage_map
         outdated = state.schedule(stage_map.revision, stage_map.version, dict(stage_map.times))
         outdated = outdated or stage_map.version < state.version
@@ -195,6 +199,8 @@ class Device:
             cause: RenderCause = "provisional" if state.provisional_key else "refreshed"
             self._render(now_ms, state, cause, draw, actions, refetch_missing=False)
         self._switch_offline(now_ms, state, draw, actions)
+        if newer and state.ask_again_at is None:
+            actions += [self._subscribe(conn, [state]) for conn in self.connection.subscribed_conns()]
         return actions
 
     def artwork_fetched(self, urls: frozenset[str]) -> None:

@@ -292,6 +292,23 @@ def test_a_subscribe_carries_cursors_and_the_maps_held() -> None:
     assert {topic: (held.version, held.revision) for topic, held in send.frame.held.items()} == {TOPIC: (7, 12)}
 
 
+def test_a_newer_map_is_told_by_subscribing_again() -> None:
+    """The node counts who holds which version (R7); the same version again, or a map fetched offline, is no news."""
+
+    def told(version: int) -> list[tuple[dict[str, int | None], int]]:
+        actions = book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=version), 0.5)
+        return [(a.frame.topics, a.frame.held[TOPIC].version) for a in actions if isinstance(a, Send)]
+
+    book = holding().frames(continuity(complete, 10, "live"))
+    assert told(1) == []
+    assert told(2) == [({TOPIC: 10}, 2)]
+    assert told(2) == []
+    book.lose()
+    assert told(3) == []
+    book.reconnect()
+    assert [frame.held[TOPIC].version for frame in book.subscribed] == [3]
+
+
 @pytest.mark.parametrize(("draw", "due"), [(0.0, 0), (0.05, 500), (0.099, 990), (0.1, None), (0.9, None)])
 def test_the_ack_lottery_is_one_draw(draw: float, due: int | None) -> None:
     book = holding().frames(continuity(complete, 0))
