@@ -65,7 +65,7 @@ class MalformedHead(InvalidRequest):
 class RequestHead:
     """Method, target and header fields of one request.
 
-    It has exactly one Host, no field given twice that must not be, and announces no body if it is a GET.
+    It has exactly one Host, no field given twice that must not be, no transfer coding, and no body if it is a GET.
     """
 
     __slots__ = ("_fields", "method", "target")
@@ -107,7 +107,7 @@ class _Repeated:
         self.wrong: str | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
+        name, value = name.lower(), value.strip(b" \t")
         if name not in self.fields:
             self.fields[name] = value
             return
@@ -225,14 +225,13 @@ def _check_fields(head: RequestHead) -> None:
         raise MalformedHead(400, "missing", "Host")
     if not _is_host(host):
         raise MalformedHead(400, "not a host", "Host")
+    if head.get(b"transfer-encoding") is not None:
+        raise MalformedHead(501, "transfer codings are not understood; no request here has a body", "Transfer-Encoding")
     if head.method != "GET":
         return  # whoever answers it refuses the method, whatever else it brings
     if not _is_get_target(head.target):
         raise MalformedHead(400, "the target is neither /path?query nor an http URL without fragment", "request line")
-    if head.get(b"transfer-encoding") is not None:
-        raise MalformedHead(501, "transfer codings are not understood; no request here has a body", "Transfer-Encoding")
-    length = head.get(b"content-length")
-    if length is not None and length.strip(b"0"):
+    if head.get(b"content-length") not in (None, b"0"):
         raise MalformedHead(400, "no request here has a body", "Content-Length")
 
 

@@ -191,10 +191,8 @@ class WebSocketCodec:
                 return events
         if at == end:
             self._partial = None
-        elif data is partial:
-            del partial[:at]
-        else:
-            self._partial = bytearray(data[at:])
+        elif at or partial is None:
+            self._partial = bytearray(data[at:])  # a new one: the old may have room for a whole read
         self._awaited = awaited
         return events
 
