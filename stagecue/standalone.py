@@ -25,6 +25,7 @@ from push_proxy.settings import PushSettings
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
 from stagecue.prefetch_part import dgs_settings
+from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings
 
@@ -123,7 +124,7 @@ async def run_standalone(
 ) -> None:
     """Run until `stop`; calls `announce` once everything serves. Raises OSError, BrokenKeys or a settings error."""
     clock, readiness = SystemClock(), Readiness()
-    keys = load_or_create_keys(settings.data_dir)
+    keys = load_or_create_keys(settings.data_dir, clock)
     async with AsyncExitStack() as stack:
         sockets = {
             port: stack.enter_context(listen_on(settings.host, port))
@@ -160,6 +161,7 @@ async def run_standalone(
             readiness=readiness,
         )
         services: list[Service] = [
+            RingWatch(keys, settings.data_dir, clock, renews_operator_token=True),
             *producer.services,
             router.service,
             # Before the node, so that it is stopped after: a drain still delivers, and reports its last reach, over it.

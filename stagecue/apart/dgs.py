@@ -15,6 +15,7 @@ from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
 from stagecue.keys import load_or_create_keys
 from stagecue.prefetch_part import dgs_settings
+from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 
 __all__ = ["run_dgs"]
@@ -31,7 +32,7 @@ async def run_dgs(
 ) -> None:
     """Run until `stop`. Raises OSError, BrokenKeys, a settings error, or InvalidRequest for a store or catalog."""
     clock, readiness = SystemClock(), Readiness()
-    keys = load_or_create_keys(settings.data_dir)
+    keys = load_or_create_keys(settings.data_dir, clock)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on(settings.host, settings.dgs_port))
         kv = await stack.enter_async_context(open_kv(kv_url))
@@ -53,6 +54,7 @@ async def run_dgs(
         )
         await run_services(
             [
+                RingWatch(keys, settings.data_dir, clock),
                 AsgiService("dgs", with_status(app, status), sock),
                 KvWatch(kv, readiness),
                 ReadyLine(readiness, address, announce),

@@ -25,6 +25,7 @@ from stagecue.apart.lifecycle import (
 from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
+from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings, shown_database
 
@@ -51,7 +52,7 @@ async def run_producer(
     another producer has, or that is newer than this code.
     """
     clock, readiness = SystemClock(), Readiness()
-    keys = load_or_create_keys(settings.data_dir)
+    keys = load_or_create_keys(settings.data_dir, clock)
     chosen = producer_settings(settings, database_url)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on(settings.host, settings.producer_port))
@@ -77,7 +78,12 @@ async def run_producer(
             operator_token=operator_token(settings.data_dir, keys.operator, clock),
         )
         await run_services(
-            [*producer.services, *services, ReadyLine(readiness, address, announce)],
+            [
+                RingWatch(keys, settings.data_dir, clock, renews_operator_token=True),
+                *producer.services,
+                *services,
+                ReadyLine(readiness, address, announce),
+            ],
             stop=stop,
             stop_deadline_s=settings.stop_deadline_s,
             on_stopping=readiness.stopping,

@@ -21,6 +21,7 @@ from stagecue.apart.lease import LeaseRenewal
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
 from stagecue.apart.pages import JSON, Page, PagesService
 from stagecue.keys import load_or_create_keys
+from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 
 __all__ = ["PushWorker", "run_push"]
@@ -48,7 +49,7 @@ async def run_push(
     As a `worker` it shares the device port with others, and has a node id, a listener for routers and pages of its own.
     """
     clock, readiness = SystemClock(), Readiness()
-    keys = load_or_create_keys(settings.data_dir)
+    keys = load_or_create_keys(settings.data_dir, clock)
     chosen = _named(PushSettings(), settings, worker)
     async with AsyncExitStack() as stack:
         if worker is None:
@@ -100,6 +101,7 @@ async def run_push(
         # Stopped in reverse: the lease goes first, so that no router comes; the last reach leaves over open links.
         await run_services(
             [
+                RingWatch(keys, settings.data_dir, clock),
                 *of_worker,
                 KvWatch(kv, readiness, patience_s=2 * chosen.lease_s),
                 node.service,

@@ -30,6 +30,7 @@ from stagecue.apart.lifecycle import (
 )
 from stagecue.apart.waiting import answering_meanwhile
 from stagecue.keys import load_or_create_keys
+from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings, shown_database
 
@@ -60,7 +61,7 @@ async def run_router(
     that is newer than this code.
     """
     clock, readiness = SystemClock(), Readiness()
-    keys = load_or_create_keys(settings.data_dir)
+    keys = load_or_create_keys(settings.data_dir, clock)
     chosen, store = _named(RouterSettings(), settings), producer_settings(settings, database_url)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on(settings.host, settings.router_port))
@@ -94,6 +95,7 @@ async def run_router(
         # The links are stopped after the router: its drain awaits acknowledgements that come over them.
         await run_services(
             [
+                RingWatch(keys, settings.data_dir, clock),
                 AsgiService("router-health", health_app(readiness, router.metrics.registry, status), sock),
                 KvWatch(kv, readiness),
                 links,
