@@ -102,6 +102,8 @@ class BroadcastChannel:
 class TopicCursor:
     topic: str
     cursor: Timestamp | None = strawberry.UNSET
+    held_version: int | None = strawberry.UNSET
+    held_revision: int | None = strawberry.UNSET
 
 
 @strawberry.type

@@ -7,8 +7,9 @@ documents that select the same share one form, and so share the bytes of every f
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -16,24 +17,15 @@ from graphql import (
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
-    FragmentSpreadNode,
     GraphQLError,
-    GraphQLIncludeDirective,
-    GraphQLObjectType,
     GraphQLScalarType,
     GraphQLSchema,
-    GraphQLSkipDirective,
     GraphQLUnionType,
-    InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
-    SelectionNode,
-    SelectionSetNode,
-    VariableNode,
     build_schema,
+    execute_sync,
     get_argument_values,
-    get_directive_values,
-    get_named_type,
     get_variable_values,
     parse,
     validate,
@@ -41,54 +33,40 @@ from graphql import (
 from graphql.execution.values import VariableValues
 
 from contract.cursor import Cursor
-from contract.errors import InvalidRequest, Overloaded
-from contract.frames import (
-    BroadcastFrame,
-    ContinuityFrame,
-    ErrorFrame,
-    GoawayFrame,
-    ScheduleFrame,
-    ServerFrame,
-    StaleFrame,
-    TokenFrame,
-    WelcomeFrame,
-    WindowFrame,
+from contract.errors import BroadcastSystemError, Overloaded
+from contract.frames import AckFrame, ErrorFrame, Held, HoleFrame, ServerFrame
+from push_proxy.graphql_items import stream_item
+from push_proxy.graphql_selection import (
+    Collector,
+    OperationRefused,
+    Plan,
+    check_limits,
+    project,
+    refusal,
+    refused,
+    switches,
 )
 
 __all__ = [
-    "MAX_ALIASES",
-    "MAX_DEPTH",
-    "MAX_FIELDS",
     "MAX_QUERY_CHARS",
-    "MAX_SELECTIONS",
     "MAX_TOKENS",
     "NEW_DOCUMENTS_BURST",
     "NEW_DOCUMENTS_PER_S",
     "Documents",
     "GraphqlForm",
-    "OperationRefused",
     "Prepared",
+    "Report",
+    "Told",
     "TopicCursor",
-    "stream_item",
     "stream_schema",
 ]
 
 MAX_QUERY_CHARS: Final = 8_192
 MAX_TOKENS: Final = 400
 """A document that selects everything of every member has about 90."""
-MAX_SELECTIONS: Final = 96
-"""Fields and fragments written in one document: validation compares many of them with many."""
-MAX_DEPTH: Final = 12
-"""Selection sets within each other; the schema's own fields go 3 deep."""
-MAX_ALIASES: Final = 16
-"""Fields renamed in one document: each makes a frame longer by what it selects once more."""
-MAX_FIELDS: Final = 128
-"""Fields of all members together once fragments are filled in; the schema has 40."""
 NEW_DOCUMENTS_BURST: Final = 32.0
 NEW_DOCUMENTS_PER_S: Final = 8.0
 """Documents read per node: a whole fleet sends a handful, and the worst one takes about 20 ms of the loop."""
-_MAX_FRAGMENTS: Final = 16
-_MAX_DIRECTIVES: Final = 32
 _MAX_COMMENTS: Final = 100
 _MAX_ERRORS: Final = 5
 _MAX_PLANS_PER_OPERATION: Final = 16
@@ -97,28 +75,10 @@ _ROOT_FIELD: Final = "broadcasts"
 _encode = msgspec.json.Encoder().encode
 
 
-class OperationRefused(InvalidRequest):
-    """What was asked for cannot be executed; `errors` is the payload of an `error` message."""
-
-    def __init__(self, errors: Sequence[Mapping[str, Any]], *, field: str) -> None:
-        super().__init__(str(errors[0]["message"]), field=field)
-        self.errors = tuple(errors)
-
-
 class TopicCursor(NamedTuple):
     topic: str
-    cursor: Cursor
-
-
-class Step(NamedTuple):
-    """One field of a result: its key, what it is taken from, and the plan of what lies below it."""
-
-    key: str
-    field: str
-    below: Plan | None
-
-
-Plan: TypeAlias = tuple[Step, ...]
+    cursor: Cursor = None
+    held: Held | None = None
 
 
 class GraphqlForm:
@@ -139,7 +99,7 @@ class GraphqlForm:
         if isinstance(frame, ErrorFrame):
             return _encode({"data": None, "errors": [self.error(frame)]})
         item = stream_item(frame)
-        return _encode({"data": {self.root: _project(self._plans[item["__typename"]], item)}})
+        return _encode({"data": {self.root: project(self._plans[item["__typename"]], item)}})
 
     def error(self, frame: ErrorFrame) -> dict[str, Any]:
         """An error of one topic: a field error of one event, after which the stream goes on."""
@@ -150,10 +110,22 @@ class GraphqlForm:
 
 
 class Prepared(NamedTuple):
-    """An operation that may be executed."""
+    """A subscription that may begin."""
 
     form: GraphqlForm
     topics: tuple[TopicCursor, ...]
+
+
+class Told(Protocol):
+    """Takes what a device reports; raises a BroadcastSystemError for what it does not take."""
+
+    def __call__(self, frame: AckFrame | HoleFrame, /) -> None: ...
+
+
+class Report(NamedTuple):
+    """A mutation: what a device reports. `execute` calls `told` for each of its fields, and returns the payload."""
+
+    execute: Callable[[Told], bytes]
 
 
 def stream_schema(sdl: str) -> GraphQLSchema:
@@ -163,11 +135,6 @@ def stream_schema(sdl: str) -> GraphQLSchema:
     assert isinstance(timestamp, GraphQLScalarType)
     timestamp.coerce_input_value = _timestamp
     return schema
-
-
-def stream_item(frame: ServerFrame) -> dict[str, Any]:
-    """A frame as the schema's StreamItem, every field of its member there."""
-    return _ITEMS[type(frame)](frame)
 
 
 class Documents:
@@ -195,8 +162,8 @@ class Documents:
 
     def prepare(
         self, query: str, operation_name: str | None, variables: Mapping[str, Any] | None, *, now_s: float
-    ) -> Prepared:
-        """The form and the arguments of one subscription, or OperationRefused.
+    ) -> Prepared | Report:
+        """A subscription with its form and its arguments, or a mutation; OperationRefused for anything else.
 
         Overloaded where too many new documents came in a short time: reading one may take as long as a fan-out.
         """
@@ -204,9 +171,11 @@ class Documents:
         operation = document.operation(operation_name)
         try:
             values = operation.variables(variables or {})
+            if operation.kind is OperationType.MUTATION:
+                return Report(partial(operation.report, variables or {}))
             return Prepared(self._form(operation, values), operation.topics(values))
         except GraphQLError as exc:
-            raise _refused([exc], "variables") from exc
+            raise refused([exc], "variables") from exc
 
     def _document(self, query: str, now_s: float) -> _Document:
         known = self._documents.get(query)
@@ -260,7 +229,7 @@ class _Document:
     def __init__(self, schema: GraphQLSchema, document: DocumentNode) -> None:
         fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
         self._operations = [
-            _Operation(schema, node, fragments)
+            _Operation(schema, document, node, fragments)
             for node in document.definitions
             if isinstance(node, OperationDefinitionNode)
         ]
@@ -268,30 +237,35 @@ class _Document:
     def operation(self, name: str | None) -> _Operation:
         if name is None:
             if len(self._operations) != 1:
-                raise _refusal("several operations, and no operationName that says which", "operationName")
+                raise refusal("several operations, and no operationName that says which", "operationName")
             operation = self._operations[0]
         else:
             named = [operation for operation in self._operations if operation.name == name]
             if not named:
-                raise _refusal(f"no operation named {name[:80]!r} in the document", "operationName")
+                raise refusal(f"no operation named {name[:80]!r} in the document", "operationName")
             operation = named[0]
-        if operation.kind is not OperationType.SUBSCRIPTION:
-            raise _refusal(f"a {operation.kind.value} is not served here: subscribe to broadcasts", "query")
+        if operation.kind is OperationType.QUERY:
+            raise refusal("a query is not served here: subscribe to broadcasts", "query")
         return operation
 
 
 class _Operation:
-    """One operation of a valid document; only a subscription may be asked for its plans and topics."""
+    """One operation of a valid document: a subscription has plans and topics, a mutation reports."""
 
     def __init__(
-        self, schema: GraphQLSchema, node: OperationDefinitionNode, fragments: Mapping[str, FragmentDefinitionNode]
+        self,
+        schema: GraphQLSchema,
+        document: DocumentNode,
+        node: OperationDefinitionNode,
+        fragments: Mapping[str, FragmentDefinitionNode],
     ) -> None:
         self.name = node.name.value if node.name else None
         self.kind = node.operation
         self._schema = schema
+        self._document = document
         self._node = node
         self._fragments = fragments
-        self._switches = _switches(node, fragments)
+        self._switches = switches(node, fragments)
         self._plans: dict[tuple[Any, ...], tuple[str, dict[str, Plan]]] = {}
 
     def variables(self, inputs: Mapping[str, Any]) -> VariableValues:
@@ -299,7 +273,7 @@ class _Operation:
             self._schema, self._node.variable_definitions or (), dict(inputs), max_errors=_MAX_ERRORS
         )
         if isinstance(values, list):
-            raise _refused(values, "variables")
+            raise refused(values, "variables")
         return values
 
     def topics(self, values: VariableValues) -> tuple[TopicCursor, ...]:
@@ -307,7 +281,28 @@ class _Operation:
         assert root_type is not None
         field = self._root_fields(values)[1][0]
         arguments = get_argument_values(root_type.fields[field.name.value], field, values)
-        return tuple(TopicCursor(entry["topic"], entry.get("cursor")) for entry in arguments["topics"])
+        return tuple(
+            TopicCursor(entry["topic"], entry.get("cursor"), _held(entry, place))
+            for place, entry in enumerate(arguments["topics"])
+        )
+
+    def report(self, variables: Mapping[str, Any], told: Told) -> bytes:
+        """Execute a mutation, which is rare: graphql-core does all of it."""
+
+        def acknowledge(info: object, topic: str, timestamp: int) -> bool:
+            return _tell(told, AckFrame(topic, timestamp))
+
+        def report_hole(info: object, topic: str, cursor: int, prev: int, timestamp: int) -> bool:
+            return _tell(told, HoleFrame(topic, cursor, prev, timestamp))
+
+        result = execute_sync(
+            self._schema,
+            self._document,
+            {"acknowledge": acknowledge, "reportHole": report_hole},
+            variable_values=dict(variables),
+            operation_name=self.name,
+        )
+        return _encode(result.formatted)
 
     def plans(self, values: VariableValues) -> tuple[str, dict[str, Plan]]:
         """The key of results, and what to take of each member of StreamItem; kept per value of @skip and @include."""
@@ -317,7 +312,7 @@ class _Operation:
             root, fields = self._root_fields(values)
             union = self._schema.type_map["StreamItem"]
             assert isinstance(union, GraphQLUnionType)
-            collector = _Collector(self._schema, self._fragments, values)
+            collector = Collector(self._schema, self._fragments, values)
             made = root, {member.name: collector.plan(fields, member) for member in union.types}
             if len(self._plans) >= _MAX_PLANS_PER_OPERATION:
                 self._plans.clear()
@@ -327,86 +322,10 @@ class _Operation:
     def _root_fields(self, values: VariableValues) -> tuple[str, list[FieldNode]]:
         root_type = self._schema.subscription_type
         assert root_type is not None
-        found = _Collector(self._schema, self._fragments, values).collect([self._node.selection_set], root_type)
+        found = Collector(self._schema, self._fragments, values).collect([self._node.selection_set], root_type)
         # Validation let one root field through; the directives that could take it away are not allowed on it.
         ((key, fields),) = found.items()
         return key, fields
-
-
-class _Collector:
-    """CollectFields and what follows from it (GraphQL specification, section 6.3), for plans in place of values."""
-
-    def __init__(
-        self, schema: GraphQLSchema, fragments: Mapping[str, FragmentDefinitionNode], values: VariableValues
-    ) -> None:
-        self._schema = schema
-        self._fragments = fragments
-        self._values = values
-        self._fields_left = MAX_FIELDS
-
-    def plan(self, fields: Sequence[FieldNode], of: GraphQLObjectType) -> Plan:
-        """Steps for what `fields` select below themselves, of an object of type `of`."""
-        sets = [field.selection_set for field in fields if field.selection_set is not None]
-        steps = []
-        for key, chosen in self.collect(sets, of).items():
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise _refusal(f"more than {MAX_FIELDS} fields, counted with what fragments bring", "query")
-            name = chosen[0].name.value
-            below: Plan | None = None
-            if chosen[0].selection_set is not None:
-                kind = get_named_type(of.fields[name].type)
-                assert isinstance(kind, GraphQLObjectType)
-                below = self.plan(chosen, kind)
-            steps.append(Step(key, name, below))
-        return tuple(steps)
-
-    def collect(self, sets: Sequence[SelectionSetNode], of: GraphQLObjectType) -> dict[str, list[FieldNode]]:
-        """Response key -> the fields that share it, in the order keys first appear."""
-        found: dict[str, list[FieldNode]] = {}
-        seen: set[str] = set()
-        for selection_set in sets:
-            self._collect(selection_set, of, found, seen)
-        return found
-
-    def _collect(
-        self,
-        selection_set: SelectionSetNode,
-        of: GraphQLObjectType,
-        found: dict[str, list[FieldNode]],
-        seen: set[str],
-    ) -> None:
-        for selection in selection_set.selections:
-            if not self._included(selection):
-                continue
-            if isinstance(selection, FieldNode):
-                key = (selection.alias or selection.name).value
-                found.setdefault(key, []).append(selection)
-            elif isinstance(selection, InlineFragmentNode):
-                condition = selection.type_condition
-                if condition is None or self._applies(condition.name.value, of):
-                    self._collect(selection.selection_set, of, found, seen)
-            elif isinstance(selection, FragmentSpreadNode):
-                name = selection.name.value
-                fragment = self._fragments[name]
-                if name not in seen and self._applies(fragment.type_condition.name.value, of):
-                    seen.add(name)
-                    self._collect(fragment.selection_set, of, found, seen)
-
-    def _included(self, selection: SelectionNode) -> bool:
-        if not selection.directives:
-            return True
-        skip = get_directive_values(GraphQLSkipDirective, selection, self._values)
-        if skip is not None and skip["if"] is True:
-            return False
-        include = get_directive_values(GraphQLIncludeDirective, selection, self._values)
-        return include is None or include["if"] is True
-
-    def _applies(self, condition: str, of: GraphQLObjectType) -> bool:
-        if condition == of.name:
-            return True
-        kind = self._schema.type_map[condition]
-        return isinstance(kind, GraphQLUnionType) and of in kind.types
 
 
 # Documents: what is let in.
@@ -415,198 +334,36 @@ class _Collector:
 def _checked(schema: GraphQLSchema, query: str) -> DocumentNode:
     """A parsed document that is valid and within every limit."""
     if len(query) > MAX_QUERY_CHARS:
-        raise _refusal(f"{len(query)} characters (at most {MAX_QUERY_CHARS})", "query")
+        raise refusal(f"{len(query)} characters (at most {MAX_QUERY_CHARS})", "query")
     try:
         document = parse(query, max_lexical_tokens=MAX_TOKENS, max_comments=_MAX_COMMENTS)
     except GraphQLError as exc:
-        raise _refused([exc], "query") from exc
-    _check_limits(document)
+        raise refused([exc], "query") from exc
+    check_limits(document)
     errors = validate(schema, document, max_errors=_MAX_ERRORS)
     if errors:
-        raise _refused(errors, "query")
+        raise refused(errors, "query")
     return document
 
 
-def _check_limits(document: DocumentNode) -> None:
-    """Before validation, some of whose rules compare every field with every other."""
-    aliases = directives = selections = 0
-    fragments = sum(isinstance(node, FragmentDefinitionNode) for node in document.definitions)
-    if fragments > _MAX_FRAGMENTS:
-        raise _refusal(f"{fragments} fragments (at most {_MAX_FRAGMENTS})", "query")
-    waiting: list[tuple[SelectionSetNode, int]] = [
-        (node.selection_set, 1)
-        for node in document.definitions
-        if isinstance(node, OperationDefinitionNode | FragmentDefinitionNode)
-    ]
-    while waiting:
-        selection_set, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            raise _refusal(f"selections nested more than {MAX_DEPTH} deep", "query")
-        selections += len(selection_set.selections)
-        for selection in selection_set.selections:
-            directives += len(selection.directives or ())
-            aliases += isinstance(selection, FieldNode) and selection.alias is not None
-            below: SelectionSetNode | None = getattr(selection, "selection_set", None)
-            if below is not None:
-                waiting.append((below, depth + 1))
-    if selections > MAX_SELECTIONS:
-        raise _refusal(f"{selections} fields and fragments (at most {MAX_SELECTIONS})", "query")
-    if aliases > MAX_ALIASES:
-        raise _refusal(f"{aliases} aliases (at most {MAX_ALIASES})", "query")
-    if directives > _MAX_DIRECTIVES:
-        raise _refusal(f"{directives} directives (at most {_MAX_DIRECTIVES})", "query")
+def _held(entry: Mapping[str, Any], place: int) -> Held | None:
+    version, revision = entry.get("heldVersion"), entry.get("heldRevision")
+    if version is None and revision is None:
+        return None
+    if version is None or revision is None:
+        raise refusal("heldVersion and heldRevision come together", f"topics[{place}]")
+    return Held(version, revision)
 
 
-def _switches(operation: OperationDefinitionNode, fragments: Mapping[str, FragmentDefinitionNode]) -> tuple[str, ...]:
-    """Variables that decide what is selected: those of the operation that stand in any directive."""
-    names: dict[str, None] = {}
-    waiting = [operation.selection_set, *(fragment.selection_set for fragment in fragments.values())]
-    while waiting:
-        for selection in waiting.pop().selections:
-            for directive in selection.directives or ():
-                for argument in directive.arguments or ():
-                    if isinstance(argument.value, VariableNode):
-                        names[argument.value.name.value] = None
-            below: SelectionSetNode | None = getattr(selection, "selection_set", None)
-            if below is not None:
-                waiting.append(below)
-    return tuple(names)
-
-
-def _refused(errors: Sequence[GraphQLError], field: str) -> OperationRefused:
-    told = []
-    for error in errors:
-        formatted: dict[str, Any] = {"message": error.message[:400]}
-        if error.locations:
-            formatted["locations"] = [{"line": at.line, "column": at.column} for at in error.locations]
-        formatted["extensions"] = {"code": InvalidRequest.code, "field": field}
-        told.append(formatted)
-    return OperationRefused(told, field=field)
-
-
-def _refusal(message: str, field: str) -> OperationRefused:
-    told = {"message": message, "extensions": {"code": InvalidRequest.code, "field": field}}
-    return OperationRefused([told], field=field)
+def _tell(told: Told, frame: AckFrame | HoleFrame) -> bool:
+    try:
+        told(frame)
+    except BroadcastSystemError as exc:
+        raise GraphQLError(str(exc), extensions={"code": exc.code}) from exc
+    return True
 
 
 def _timestamp(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise GraphQLError("a Timestamp is an integer number of milliseconds since the epoch")
     return value
-
-
-# Frames: what they hold.
-
-
-def _project(plan: Plan, item: Mapping[str, Any]) -> dict[str, Any]:
-    result = {}
-    for key, field, below in plan:
-        value = item[field]
-        if below is None or value is None:
-            result[key] = value
-        elif isinstance(value, list):
-            result[key] = [_project(below, entry) for entry in value]
-        else:
-            result[key] = _project(below, value)
-    return result
-
-
-def _broadcast(frame: BroadcastFrame) -> dict[str, Any]:
-    ack = frame.ack
-    return {
-        "__typename": "Broadcast",
-        "topic": frame.topic,
-        "stateKey": frame.state_key,
-        "timestamp": frame.timestamp,
-        "prev": frame.prev,
-        "replayed": frame.replayed,
-        "skipped": list(frame.skipped),
-        "ack": None if ack is None else {"__typename": "AckRequest", "oneIn": ack.one_in, "withinMs": ack.within_ms},
-    }
-
-
-def _continuity(frame: ContinuityFrame) -> dict[str, Any]:
-    return {
-        "__typename": "Continuity",
-        "topic": frame.topic,
-        "verdict": frame.verdict.upper(),
-        "stateKey": frame.state_key,
-        "latest": frame.latest,
-    }
-
-
-def _schedule(frame: ScheduleFrame) -> dict[str, Any]:
-    return {
-        "__typename": "ScheduleChange",
-        "topic": frame.topic,
-        "revision": frame.revision,
-        "version": frame.version,
-        "times": [{"__typename": "StageTime", "key": key, "dueAt": due_at} for key, due_at in frame.times.items()],
-    }
-
-
-_SESSION: Final[Mapping[str, Any]] = {
-    "__typename": "Session",
-    "kind": "",
-    "node": None,
-    "serverTime": None,
-    "lifetimeS": None,
-    "pingS": None,
-    "reconnectWindowMs": None,
-    "refetchWindowMs": None,
-    "token": None,
-    "reason": None,
-    "reconnectAfterMs": None,
-}
-
-
-def _welcome(frame: WelcomeFrame) -> dict[str, Any]:
-    return {
-        **_SESSION,
-        "kind": "WELCOME",
-        "node": frame.node,
-        "serverTime": frame.server_time,
-        "lifetimeS": frame.lifetime_s,
-        "pingS": frame.ping_s,
-        "reconnectWindowMs": frame.reconnect_window_ms,
-        "refetchWindowMs": frame.refetch_window_ms,
-    }
-
-
-def _window(frame: WindowFrame) -> dict[str, Any]:
-    return {
-        **_SESSION,
-        "kind": "WINDOW",
-        "reconnectWindowMs": frame.reconnect_window_ms,
-        "refetchWindowMs": frame.refetch_window_ms,
-    }
-
-
-def _token(frame: TokenFrame) -> dict[str, Any]:
-    return {**_SESSION, "kind": "TOKEN", "token": frame.token}
-
-
-def _stale(frame: StaleFrame) -> dict[str, Any]:
-    return {**_SESSION, "kind": "STALE"}
-
-
-def _goaway(frame: GoawayFrame) -> dict[str, Any]:
-    return {
-        **_SESSION,
-        "kind": "GOAWAY",
-        "reason": frame.reason,
-        "reconnectAfterMs": frame.reconnect_after_ms,
-        "reconnectWindowMs": frame.window_ms,
-    }
-
-
-_ITEMS: Final[Mapping[type, Callable[[Any], dict[str, Any]]]] = {
-    BroadcastFrame: _broadcast,
-    ContinuityFrame: _continuity,
-    ScheduleFrame: _schedule,
-    WelcomeFrame: _welcome,
-    WindowFrame: _window,
-    TokenFrame: _token,
-    StaleFrame: _stale,
-    GoawayFrame: _goaway,
-}

@@ -12,11 +12,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from contract.close_codes import CloseCode, GraphqlCloseCode
-from contract.cursor import Cursor
 from contract.errors import InvalidRequest, Overloaded, Unauthorized
-from contract.frames import MAX_TOPICS_PER_CONNECTION, ErrorFrame, SubscribeFrame, encode_frame
+from contract.frames import (
+    MAX_TOPICS_PER_CONNECTION,
+    AckFrame,
+    ClientFrame,
+    ErrorFrame,
+    HoleFrame,
+    SubscribeFrame,
+    encode_frame,
+)
 from push_proxy.forms import Form
-from push_proxy.graphql_documents import Documents, GraphqlForm, OperationRefused, Prepared
+from push_proxy.graphql_documents import Documents, GraphqlForm, Prepared, Report, TopicCursor
+from push_proxy.graphql_selection import OperationRefused
 from push_proxy.session import Action, Close, Follow, Grant, LatestOf, Send, Session
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "Alive",
     "Asking",
     "Begin",
+    "Carry",
     "Drop",
     "End",
     "GraphqlAction",
@@ -144,6 +153,12 @@ class End(NamedTuple):
     operation: Operation
 
 
+class Carry(NamedTuple):
+    """What a mutation reported, for the session's actions to be carried out."""
+
+    actions: tuple[Action, ...]
+
+
 class Alive(NamedTuple):
     """The client answered our ping."""
 
@@ -155,7 +170,15 @@ class Drop(NamedTuple):
     reason: str
 
 
-GraphqlAction = Reply | Pong | Open | Begin | End | Alive | Drop
+GraphqlAction = Reply | Pong | Open | Begin | End | Carry | Alive | Drop
+
+
+class _NotTaken(InvalidRequest):
+    """The session answered a report with an error frame."""
+
+    def __init__(self, frame: ErrorFrame) -> None:
+        super().__init__(frame.message)
+        self.code = frame.code
 
 
 class GraphqlStream:
@@ -236,6 +259,8 @@ class GraphqlStream:
             prepared = asking.documents.prepare(
                 request.query, request.operationName, request.variables, now_s=asking.now_s
             )
+            if isinstance(prepared, Report):
+                return self._report(message.id, prepared, session, asking)
             topics = self._topics(prepared)
         except OperationRefused as exc:
             return self._refuse(message.id, exc.errors, session.rejected(exc.code, exc.message))
@@ -244,20 +269,10 @@ class GraphqlStream:
         return self._begin(message.id, prepared.form, topics, session, asking)
 
     def _begin(
-        self,
-        id: str,
-        form: GraphqlForm,
-        topics: dict[str, Cursor],
-        session: Session,
-        asking: Asking,
+        self, id: str, form: GraphqlForm, topics: Sequence[TopicCursor], session: Session, asking: Asking
     ) -> list[GraphqlAction]:
-        actions = session.received(
-            encode_frame(SubscribeFrame(topics)),
-            now_s=asking.now_s,
-            now_ms=asking.now_ms,
-            latest_of=asking.latest_of,
-            verify=asking.verify,
-        )
+        held = {entry.topic: entry.held for entry in topics if entry.held is not None}
+        actions = _to_session(session, SubscribeFrame({entry.topic: entry.cursor for entry in topics}, held), asking)
         followed = tuple(action.topic for action in actions if isinstance(action, Follow))
         if not followed:
             errors = [form.error(a.frame) for a in actions if isinstance(a, Send) and isinstance(a.frame, ErrorFrame)]
@@ -265,17 +280,32 @@ class GraphqlStream:
         operation = self.operations[id] = asking.operation(id, form, followed)
         return [Begin(operation, tuple(actions))]
 
-    def _topics(self, prepared: Prepared) -> dict[str, Cursor]:
+    def _report(self, id: str, report: Report, session: Session, asking: Asking) -> list[GraphqlAction]:
+        """A mutation: what its fields say is handed to the session, its answer is one payload."""
+        carried: list[Action] = []
+
+        def told(frame: AckFrame | HoleFrame) -> None:
+            actions = _to_session(session, frame, asking)
+            carried.extend(action for action in actions if not isinstance(action, Send))
+            for action in actions:
+                if isinstance(action, Send) and isinstance(action.frame, ErrorFrame):
+                    raise _NotTaken(action.frame)
+
+        payload = report.execute(told)
+        next_message = next_prefix(id) + payload + b"}"
+        return [Carry(tuple(carried)), Reply(next_message), Reply(complete_message(id))]
+
+    def _topics(self, prepared: Prepared) -> tuple[TopicCursor, ...]:
         """The topics asked for, each once and by this operation alone."""
         if not prepared.topics:
             raise InvalidRequest("empty", field="topics", rule="name at least one topic")
         if len(prepared.topics) > MAX_TOPICS_PER_CONNECTION:
             rule = f"at most {MAX_TOPICS_PER_CONNECTION} per connection"
             raise InvalidRequest(f"{len(prepared.topics)} topics", field="topics", rule=rule)
-        topics: dict[str, Cursor] = {}
-        for place, (topic, cursor) in enumerate(prepared.topics):
+        seen: set[str] = set()
+        for place, (topic, _, _) in enumerate(prepared.topics):
             field, shown = f"topics[{place}]", topic[:80]
-            if topic in topics:
+            if topic in seen:
                 raise InvalidRequest(f"{shown!r} is named twice", field=field, rule="each topic once")
             if self.owner(topic) is not None:
                 raise InvalidRequest(
@@ -283,8 +313,8 @@ class GraphqlStream:
                     field=field,
                     rule="complete that one first: one operation per topic and connection",
                 )
-            topics[topic] = cursor
-        return topics
+            seen.add(topic)
+        return prepared.topics
 
     def _refuse(self, id: str, errors: Sequence[Mapping[str, Any]], of: Sequence[Action]) -> list[GraphqlAction]:
         """An `error` message ends an operation that never began; `of` may also end the session."""
@@ -297,6 +327,16 @@ class GraphqlStream:
         self._credit = min(MESSAGE_BURST, self._credit + earned) - 1
         self._credit_at_s = now_s
         return self._credit >= 0
+
+
+def _to_session(session: Session, frame: ClientFrame, asking: Asking) -> list[Action]:
+    return session.received(
+        encode_frame(frame),
+        now_s=asking.now_s,
+        now_ms=asking.now_ms,
+        latest_of=asking.latest_of,
+        verify=asking.verify,
+    )
 
 
 def next_prefix(id: str) -> bytes:

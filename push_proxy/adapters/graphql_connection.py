@@ -18,6 +18,7 @@ from push_proxy.graphql_stream import (
     Alive,
     Asking,
     Begin,
+    Carry,
     Drop,
     End,
     GraphqlStream,
@@ -133,6 +134,8 @@ class GraphqlConnection(WebSocketConnection):
                 if action.errors:
                     listener.metrics.count("error_frames", action.errors)
                 self.write(text_frame(action.message))
+            elif isinstance(action, Carry):
+                self.carry_out(list(action.actions))
             elif isinstance(action, Alive):
                 if self.session is not None:
                     self.session.pong(asking.now_s)

@@ -35,7 +35,8 @@ from contract.frames import (
     WelcomeFrame,
     WindowFrame,
 )
-from push_proxy.graphql_documents import Documents, OperationRefused, stream_item, stream_schema
+from push_proxy.graphql_documents import Documents, OperationRefused, Prepared, stream_schema
+from push_proxy.graphql_items import stream_item
 
 SCHEMA = stream_schema((Path(contract.__file__).parent / "broadcasts.graphql").read_text())
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -243,6 +244,7 @@ def test_a_damaged_document_is_refused_or_is_valid(
             prepared = Documents(SCHEMA).prepare(text, None, given_variables, now_s=0)
         except (InvalidRequest, Overloaded):
             continue
+        assert isinstance(prepared, Prepared)  # no mutation grows out of a subscription
         parsed = parse(text)
         assert validate(SCHEMA, parsed) == []
         (operation,) = [node for node in parsed.definitions if isinstance(node, OperationDefinitionNode)]

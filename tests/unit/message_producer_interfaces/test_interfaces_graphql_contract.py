@@ -11,7 +11,7 @@ from message_producer.graphql import build_schema as build_producer_schema
 
 CONTRACT = build_schema((Path(__file__).parents[3] / "contract" / "broadcasts.graphql").read_text())
 PRODUCER = build_schema(build_producer_schema().as_str())
-OWN_ROOTS = {"Query", "Subscription"}
+OWN_ROOTS = {"Query", "Mutation", "Subscription"}
 AGREED = sorted(
     name for name in CONTRACT.type_map if not name.startswith("__") and name not in OWN_ROOTS and name != "Boolean"
 )

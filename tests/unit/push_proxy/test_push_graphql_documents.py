@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 import contract
-from contract.errors import Overloaded
+from contract.errors import NotFound, Overloaded
 from contract.frames import (
+    AckFrame,
     AckRequest,
     BroadcastFrame,
     ContinuityFrame,
     ErrorFrame,
     GoawayFrame,
+    Held,
+    HoleFrame,
     ScheduleFrame,
     ServerFrame,
     StaleFrame,
@@ -25,18 +28,17 @@ from contract.frames import (
     WindowFrame,
 )
 from push_proxy.graphql_documents import (
-    MAX_ALIASES,
-    MAX_DEPTH,
-    MAX_FIELDS,
     MAX_QUERY_CHARS,
-    MAX_SELECTIONS,
     NEW_DOCUMENTS_BURST,
     NEW_DOCUMENTS_PER_S,
     Documents,
-    OperationRefused,
+    GraphqlForm,
+    Prepared,
+    Report,
     TopicCursor,
     stream_schema,
 )
+from push_proxy.graphql_selection import MAX_ALIASES, MAX_DEPTH, MAX_FIELDS, MAX_SELECTIONS, OperationRefused
 
 SCHEMA = stream_schema((Path(contract.__file__).parent / "broadcasts.graphql").read_text())
 WHOLE = """
@@ -57,6 +59,18 @@ TOPICS: dict[str, Any] = {"topics": [{"topic": "event:a", "cursor": 5}, {"topic"
 
 def documents(**limits: int) -> Documents:
     return Documents(SCHEMA, **limits)
+
+
+def prepared(
+    known: Documents, query: str, variables: dict[str, Any] | None = None, name: str | None = None
+) -> Prepared:
+    made = known.prepare(query, name, variables, now_s=0)
+    assert isinstance(made, Prepared)
+    return made
+
+
+def form_of(query: str, variables: dict[str, Any] | None = None) -> GraphqlForm:
+    return prepared(documents(), query, variables).form
 
 
 def refusal(query: str, variables: dict[str, Any] | None = None, name: str | None = None) -> dict[str, Any]:
@@ -127,7 +141,7 @@ SESSIONS: list[tuple[ServerFrame, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("frame", "told"), MEMBERS)
 def test_a_frame_is_told_field_for_field(frame: ServerFrame, told: dict[str, Any]) -> None:
-    form = documents().prepare(WHOLE, None, TOPICS, now_s=0).form
+    form = form_of(WHOLE, TOPICS)
     assert json.loads(form(frame)) == {"data": {"broadcasts": told}}
 
 
@@ -135,7 +149,7 @@ def test_a_frame_is_told_field_for_field(frame: ServerFrame, told: dict[str, Any
 def test_what_is_said_of_the_session_is_one_member_and_silent_where_it_says_nothing(
     frame: ServerFrame, told: dict[str, Any]
 ) -> None:
-    form = documents().prepare(WHOLE, None, TOPICS, now_s=0).form
+    form = form_of(WHOLE, TOPICS)
     item = json.loads(form(frame))["data"]["broadcasts"]
     assert item.pop("__typename") == "Session"
     assert {key: value for key, value in item.items() if value is not None} == told
@@ -144,7 +158,7 @@ def test_what_is_said_of_the_session_is_one_member_and_silent_where_it_says_noth
 
 def test_a_topic_in_error_is_an_error_of_one_event() -> None:
     """The stream goes on: other topics of the operation are not concerned."""
-    form = documents().prepare("subscription { mine: broadcasts(topics: []) { __typename } }", None, {}, now_s=0).form
+    form = form_of("subscription { mine: broadcasts(topics: []) { __typename } }")
     assert json.loads(form(ErrorFrame("unknown_topic", "no such topic", "event:x"))) == {
         "data": None,
         "errors": [
@@ -154,16 +168,16 @@ def test_a_topic_in_error_is_an_error_of_one_event() -> None:
 
 
 def test_topics_come_out_with_their_cursors() -> None:
-    asked = documents().prepare(WHOLE, "Follow", TOPICS, now_s=0)
+    asked = prepared(documents(), WHOLE, TOPICS, "Follow")
     assert asked.topics == (TopicCursor("event:a", 5), TopicCursor("event:b", None))
     literal = 'subscription { broadcasts(topics: {topic: "event:c", cursor: 1731722400123}) { __typename } }'
-    assert documents().prepare(literal, None, None, now_s=0).topics == (TopicCursor("event:c", 1731722400123),)
+    assert prepared(documents(), literal).topics == (TopicCursor("event:c", 1731722400123),)
 
 
 def test_documents_that_select_the_same_share_a_form() -> None:
     """Whatever their spelling, arguments and fragments: the fan-out encodes once for all of them."""
     known = documents()
-    plain = known.prepare(selecting("... on Broadcast { topic timestamp }"), None, None, now_s=0).form
+    plain = prepared(known, selecting("... on Broadcast { topic timestamp }"), None).form
     spelled = known.prepare(
         """subscription Other($t: [TopicCursor!]!, $no: Boolean = false) {
              broadcasts(topics: $t) { ...Part ... on Continuity @include(if: $no) { latest } } }
@@ -173,9 +187,9 @@ def test_documents_that_select_the_same_share_a_form() -> None:
         now_s=0,
     ).form
     assert spelled is plain
-    order = known.prepare(selecting("... on Broadcast { timestamp topic }"), None, None, now_s=0).form
+    order = prepared(known, selecting("... on Broadcast { timestamp topic }"), None).form
     assert order is not plain
-    alias = known.prepare(selecting("... on Broadcast { topic at: timestamp }"), None, None, now_s=0).form
+    alias = prepared(known, selecting("... on Broadcast { topic at: timestamp }"), None).form
     assert alias is not plain
 
 
@@ -183,7 +197,7 @@ def test_variables_that_affect_the_selection_make_forms_of_their_own() -> None:
     known = documents()
     query = """subscription ($t: [TopicCursor!]!, $schedules: Boolean!) { broadcasts(topics: $t) {
         __typename ... on ScheduleChange @include(if: $schedules) { revision } } }"""
-    with_them = known.prepare(query, None, {"t": [], "schedules": True}, now_s=0).form
+    with_them = prepared(known, query, {"t": [], "schedules": True}).form
     without = known.prepare(query, None, {"t": [{"topic": "x"}], "schedules": False}, now_s=0).form
     assert known.prepare(query, None, {"t": [{"topic": "y"}], "schedules": True}, now_s=0).form is with_them
     frame = ScheduleFrame("x", 3, 1, {})
@@ -193,8 +207,8 @@ def test_variables_that_affect_the_selection_make_forms_of_their_own() -> None:
 
 def test_a_form_nobody_uses_is_forgotten() -> None:
     known = documents()
-    form = known.prepare(WHOLE, None, TOPICS, now_s=0).form
-    again = known.prepare(WHOLE + " ", None, TOPICS, now_s=0).form
+    form = prepared(known, WHOLE, TOPICS).form
+    again = prepared(known, WHOLE + " ", TOPICS).form
     assert again is form
     del form, again
     gc.collect()
@@ -222,7 +236,8 @@ def test_a_form_nobody_uses_is_forgotten() -> None:
         ("subscription { broadcasts(topics: []) @skip(if: true) { __typename } }", None, "@skip"),
         ("{ streamProtocol }", None, "a query is not served here"),
         ("{ __schema { types { name } } }", None, "a query is not served here"),
-        ("mutation { x }", None, "mutation"),
+        ("mutation { x }", None, "Cannot query field 'x' on type 'Mutation'"),
+        ("mutation { acknowledge(topic: 1, timestamp: 2) }", None, "String cannot represent"),
         ("type X { a: Int }", None, "not executable"),
         ("fragment A on Broadcast { topic }", None, "Fragment 'A' is never used"),
         (WHOLE, {}, "$topics"),
@@ -316,3 +331,41 @@ def test_new_documents_come_at_a_bounded_rate_and_known_ones_at_any() -> None:
     assert caught.value.retry_after_s == pytest.approx(1 / NEW_DOCUMENTS_PER_S)
     known.prepare(selecting("__typename") + "# 0", None, {}, now_s=0)
     known.prepare(selecting("__typename") + "# one more", None, {}, now_s=2 / NEW_DOCUMENTS_PER_S)
+
+
+HOLDS = "subscription ($t: [TopicCursor!]!) { broadcasts(topics: $t) { __typename } }"
+
+
+def test_a_cursor_may_name_the_stage_map_held() -> None:
+    topics = [{"topic": "event:a", "cursor": 5, "heldVersion": 7, "heldRevision": 12}]
+    assert prepared(documents(), HOLDS, {"t": topics}).topics == (TopicCursor("event:a", 5, Held(7, 12)),)
+    assert "together" in refusal(HOLDS, {"t": [{"topic": "event:a", "heldVersion": 7}]})["message"]
+    assert "together" in refusal(HOLDS, {"t": [{"topic": "event:a", "heldRevision": 7}]})["message"]
+
+
+REPORTS = """mutation ($topic: String!) {
+  acknowledge(topic: $topic, timestamp: 9)
+  hole: reportHole(topic: $topic, cursor: 1, prev: 5, timestamp: 9)
+}"""
+
+
+def test_a_mutation_reports_field_by_field() -> None:
+    report = documents().prepare(REPORTS, None, {"topic": "event:a"}, now_s=0)
+    assert isinstance(report, Report)
+    told: list[AckFrame | HoleFrame] = []
+    assert json.loads(report.execute(told.append)) == {"data": {"acknowledge": True, "hole": True}}
+    assert told == [AckFrame("event:a", 9), HoleFrame("event:a", 1, 5, 9)]
+
+
+def test_what_is_not_taken_is_an_error_of_its_field() -> None:
+    report = documents().prepare(REPORTS, None, {"topic": "event:a"}, now_s=0)
+    assert isinstance(report, Report)
+
+    def refuse(frame: AckFrame | HoleFrame) -> None:
+        raise NotFound("no such topic")
+
+    answer = json.loads(report.execute(refuse))
+    assert answer["data"] is None
+    assert answer["errors"][0]["path"] == ["acknowledge"]
+    assert answer["errors"][0]["extensions"] == {"code": "not_found"}
+    assert "$topic" in refusal(REPORTS, {})["message"]
