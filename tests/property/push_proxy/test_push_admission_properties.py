@@ -66,7 +66,11 @@ _LIMITS = AdmissionLimits(
     handshake_burst_per_address=4,
     idle_addresses=3,
 )
-_EVENTS = st.lists(st.tuples(st.sampled_from(["open", "handshake", "close", "wait"]), st.integers(0, 7)), max_size=200)
+_EVENTS = st.lists(
+    st.tuples(st.sampled_from(["open", "open", "handshake", "handshake", "close", "wait"]), st.integers(0, 7)),
+    min_size=30,
+    max_size=200,
+)
 
 
 @settings(deadline=None)
