@@ -160,6 +160,13 @@ def test_message_at_and_above_the_limit() -> None:
     assert failure(client_frame(TEXT, claim=LIMIT + 1)[:4]) == 1009
 
 
+@pytest.mark.parametrize("limit", [1, 10, 124, 125, 126, 131, 132])
+def test_small_limits(limit: int) -> None:
+    """Also where the usual frame, whole and short, is above the limit."""
+    assert read(client_frame(TEXT, b"x" * limit), limit=limit) == [Text(b"x" * limit)]
+    assert failure(client_frame(TEXT, b"x" * (limit + 1)), limit=limit) == 1009
+
+
 @pytest.mark.parametrize("claim", [2**16, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
 def test_absurd_lengths(claim: int) -> None:
     """Also with the bit that RFC 6455 wants to be 0."""
@@ -290,7 +297,7 @@ def test_close_without_a_code() -> None:
 
 def test_malformed_close_frames() -> None:
     """Half a code; a reason that is not UTF-8; a close frame where a message is unfinished."""
-    assert failure(client_frame(CLOSE, b"\x03")) == 1002
+    assert read(client_frame(CLOSE, b"\x03")) == [Failed(1002, "close frame with half a code")]
     assert failure(client_frame(CLOSE, b"\x03\xe8\xff")) == 1007
     assert failure(client_frame(TEXT, b"x", fin=False), client_frame(CLOSE, b"\x03\xe8")) == 1002
 
