@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from contract.close_codes import CloseCode
+from contract.close_codes import CloseCode, GraphqlCloseCode
 
 __all__ = [
     "METRICS",
@@ -142,7 +142,10 @@ _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 _STALL_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _NO_STATUS: Final = 1005
 _BROKEN: Final = 1006
-_CODES: Final = {int(code): str(int(code)) for code in CloseCode} | {_NO_STATUS: "1005", _BROKEN: "1006"}
+_CODES: Final = {int(code): str(int(code)) for code in (*CloseCode, *GraphqlCloseCode)} | {
+    _NO_STATUS: "1005",
+    _BROKEN: "1006",
+}
 """A device may close with any code; those that mean nothing here share one series."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Final, cast
 
@@ -36,6 +36,7 @@ from push_proxy.websocket import close_frame, text_frame
 if TYPE_CHECKING:
     from push_proxy.adapters.device_listener import DeviceListener
     from push_proxy.admission import Source
+    from push_proxy.metrics import HandshakeOutcome
     from push_proxy.ports import DevicePort
     from push_proxy.recovery import Subscription
 
@@ -44,6 +45,12 @@ __all__ = ["GraphqlConnection", "OperationPort", "stream_documents"]
 _BOTH_PINGS: Final = WEBSOCKET_PING + text_frame(PING)
 """The browser answers the first, and nobody else sees it; the second shows a page that its node lives."""
 _MAX_REASON_BYTES: Final = 123
+_OUTCOMES: Final[Mapping[CloseCode | GraphqlCloseCode, HandshakeOutcome]] = {
+    CloseCode.BAD_TOKEN: "unauthorized",
+    GraphqlCloseCode.UNAUTHORIZED: "unauthorized",
+    GraphqlCloseCode.INIT_TIMEOUT: "late",
+}
+"""What became of a handshake whose second half, connection_init, did not come or was no good."""
 
 
 def stream_documents() -> Documents:
@@ -206,6 +213,11 @@ class GraphqlConnection(WebSocketConnection):
 
     # asyncio.Protocol
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.session is None and self.write is not discard:
+            self._listener.refused("lost")
+        super().connection_lost(exc)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._tell_congestion(self.congested)
@@ -237,7 +249,7 @@ class GraphqlConnection(WebSocketConnection):
         if self._transport is None or self.write is discard:
             return
         if self.session is None:
-            self._listener.refused("late" if drop.code is GraphqlCloseCode.INIT_TIMEOUT else "unauthorized")
+            self._listener.refused(_OUTCOMES.get(drop.code, "malformed"))
         self.congested = False
         self._backlog = None
         code = graphql_close_code(drop.code) if isinstance(drop.code, CloseCode) else drop.code
