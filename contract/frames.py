@@ -16,6 +16,7 @@ from contract.schedule import TopicSchedule
 
 __all__ = [
     "BEARER_SUBPROTOCOL_PREFIX",
+    "GRAPHQL_SUBPROTOCOL",
     "MAX_CLIENT_FRAME_BYTES",
     "MAX_TOPICS_PER_CONNECTION",
     "SUBPROTOCOL",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 SUBPROTOCOL: Final = "stagecue.v1"
+GRAPHQL_SUBPROTOCOL: Final = "graphql-transport-ws"
+"""The same stream for GraphQL clients: contract/broadcasts.graphql."""
 BEARER_SUBPROTOCOL_PREFIX: Final = "stagecue.bearer."
 """A browser cannot set Authorization; it offers this prefix and its token as a second subprotocol."""
 

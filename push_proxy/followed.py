@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final, NamedTuple
 
 from contract.broadcast import Broadcast
+from contract.cursor import Cursor
 from contract.frames import AckRequest, ContinuityFrame, Verdict, broadcast_frame, schedule_frame
 from contract.schedule import TopicSchedule
-from push_proxy.forms import PreparedFrame
+from push_proxy.forms import Form, PreparedFrame
 from push_proxy.topic_state import TopicState
 
-__all__ = ["Delivery", "FollowedTopic"]
+__all__ = ["MAX_READY_ANSWERS", "Delivery", "FollowedTopic", "ReadyAnswer"]
+
+MAX_READY_ANSWERS: Final = 256
+"""Answers kept per topic; a log has about as many entries as an event has stages."""
 
 
 class Delivery:
@@ -34,6 +39,17 @@ class Delivery:
             self.done.set_result(self.written)
 
 
+class ReadyAnswer(NamedTuple):
+    """What a subscriber with a certain cursor is answered as long as the topic's log and schedule stay as they are."""
+
+    frames: bytes
+    """Verdict, replay and schedule, in the subscriber's form."""
+    verdict: Verdict
+    replayed: tuple[int, ...]
+    revision: int
+    """The schedule the subscriber knows afterwards."""
+
+
 class FollowedTopic:
     """State of a topic, and caches of frames bounded by the topic's log."""
 
@@ -41,6 +57,8 @@ class FollowedTopic:
         "_ack",
         "_continuity",
         "_continuity_of",
+        "_ready",
+        "_ready_of",
         "_replay",
         "awaited",
         "empty_since_s",
@@ -72,6 +90,8 @@ class FollowedTopic:
         self._replay: dict[int, PreparedFrame] = {}
         self._continuity: dict[Verdict, PreparedFrame] = {}
         self._continuity_of: tuple[int, str | None] = (-1, None)
+        self._ready: dict[tuple[Form, Cursor, bool], ReadyAnswer] = {}
+        self._ready_of: tuple[int, int, int, int] = (-1, -1, -1, -1)
 
     @property
     def topic(self) -> str:
@@ -106,6 +126,28 @@ class FollowedTopic:
                 ContinuityFrame(topic=self.topic, verdict=verdict, state_key=says[1], latest=says[0])
             )
         return frame
+
+    def ready_answer(self, form: Form, cursor: Cursor, held_revision: int, now_s: float) -> ReadyAnswer | None:
+        """What whoever came before with the same cursor was answered, if it still holds: then nothing has to be judged.
+
+        After a broadcast, or while a herd returns, a few cursors are all there is.
+        """
+        if not self._ready or self._ready_of != self._stands() or not self.state.fresh(now_s):
+            return None
+        return self._ready.get((form, cursor, held_revision >= self.revision))
+
+    def keep_answer(self, form: Form, cursor: Cursor, held_revision: int, answer: ReadyAnswer) -> None:
+        """`answer` was just given; it is the same for everybody."""
+        stands = self._stands()
+        if self._ready_of != stands or len(self._ready) >= MAX_READY_ANSWERS:
+            self._ready.clear()
+            self._ready_of = stands
+        self._ready[form, cursor, held_revision >= self.revision] = answer
+
+    def _stands(self) -> tuple[int, int, int, int]:
+        """Another one whenever an answer might be another one."""
+        state = self.state
+        return state.latest, state.floor, state.size, self.revision
 
     def put_schedule(self, schedule: TopicSchedule) -> bool:
         """Keep it if its revision is higher (R5)."""

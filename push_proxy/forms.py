@@ -7,21 +7,26 @@ connection (RFC 6455, section 5.2), so the same bytes serve every device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from contract.frames import ServerFrame, encode_frame
 from push_proxy.websocket import text_frame
 
-__all__ = ["Form", "PreparedFrame", "v1_form"]
+__all__ = ["JOINABLE", "MAX_FORMS", "Form", "PreparedFrame", "v1_form"]
 
 Form = Callable[[ServerFrame], bytes]
 """Compared and hashed by identity: one object per distinct representation."""
-MAX_FORMS = 64
+MAX_FORMS: Final = 64
 """Forms of which a prepared frame keeps the bytes; GraphQL documents are as many as clients care to write."""
 
 
 def v1_form(frame: ServerFrame) -> bytes:
     """A complete, unmasked, final text frame of stagecue.v1."""
     return text_frame(encode_frame(frame))
+
+
+JOINABLE: Final[frozenset[Form]] = frozenset({v1_form})
+"""Forms whose frames need nothing of their stream added: several may be written back to back."""
 
 
 class PreparedFrame:

@@ -73,6 +73,8 @@ class Accept(NamedTuple):
     origin: str | None = None
     events: EventsRequest | None = None
     """What a request for server-sent events asks for."""
+    by_header: bool = False
+    """Whether the token came in the Authorization header."""
 
 
 Verdict = Page | Refuse | RefuseSoftly | Accept
@@ -159,7 +161,7 @@ def _judge_stream(
             check_events(events)
         except InvalidRequest as exc:
             return Refuse(exc.http_status, str(exc), exc.field, _cors(origin))
-    return Accept(protocol, grant, origin, events)
+    return Accept(protocol, grant, origin, events, by_header=head.get(b"authorization") is not None)
 
 
 def problem(status: int, detail: str, field: str | None = None) -> bytes:

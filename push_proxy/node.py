@@ -22,8 +22,8 @@ from contract.runtime.failpoints import failpoint
 from contract.schedule import TopicSchedule
 from push_proxy.coverage import CoverageCount
 from push_proxy.fanout import FanOut
-from push_proxy.followed import Delivery, FollowedTopic
-from push_proxy.forms import PreparedFrame
+from push_proxy.followed import Delivery, FollowedTopic, ReadyAnswer
+from push_proxy.forms import JOINABLE, PreparedFrame
 from push_proxy.hub import Hub
 from push_proxy.metrics import CounterName, NodeMetrics
 from push_proxy.ports import DevicePort, InterestPort
@@ -101,24 +101,51 @@ class StreamNode:
                 return
             followed = self._topics[topic] = FollowedTopic(topic, ack=self._ack)
             self.reader.open(followed)
+        held_revision = held.revision if held is not None else -1
+        held_version = self.coverage.joined(topic, held.version if held is not None else None)
+        ready = followed.ready_answer(device.form, cursor, held_revision, now_s)
+        if ready is not None and not device.congested:
+            self._follow_at_once(device, followed, ready, held_version, now_s)
+            return
         subscription = Subscription(
             device,
             topic,
             cursor,
             deadline_s=now_s + self._settings.verdict_wait_s,
             read_mark=followed.state.reads_begun,
-            held_revision=held.revision if held else -1,
-            held_version=self.coverage.joined(topic, held.version if held else None),
+            held_revision=held_revision,
+            held_version=held_version,
         )
-        former = self._hub.add(subscription)
-        if former is not None:
-            self.coverage.left(topic, former.held_version)
-        followed.empty_since_s = None
+        self._register(followed, subscription)
         self._answer(followed, subscription, give_up=self.reader.store_down and followed.opening is None)
         if subscription.phase < Phase.LIVE:
             self._unsettled[topic] = None
             if subscription.needs_read(followed.state):
                 self.reader.request_read(followed)
+
+    def _follow_at_once(
+        self, device: DevicePort, followed: FollowedTopic, ready: ReadyAnswer, held_version: int, now_s: float
+    ) -> None:
+        """Subscribe with an answer somebody else was given, the state being the same: nothing to judge or to join."""
+        topic = followed.topic
+        self._register(
+            followed,
+            Subscription.answered(device, topic, told_revision=ready.revision, held_version=held_version),
+        )
+        self._metrics.count(_VERDICT_COUNTERS[ready.verdict])
+        if ready.verdict == "gap":
+            self._tally.gap_told(topic, followed.state.latest, now_s=now_s)
+        if ready.replayed:
+            self._metrics.delivered("replayed", len(ready.replayed), 0)
+            for timestamp in ready.replayed:
+                self._tally.replayed(topic, timestamp, now_s=now_s)
+        device.write(ready.frames)
+
+    def _register(self, followed: FollowedTopic, subscription: Subscription) -> None:
+        former = self._hub.add(subscription)
+        if former is not None:
+            self.coverage.left(followed.topic, former.held_version)
+        followed.empty_since_s = None
 
     def leave(self, device: DevicePort, topic: str) -> None:
         subscription = self._hub.remove(device, topic)
@@ -377,6 +404,7 @@ class StreamNode:
         """Verdict, replay and schedule in one write, so that no live frame comes between them."""
         now_s = self._clock.monotonic_s()
         first = subscription.phase is Phase.WAITING
+        cursor, held_revision = subscription.cursor, subscription.told_revision
         if self._refused_for_cursor(followed, subscription, now_s):
             return False
         answer = subscription.answer(followed.state, now_s, give_up=give_up)
@@ -391,13 +419,26 @@ class StreamNode:
         for broadcast in answer.replay:
             frames.append(followed.replay_frame(broadcast))
             self._tally.replayed(followed.topic, broadcast.timestamp, now_s=now_s)
-        self._metrics.count("replayed", len(answer.replay))
+        self._metrics.delivered("replayed", len(answer.replay), 0)
         schedule = followed.schedule
         if first and schedule is not None and subscription.told_revision < schedule.revision:
             subscription.told_revision = schedule.revision
             assert followed.prepared_schedule is not None
             frames.append(followed.prepared_schedule)
         subscription.sink.send(frames)
+        form = subscription.sink.form
+        if first and form in JOINABLE and answer.verdict in ("complete", "gap"):
+            followed.keep_answer(
+                form,
+                cursor,
+                held_revision,
+                ReadyAnswer(
+                    b"".join([frame.in_form(form) for frame in frames]),
+                    answer.verdict,
+                    tuple(broadcast.timestamp for broadcast in answer.replay),
+                    subscription.told_revision,
+                ),
+            )
         return True
 
     def _refused_for_cursor(self, followed: FollowedTopic, subscription: Subscription, now_s: float) -> bool:

@@ -28,7 +28,7 @@ class DevicePort(Protocol):
     """What it follows; kept by the hub."""
 
     def write(self, frame: bytes, /) -> None:
-        """One or more frames in this port's form, back to back."""
+        """One frame in this port's form; several, back to back, where the form is JOINABLE."""
         ...
 
     def hold_back(self, frame: ServerFrame, /) -> None:

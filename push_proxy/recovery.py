@@ -93,6 +93,13 @@ class Subscription:
         self.acked = 0
         self.hole_told = 0
 
+    @classmethod
+    def answered(cls, sink: DevicePort, topic: str, *, told_revision: int, held_version: int) -> Subscription:
+        """One that needs no judging: its answer is known and about to be written."""
+        made = cls(sink, topic, None, deadline_s=0.0, held_revision=told_revision, held_version=held_version)
+        made.phase = Phase.LIVE
+        return made
+
     def end(self) -> None:
         self.phase = Phase.DEAD
         self.sent = None

@@ -81,6 +81,11 @@ class TopicState:
         return tuple(self._entries)
 
     @property
+    def size(self) -> int:
+        """How many entries are known above the floor."""
+        return len(self._entries)
+
+    @property
     def holding(self) -> bool:
         """Whether a broadcast waits for its predecessor."""
         return bool(self._held)

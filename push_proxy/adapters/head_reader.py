@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
+from contract.errors import Unauthorized
 from contract.frames import GRAPHQL_SUBPROTOCOL, SUBPROTOCOL
 from push_proxy.adapters.graphql_connection import GraphqlConnection
 from push_proxy.adapters.sse_connection import SseConnection
 from push_proxy.adapters.stream_connection import StreamConnection
 from push_proxy.handshake import Accept, Page, Refuse, RefuseSoftly, judge_request, problem
+from push_proxy.judged_heads import CutHead, cut_head
 from push_proxy.request_head import HeadBuffer, MalformedHead, RequestHead
 from push_proxy.sse import response_head
 from push_proxy.timer_wheel import NOT_SET
-from push_proxy.websocket import accept_key
+from push_proxy.websocket import accept_key, is_key
 
 if TYPE_CHECKING:
     from push_proxy.adapters.connection import Connection
@@ -47,12 +49,13 @@ _KINDS: Final[Mapping[StreamProtocol, Callable[[DeviceListener, asyncio.Transpor
 class HeadReader(asyncio.Protocol):
     """One per connection that has not said yet what it wants. The listener's deadline ends those who never do."""
 
-    __slots__ = ("_buffer", "_listener", "_source", "_transport", "due_bucket")
+    __slots__ = ("_buffer", "_cut", "_listener", "_source", "_transport", "due_bucket")
 
     def __init__(self, listener: DeviceListener) -> None:
         self._listener = listener
         self._transport: asyncio.Transport | None = None
-        self._buffer = HeadBuffer(listener.settings.max_request_head_bytes)
+        self._buffer: HeadBuffer | None = None
+        self._cut: CutHead | None = None
         self._source: Source | None = None
         self.due_bucket = NOT_SET
 
@@ -74,14 +77,41 @@ class HeadReader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
             return  # answered already
+        buffer = self._buffer
+        if buffer is None:
+            # A head nearly always comes in one piece, and looks like one that was judged before.
+            cut = cut_head(data)
+            if cut is not None and self._begin_as_before(cut):
+                return
+            self._cut = cut
+            buffer = self._buffer = HeadBuffer(self._listener.settings.max_request_head_bytes)
+        else:
+            self._cut = None
         try:
-            request = self._buffer.feed(data)
+            request = buffer.feed(data)
         except MalformedHead as exc:
             outcome: HandshakeOutcome = "too_large" if exc.status in _TOO_LARGE else "malformed"
             self._refuse(Refuse(exc.status, exc.detail, exc.field, outcome=outcome))
             return
         if request is not None:
-            self._judge(request)
+            self._judge(request, buffer.rest)
+
+    def _begin_as_before(self, cut: CutHead) -> bool:
+        """Begin a stream if heads of this shape do; False: judge it whole, nothing happened."""
+        listener, source, transport = self._listener, self._source, self._transport
+        protocol = listener.judged_heads.protocol(cut.shape)
+        if protocol is None or source is None or transport is None or not is_key(cut.key):
+            return False
+        if listener.room(source) != "yes":
+            return False
+        try:
+            grant = listener.verify(cut.token.decode("latin-1"))
+        except Unauthorized:
+            return False
+        connection = _KINDS[protocol](listener, transport, source)
+        self._hand_over(transport, connection)
+        connection.begin(grant, _UPGRADES[protocol] % accept_key(cut.key))
+        return True
 
     def on_time(self, now_s: float) -> None:
         """The handshake's deadline, or that of a refusal nobody reads."""
@@ -97,7 +127,7 @@ class HeadReader(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _judge(self, request: RequestHead) -> None:
+    def _judge(self, request: RequestHead, rest: bytes) -> None:
         listener, source = self._listener, self._source
         assert source is not None
         verdict = judge_request(
@@ -109,10 +139,12 @@ class HeadReader(asyncio.Protocol):
             check_events=listener.check_events,
         )
         if isinstance(verdict, Accept):
+            if self._cut is not None and verdict.by_header and verdict.protocol != "sse":
+                listener.judged_heads.learn(self._cut.shape, verdict.protocol)
             connection = self._switch(request, verdict)
             connection.begin(verdict.grant, _opening(request, verdict.protocol))
-            if self._buffer.rest:
-                connection.data_received(self._buffer.rest)
+            if rest:
+                connection.data_received(rest)
         elif isinstance(verdict, Page):
             self._respond(*listener.page(verdict.name), headers=verdict.headers)
         elif isinstance(verdict, RefuseSoftly):
@@ -133,10 +165,13 @@ class HeadReader(asyncio.Protocol):
             connection = SseConnection(self._listener, transport, source, verdict.events)
         else:
             connection = _KINDS[verdict.protocol](self._listener, transport, source)
+        self._hand_over(transport, connection)
+        return connection
+
+    def _hand_over(self, transport: asyncio.Transport, connection: Connection) -> None:
         transport.set_protocol(connection)
         self._transport = None
         self._listener.replaced(self, connection)
-        return connection
 
     def _refuse(self, refusal: Refuse) -> None:
         self._listener.refused(refusal.outcome)
