@@ -161,8 +161,11 @@ class PushSettings(ServiceSettings):
             raise ValueError("token_renew_before_s must be below 0.9 of token_lifetime_s, the shortest life drawn")
         if self.reconnect_window_max_ms < self.reconnect_window_ms:
             raise ValueError("reconnect_window_max_ms must be at least reconnect_window_ms")
-        if self.stage_guard_longest_s < 2 * self.stage_guard_s:
-            raise ValueError("stage_guard_longest_s must be at least two stage_guard_s: else no guard is ever kept")
+        if self.stage_guard_longest_s < 2 * self.stage_guard_s + self.reconnect_window_max_ms / 1000:
+            raise ValueError(
+                "stage_guard_longest_s must be at least two stage_guard_s and reconnect_window_max_ms: "
+                "else no guard is ever kept"
+            )
         if self.tls_key_file is not None and self.tls_cert_file is None:
             raise ValueError("tls_key_file needs tls_cert_file: a key without its certificate")
         return self

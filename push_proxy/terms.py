@@ -151,7 +151,8 @@ class Terms:
     def _guard(self, due: DueTimes) -> StageGuards:
         guard_ms = int(1000 * self._settings.stage_guard_s)
         longest_ms = int(1000 * self._settings.stage_guard_longest_s)
-        return due.guards(before_ms=guard_ms, after_ms=guard_ms, longest_ms=longest_ms)
+        # Whoever is sent away is gone for up to a window: it should be back before the guard begins.
+        return due.guards(before_ms=guard_ms + self._returns.window_ms, after_ms=guard_ms, longest_ms=longest_ms)
 
     def _session_terms(self) -> SessionTerms:
         settings = self._settings
