@@ -197,3 +197,30 @@ def connect(devices: int, peers: str, rounds: int, as_json: bool) -> None:
     from loadtest.bench.push.connect import ConnectOptions, run_connect
 
     raise SystemExit(run_connect(ConnectOptions(devices=devices, peers=peers, rounds=rounds), as_json=as_json))
+
+
+@bench.command(
+    "node-kill",
+    epilog="\b\nExamples:\n"
+    "  stagecue bench node-kill\n"
+    "  stagecue bench node-kill --devices 2000 --lifetime 30\n"
+    "  stagecue bench node-kill --json | jq .back_s\n",
+)
+@click.option("--devices", type=click.IntRange(1), default=15_000, show_default=True, help="On the node that dies.")
+@click.option("--nodes", type=click.IntRange(2, 16), default=3, show_default=True, help="That one included.")
+@click.option(
+    "--lifetime", "lifetime_s", type=click.FloatRange(5), default=240.0, show_default=True, metavar="SECONDS",
+    help="Longest life of a connection on the others, and how long they are watched.",
+)  # fmt: skip
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the devices' moments of return.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def node_kill(devices: int, nodes: int, lifetime_s: float, seed: int, as_json: bool) -> None:
+    """Kill a push node with all devices on it: when are they back and caught up, and does a second herd follow?
+
+    Promised: all come back within the window they were told and catch up, no broadcast is missed, and handshakes stay
+    level for one lifetime after. Takes the lifetime and about half a minute.
+    """
+    from loadtest.bench.push.node_kill import NodeKillOptions, run_node_kill
+
+    options = NodeKillOptions(devices=devices, nodes=nodes, lifetime_s=lifetime_s, seed=seed)
+    raise SystemExit(run_node_kill(options, as_json=as_json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -92,7 +93,16 @@ async def open_arena(
             )  # fmt: skip
             stack.push_async_callback(load.stop)
             await load.start()
-            contenders.append(Contender(subject, load, chain=chain, ring=rings.device_ring(), directory=directory))
+            contenders.append(
+                Contender(
+                    subject,
+                    load,
+                    chain=chain,
+                    ring=rings.device_ring(),
+                    directory=directory,
+                    connects_per_s=defaults.handshakes_per_s if subject is ours else math.inf,
+                )
+            )
         for contender in contenders:
             await contender.take_baseline()
         yield Arena(contenders, cores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import secrets
 import time
@@ -59,7 +60,17 @@ class FanOutRound(msgspec.Struct, frozen=True):
 class Contender:
     """Raises CouldNotRun from every method when server or devices do not do what they should."""
 
-    def __init__(self, subject: Subject, load: LoadProcess, *, chain: Chain, ring: KeyRing, directory: Path) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        load: LoadProcess,
+        *,
+        chain: Chain,
+        ring: KeyRing,
+        directory: Path,
+        connects_per_s: float = math.inf,
+    ) -> None:
+        """`connects_per_s`: what the server admits in the long run; rounds of connects begin that far apart."""
         self.subject = subject
         self.load = load
         self.baseline_bytes = 0
@@ -67,6 +78,8 @@ class Contender:
         self._chain = chain
         self._ring = ring
         self._directory = directory
+        self._connects_per_s = connects_per_s
+        self._admits_at_s = -math.inf
         self._series = itertools.count(1)
 
     @property
@@ -108,6 +121,8 @@ class Contender:
             frame = self._directory / f"{self.name}.frame"
             frame.write_bytes(self._chain.subscribe_frame(secrets.token_bytes(4)))
         await self.settled()
+        await asyncio.sleep(max(0.0, self._admits_at_s - time.monotonic()))
+        self._admits_at_s = time.monotonic() + self.devices / self._connects_per_s
         reading = _Reading(self.subject.pid, self.load.pid)
         found = await self.load.connect(requests, frame, within_s=10.0 + self.devices / _DEVICES_PER_S)
         cpu_s, load_cores, others_cores = reading.used()

@@ -43,10 +43,13 @@ class PushNodeSubject(LineMember):
         chain: Chain,
         name: str = "stagecue",
         environment: Mapping[str, str] | None = None,
+        shared_port: int = 0,
     ) -> None:
+        """`shared_port`: where other nodes listen for devices as well; 0: a port of its own."""
         super().__init__(name, directory, core=core, environment=environment)
         self.rings = rings
         self._chain = chain
+        self._shared_port = shared_port
         self._said: NodeReady | None = None
         self.feed: NodeFeed | None = None
 
@@ -73,7 +76,15 @@ class PushNodeSubject(LineMember):
     def program(self) -> Sequence[str]:
         inherited = [name for name in os.environ if name.startswith(_SETTINGS_PREFIX)]
         unset = [part for name in inherited if name not in self.environment for part in ("-u", name)]
-        return ["env", *unset, sys.executable, "-m", "loadtest.bench.push.node_child", str(self._rings_path)]
+        return [
+            "env",
+            *unset,
+            sys.executable,
+            "-m",
+            "loadtest.bench.push.node_child",
+            str(self._rings_path),
+            str(self._shared_port),
+        ]
 
     async def prepare(self) -> None:
         self._rings_path.touch(mode=0o600)

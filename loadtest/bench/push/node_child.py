@@ -1,8 +1,9 @@
-"""A push node and nothing else in a process: `python -m loadtest.bench.push.node_child RINGS`. What is measured.
+"""A push node and nothing else in a process: `python -m loadtest.bench.push.node_child RINGS [PORT]`.
 
 It is composed as `stagecue push` composes it, with settings from the environment, their defaults in production. Its
 store alone is another: memory, written as each delivery arrives over the node link, since there is no router to write
-Redis before. RINGS is a file of the device and the link ring; both ports are free ones, said in the ready line.
+Redis before. RINGS is a file of the device and the link ring. Devices connect to PORT, which other nodes may share, or
+else a free port; the ready line says where it listens.
 """
 
 from __future__ import annotations
@@ -56,12 +57,11 @@ class _RecordingChannel:
         self._channel.close()
 
 
-async def _run(rings: NodeRings, stop: asyncio.Event) -> None:
+async def _run(rings: NodeRings, port: int, stop: asyncio.Event) -> None:
     clock, readiness, settings = SystemClock(), Readiness(), PushSettings()
     log, view = MemoryReplayLog(), MemoryScheduleView()
     async with AsyncExitStack() as stack:
-        sock = stack.enter_context(listen_on(_HOST, 0, backlog=settings.backlog))
-        port = sock.getsockname()[1]
+        sock = stack.enter_context(listen_on(_HOST, port, backlog=settings.backlog, shared=port != 0))
         node = build_push_node(
             settings,
             replay_log=log,
@@ -83,7 +83,7 @@ async def _run(rings: NodeRings, stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_reader(0, _end_of_input, stop)
 
         async def say() -> None:
-            _print(NodeReady(port, link, node.node_id, node.incarnation))
+            _print(NodeReady(sock.getsockname()[1], link, node.node_id, node.incarnation))
 
         await run_services([node.service], stop=stop, on_ready=say, on_stopping=readiness.stopping)
 
@@ -102,7 +102,8 @@ def _print(said: object) -> None:
 def main() -> int:
     rings = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=NodeRings)
     configure_logging(level="INFO", form="json", service="push")
-    return run_process(lambda stop: _run(rings, stop))
+    port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    return run_process(lambda stop: _run(rings, port, stop))
 
 
 if __name__ == "__main__":
