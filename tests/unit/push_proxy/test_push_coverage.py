@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contract.coverage import CoverageShare
-from push_proxy.coverage import MAX_VERSIONS, CoverageCount
+from push_proxy.coverage import MAX_REPEATED, MAX_VERSIONS, CoverageCount, CoverageReports
 
 
 def test_subscriptions_are_counted_by_the_version_they_hold() -> None:
@@ -78,3 +78,30 @@ def test_made_up_versions_do_not_displace_the_one_most_hold() -> None:
     assert sum(share.held.values()) == 5 + 20 * MAX_VERSIONS
     assert share.held[7] == 5
     assert share.held[8] >= 10 * MAX_VERSIONS
+
+
+def test_reports_are_numbered_and_repeat_at_their_interval() -> None:
+    """Changes go out at every call; what stands still is repeated, a bounded part at a time."""
+    count = CoverageCount()
+    reports = CoverageReports(count, begun_at=77, repeat_s=10.0)
+    assert reports.due(0.0) is None, "nobody is here: nothing to say"
+    for number in range(MAX_REPEATED + 8):
+        count.joined(f"event:{number}", 1)
+    first = reports.due(1.0)
+    assert first is not None
+    assert (first.begun_at, first.seq, len(first.shares)) == (77, 1, MAX_REPEATED + 8)
+    assert reports.due(9.9) is None
+    again = reports.due(10.0)
+    assert again is not None
+    assert (again.seq, len(again.shares)) == (2, MAX_REPEATED)
+    count.joined("event:0", 1)
+    changed = reports.due(11.0)
+    assert changed is not None
+    assert (changed.seq, changed.shares) == (3, (CoverageShare("event:0", {1: 2}),))
+    rest = reports.due(20.0)
+    assert rest is not None
+    assert [share.topic for share in rest.shares] == [f"event:{number}" for number in range(32, 40)]
+    reports.report_all_again()
+    everything = reports.due(20.1)
+    assert everything is not None
+    assert len(everything.shares) == MAX_REPEATED + 8
