@@ -172,8 +172,13 @@ def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
+        signals = 0
+
         def on_signal() -> None:
-            if stop.is_set():
+            # Counted: `stop` may have been set otherwise, and then the first signal asks for the same.
+            nonlocal signals
+            signals += 1
+            if signals > 1:
                 sys.stderr.write("aborted\n")
                 sys.stderr.flush()
                 os._exit(ABORT_EXIT_CODE)
