@@ -10,7 +10,7 @@ stream is left to `EventStream.tailor`, which is cheap for a broadcast and rare 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -233,10 +233,23 @@ def _name(frame: ServerFrame) -> bytes:
     return tag.encode()
 
 
+class _EventId(NamedTuple):
+    event: bytes
+    moves_to: int
+    without_id: bytes
+
+
+def _read_id(event: bytes) -> _EventId:
+    end = event.index(b"\n", 4)
+    return _EventId(event, int(event[4:end]), event[end + 1 :])
+
+
 class EventStream:
     """What one stream's device will present as `Last-Event-ID`, and its share of the reconnect window."""
 
     __slots__ = ("_draw", "_window_ms", "cursor")
+    _read: ClassVar[_EventId]
+    """Of the last event that had an id: in a fan-out one stream after the other is sent the very same."""
 
     def __init__(self, cursor: Cursor, draw: float) -> None:
         assert 0.0 <= draw < 1.0
@@ -247,18 +260,17 @@ class EventStream:
 
     def tailor(self, event: bytes) -> bytes:
         """`event` as this stream is to be sent it; call once per event, in the order they are written."""
-        if event.startswith(b"id: "):
-            end = event.index(b"\n", 4)
-            moves_to = int(event[4:end])
-            if self.cursor is None or moves_to > self.cursor:
-                self.cursor = moves_to
-                return event
-            # Below what the device has: a predecessor that came late, or was sent while the verdict was pending. It is
-            # told, not applied, and must not take the cursor back.
-            return event[end + 1 :]
-        if event.startswith(_TAILORED):
-            return self._own_lines(event) + event
-        return event
+        read = EventStream._read
+        if event is not read.event:
+            if not event.startswith(b"id: "):
+                return self._own_lines(event) + event if event.startswith(_TAILORED) else event
+            EventStream._read = read = _read_id(event)
+        if self.cursor is None or read.moves_to > self.cursor:
+            self.cursor = read.moves_to
+            return event
+        # Below what the device has: a predecessor that came late, or was replayed after one that flowed while the
+        # verdict was pending. It is told, not applied, and must not take the cursor back.
+        return read.without_id
 
     def _own_lines(self, event: bytes) -> bytes:
         frame = decode_server_frame(event[event.index(b"data: ") + 6 : -2])
@@ -282,3 +294,6 @@ class EventStream:
 
     def _retry(self, windows: int) -> bytes:
         return b"retry: %d\n" % retry_ms(self._draw, self._window_ms * windows)
+
+
+EventStream._read = _read_id(b"id: 0\n\n")
