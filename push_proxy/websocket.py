@@ -13,6 +13,7 @@ from binascii import b2a_base64
 from hashlib import sha1
 from re import compile as compile_pattern
 from struct import Struct
+from sys import maxsize
 from typing import Final, NamedTuple
 
 from push_proxy.masking import apply_mask
@@ -51,7 +52,7 @@ _MASKED: Final = 0x80
 _KNOWN_OPCODES: Final = frozenset((_CONT, _TEXT, _BINARY, _CLOSE, _PING, _PONG))
 # RFC 6455, 7.4, and the codes IANA added (1012-1014); 1004, 1005, 1006 and 1015 must not be on the wire.
 _STANDARD_CLOSE_CODES: Final = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
-_PROTOCOL_ERROR, _INVALID_UTF8, _TOO_BIG = 1002, 1007, 1009
+_PROTOCOL_ERROR, _INVALID_UTF8, _POLICY_VIOLATION, _TOO_BIG = 1002, 1007, 1008, 1009
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = compile_pattern(rb"[A-Za-z0-9+/]{22}==").fullmatch
 _HEAD16: Final = Struct("!BBH").pack
@@ -104,13 +105,18 @@ class WebSocketCodec:
 
     At rest it holds no buffer. In between, at most one incomplete frame and the fragments of one message: together
     not above `max_message_bytes` plus the headers of one frame, plus `MAX_CONTROL_BYTES` while a control frame arrives.
+
+    A flood of frames too small for that limit costs time: thousands fit into one read, and empty fragments are never
+    told to anybody. `max_frames` bounds how many frames of any kind may come until `allow_frames` is called again;
+    up to 256 the count costs no memory of its own.
     """
 
-    __slots__ = ("_awaited", "_ended", "_kind", "_limit", "_message", "_partial")
+    __slots__ = ("_allowed", "_awaited", "_ended", "_kind", "_limit", "_message", "_partial")
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, *, max_frames: int = maxsize) -> None:
         assert max_message_bytes > 0
         self._limit = max_message_bytes
+        self._allowed = max_frames
         self._partial: bytearray | None = None
         """Of a frame, or of its header."""
         self._awaited = 0
@@ -124,7 +130,7 @@ class WebSocketCodec:
     def feed(self, data: bytes) -> list[Event]:
         """What the bytes complete, in order. After `Closed` or `Failed` whatever follows is ignored."""
         # A device's frame is nearly always one whole unfragmented text in one read.
-        if self._partial is None and not self._kind and not self._ended and data[:1] == b"\x81":
+        if self._partial is None and not self._kind and self._allowed and data[:1] == b"\x81":
             size = len(data)
             payload = None
             if size > 7 and data[1] == 254 and (data[2] << 8) + data[3] == size - 8 <= self._limit:
@@ -132,8 +138,14 @@ class WebSocketCodec:
             elif 6 <= size < 132 and data[1] == size + 122 and size - 6 <= self._limit:
                 payload = apply_mask(data[6:], data[2:6])
             if payload is not None and payload.isascii():
+                self._allowed -= 1
                 return [Text(payload)]
         return self._read(data)
+
+    def allow_frames(self, max_frames: int) -> None:
+        """From now on that many frames may come, however many were allowed before; to be called once in a while."""
+        if not self._ended:
+            self._allowed = max_frames
 
     def closing(self) -> bool:
         """Whether a close frame was received or a failure told: nothing more will come."""
@@ -178,6 +190,7 @@ class WebSocketCodec:
             awaited = payload_at + length - at
             if end - at < awaited:
                 break
+            self._allowed -= 1
             at += awaited
             payload = apply_mask(data[payload_at:at], data[payload_at - 4 : payload_at])
             event = self._frame(first, opcode, payload)
@@ -198,6 +211,8 @@ class WebSocketCodec:
 
     def _violation(self, first: int, opcode: int, length: int) -> tuple[int, str] | None:
         """What makes a frame fail whatever its payload."""
+        if not self._allowed:
+            return _POLICY_VIOLATION, "too many frames in too short a time"
         control = opcode >= _CLOSE
         room = self._limit if self._message is None else self._limit - len(self._message)
         if length > room and not (control and length <= MAX_CONTROL_BYTES):
@@ -264,6 +279,7 @@ class WebSocketCodec:
 
     def _end(self) -> None:
         self._ended = True
+        self._allowed = 0
         self._partial = self._message = None
         self._kind = 0
 

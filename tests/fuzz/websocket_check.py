@@ -7,7 +7,8 @@ What is compared, for one byte stream, the slices it comes in and a limit of mes
 - what is to be written: the oracle answers pings and close frames itself; ours are answered with `pong_frame` and
   `close_frame`, and must give the same bytes;
 - the same stream in one piece and in slices: equal, reasons included;
-- what is held after each slice.
+- what is held after each slice;
+- the same codec with a small number of frames allowed: the same events, until it ends them with 1008.
 
 The oracle hands out frames, so its fragments are put together here, and it leaves it to its shells to find that a text
 is not UTF-8: at the first whole message that cannot be decoded, the expected end is 1007, and comparing ends there.
@@ -45,6 +46,7 @@ from push_proxy.websocket import (
 
 __all__ = ["check", "cut"]
 
+_TOO_MANY = Failed(1008, "too many frames in too short a time")
 _quiet = logging.getLogger("tests.fuzz.oracle")
 _quiet.setLevel(logging.CRITICAL)
 
@@ -59,6 +61,11 @@ def check(stream: bytes, slices: Sequence[bytes], limit: int) -> list[Event]:
     assert [_without_words(event) for event in events] == expected
     if not (expected and isinstance(expected[-1], Failed)):
         assert b"".join(map(_answer, events)) == written
+    few = _read(slices, limit, max_frames=3)
+    assert few == _read([stream], limit, max_frames=3)
+    told = few[:-1] if few and few[-1] == _TOO_MANY else few
+    assert told == events[: len(told)]
+    assert told == events or told is not few
     return events
 
 
@@ -68,8 +75,8 @@ def cut(stream: bytes, at: Sequence[int]) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *places], [*places, len(stream)], strict=True)]
 
 
-def _read(slices: Sequence[bytes], limit: int) -> list[Event]:
-    codec = WebSocketCodec(limit)
+def _read(slices: Sequence[bytes], limit: int, max_frames: int = sys.maxsize) -> list[Event]:
+    codec = WebSocketCodec(limit, max_frames=max_frames)
     events: list[Event] = []
     for data in slices:
         assert not (codec.closing() and codec.held_bytes)

@@ -150,6 +150,15 @@ def test_several_frames_in_one_read_and_one_frame_in_many() -> None:
         assert read(stream[:cut], stream[cut:]) == expected
 
 
+@pytest.mark.parametrize("size", [0, 1, 124, 125, 126, 127, 300])
+def test_no_part_of_a_frame_is_taken_for_a_whole_one(size: int) -> None:
+    """The shortest way through the codec asks for exactly the length that is told: neither less nor more."""
+    frame = client_frame(TEXT, b"x" * size)
+    for end in range(len(frame)):
+        assert read(frame[:end]) == []
+    assert read(frame + b"\x81") == [Text(b"x" * size)]
+
+
 # Limits.
 
 
@@ -226,6 +235,52 @@ def test_at_rest_a_codec_is_small() -> None:
     assert owned == []
     assert sys.getsizeof(codec) == fresh <= 200
     assert not hasattr(codec, "__dict__")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [client_frame(PING_), client_frame(TEXT, b"x"), client_frame(TEXT, "ä".encode()), client_frame(BINARY, b"x")],
+)
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_a_flood_of_frames_is_cut_off(frame: bytes, step: int) -> None:
+    """However many fit into one read, no more are looked at than were allowed; the next one is 1008."""
+    codec = WebSocketCodec(LIMIT, max_frames=3)
+    flood = frame * 1000
+    events = [event for at in range(0, len(flood), step) for event in codec.feed(flood[at : at + step])]
+    assert len(events) == 4
+    assert events[3] == Failed(1008, "too many frames in too short a time")
+    assert codec.closing()
+
+
+def test_a_flood_of_fragments_is_cut_off() -> None:
+    """Nobody but the codec ever sees them."""
+    flood = client_frame(TEXT, fin=False) + client_frame(CONT, fin=False) * 1000
+    codec = WebSocketCodec(LIMIT, max_frames=100)
+    (failed,) = codec.feed(flood)
+    assert isinstance(failed, Failed)
+    assert failed.code == 1008
+
+
+def test_whole_frames_one_by_one_are_counted_too() -> None:
+    """Whether a frame came alone or in pieces does not matter."""
+    codec = WebSocketCodec(LIMIT, max_frames=5)
+    frame = client_frame(TEXT, b"x")
+    for _ in range(5):
+        assert codec.feed(frame) == [Text(b"x")]
+    assert isinstance(codec.feed(frame)[0], Failed)
+
+
+def test_frames_are_allowed_anew() -> None:
+    """What was left does not add up; after the end nothing is allowed."""
+    codec = WebSocketCodec(LIMIT, max_frames=5)
+    frame = client_frame(PING_)
+    assert len(codec.feed(frame * 2)) == 2
+    codec.allow_frames(4)
+    assert codec.feed(frame * 4) == [Ping(b"")] * 4
+    codec.allow_frames(1)
+    assert codec.feed(client_frame(CLOSE)) == [Closed(NO_CODE, "")]
+    codec.allow_frames(1)
+    assert codec.feed(client_frame(TEXT, b"late")) == []
 
 
 # Violations.
