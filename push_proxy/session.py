@@ -307,13 +307,14 @@ class Session:
             return []
         if now_s >= self.lifetime_end_s:
             return [self._close(CloseCode.LIFETIME, "lifetime")]
-        if now_s >= self.expiry_close_s:
-            return [self._close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
-        if now_s >= self._subscribe_by_s:
-            return [self._close(CloseCode.NO_SUBSCRIBE)]
         actions: list[Action] = []
         if now_s >= self._renew_at_s():
+            # Before its expiry is judged: who came back within the grace has an expired token, and is here for this.
             actions.append(RenewToken(self.grant))
+        elif now_s >= self.expiry_close_s:
+            return [self._close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
+        if now_s >= self._subscribe_by_s:
+            return [*actions, self._close(CloseCode.NO_SUBSCRIBE)]
         if now_s >= self._next_ping_s:
             if self._awaiting_pong:
                 return [*actions, self._close(CloseCode.PONG_TIMEOUT)]
