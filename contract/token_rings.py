@@ -86,11 +86,11 @@ class StoredRing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def signer(self, now_s: float) -> str:
         """Id of the key that signs at `now_s`: the last that was to begin by then."""
         begun = [
-            (key.signs_from_s, kid)
-            for kid, key in self.keys.items()
+            (key.signs_from_s, order, kid)
+            for order, (kid, key) in enumerate(self.keys.items())
             if key.signs_from_s is not None and key.signs_from_s <= now_s and key.signs and not key.expired(now_s)
         ]
-        return max(begun, key=lambda entry: entry[0])[1] if begun else self.signing_kid
+        return max(begun)[2] if begun else self.signing_kid
 
     def next_change_s(self, now_s: float) -> float:
         """When the ring of this moment is another one although nobody touched the file; infinity: never."""
@@ -108,7 +108,8 @@ class StoredRing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ends_s = begins_s + ceil(keep_s)
         tidy = self._tidied(now_s)
         kept = {
-            name: _until(old, ends_s) if old.signs else old  # a foreign issuer's public key is not ours to end
+            # A foreign issuer's public key is not ours to end.
+            name: _until(_outrun(old, begins_s), ends_s) if old.signs else old
             for name, old in tidy.keys.items()
         }
         return tidy._with(kept, kid, msgspec.structs.replace(key, signs_from_s=begins_s))
@@ -167,6 +168,13 @@ def _until(key: StoredKey, ends_s: int) -> StoredKey:
     if key.not_after_s is not None and key.not_after_s <= ends_s:
         return key
     return msgspec.structs.replace(key, not_after_s=ends_s)
+
+
+def _outrun(key: StoredKey, begins_s: int) -> StoredKey:
+    """A key that was to sign from a moment at which a newer one signs already: it never does."""
+    if key.signs_from_s is None or key.signs_from_s < begins_s:
+        return key
+    return msgspec.structs.replace(key, signs_from_s=None)
 
 
 def _begun(key: StoredKey, now_s: float) -> StoredKey:
