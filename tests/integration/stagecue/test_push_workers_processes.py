@@ -25,7 +25,7 @@ from websockets.asyncio.client import ClientConnection
 from contract.frames import SUBPROTOCOL
 from contract.runtime.runner import ABORT_EXIT_CODE
 from contract.tokens import DeviceClaims
-from loadtest.bench.system import free_port_base
+from loadtest.cluster.ports import reserve_ports
 from stagecue.keys import load_or_create_keys
 
 pytestmark = pytest.mark.fault
@@ -75,10 +75,8 @@ class PushWorkers:
     """The command, in a process group of its own, and devices that come back when they are sent away."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.base = free_port_base()
-        self.worker_base = free_port_base()
-        while abs(self.worker_base - self.base) < 10:
-            self.worker_base = free_port_base()
+        self._ports = reserve_ports(2)
+        self.base, self.worker_base = self._ports[0], self._ports[1]
         self.log = folder / "push.log"
         self.data_dir = folder / "data"
         self.environment = {**ENVIRONMENT, "STAGECUE_WORKER_PORT_BASE": str(self.worker_base), **environment}
@@ -175,6 +173,7 @@ class PushWorkers:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
+        self._ports.close()
 
     def events(self, name: str) -> list[dict[str, object]]:
         lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
