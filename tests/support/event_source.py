@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -92,8 +93,9 @@ class EventSourceParser:
 class EventStreamClient:
     """A plain HTTP client of one stream of events after the other, with one EventSource's memory between them."""
 
-    def __init__(self, port: int, parser: EventSourceParser | None = None) -> None:
+    def __init__(self, port: int, parser: EventSourceParser | None = None, *, rcvbuf: int = 0) -> None:
         self.port = port
+        self._rcvbuf = rcvbuf
         self.parser = parser or EventSourceParser()
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -106,16 +108,39 @@ class EventStreamClient:
     async def open(self, target: str, *, method: str = "GET", body: bytes = b"", **headers: str) -> int:
         """Ask, as EventSource does: with the last id, if there is one. Returns the status."""
         await self.close()
-        self.parser.new_stream()
-        self.raw = b""
-        self._events.clear()
         named = {"Host": "n", "Accept": "text/event-stream"}
         if self.parser.last_event_id:
             named["Last-Event-ID"] = self.parser.last_event_id
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items()), "", ""]
-        self._reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self.writer.write("\r\n".join(lines).encode() + body)
+        await self.begin("\r\n".join(lines).encode() + body)
+        return await self.answer()
+
+    async def begin(self, data: bytes) -> None:
+        """Connect, and send these bytes of a request."""
+        self.parser.new_stream()
+        self.raw = b""
+        self._events.clear()
+        sock = socket.socket()
+        sock.setblocking(False)
+        if self._rcvbuf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._rcvbuf)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        except OSError:
+            sock.close()
+            raise
+        self._reader, self.writer = await asyncio.open_connection(sock=sock, limit=self._rcvbuf or 65_536)
+        await self.send(data)
+
+    async def send(self, data: bytes) -> None:
+        assert self.writer is not None
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> int:
+        """Read the head of the answer; returns its status."""
+        assert self._reader is not None
         head = (await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode("latin-1")
         status_line, *fields = head.rstrip("\r\n").split("\r\n")
         self.status = int(status_line.split(" ")[1])

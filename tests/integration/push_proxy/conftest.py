@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from push_world import World
 
+from tests.support.event_source import EventStreamClient
+
 
 @pytest.fixture
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
@@ -15,3 +17,11 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     made.router()
     yield made
     await made.end()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[EventStreamClient]:
+    """Reads one stream of server-sent events after the other."""
+    made = EventStreamClient(world.port)
+    yield made
+    await made.close()

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from push_world import TOPIC, World, broadcast, eventually, schedule
+from sse_world import PATH, stream, told
 
-from tests.support.event_source import EventSourceParser, EventStreamClient, StreamEvent
-
-PATH = f"/v1/events?topic={TOPIC}"
-
-
-@pytest.fixture
-async def client(world: World) -> AsyncIterator[EventStreamClient]:
-    made = EventStreamClient(world.port)
-    yield made
-    await made.close()
-
-
-async def stream(world: World, client: EventStreamClient, path: str = PATH, **headers: str) -> StreamEvent:
-    """Open one and return its welcome."""
-    assert await client.open(path, Authorization=f"Bearer {world.token()}", **headers) == 200
-    event = await client.next()
-    assert event.name == "welcome"
-    return event
-
-
-def told(event: StreamEvent) -> tuple[str, Any, str]:
-    """(what, which, id) of an event."""
-    frame = event.frame
-    return event.name, frame.get("verdict", frame.get("timestamp")), event.last_event_id
-
+from tests.support.event_source import EventSourceParser, EventStreamClient
 
 # What a stream tells.
 
@@ -328,113 +301,3 @@ async def test_preflight_of_a_page_that_fetches(world: World, client: EventStrea
     assert await client.open(PATH, method="OPTIONS", Access_Control_Request_Headers="authorization", **asked) == 204
     assert client.headers["access-control-allow-origin"] == "https://a.example"
     assert "Last-Event-ID" in client.headers["access-control-allow-headers"]
-
-
-# Bad input.
-
-
-@pytest.mark.parametrize(
-    ("target", "headers", "status", "field"),
-    [
-        ("/v1/events", {}, 400, "topic"),
-        ("/v1/events?topic=", {}, 400, "topic"),
-        (f"{PATH}&topic=event:other", {}, 400, "topic"),
-        ("/v1/events?topic=" + "x" * 200, {}, 400, "topic"),
-        ("/v1/events?topic=%ff", {}, 400, "query"),
-        (PATH, {"Last_Event_ID": "yesterday"}, 400, "Last-Event-ID"),
-        (PATH, {"Last_Event_ID": "-1"}, 400, "Last-Event-ID"),
-        (PATH, {"Last_Event_ID": "9" * 10_000}, 400, "Last-Event-ID"),
-        (PATH, {"Last_Event_ID": "9999999999999"}, 400, "Last-Event-ID"),
-        (f"{PATH}&cursor=9999999999999", {}, 400, "cursor"),
-        (PATH, {"Last_Event_ID": "9" * 20_000}, 431, "headers"),
-        (PATH, {"Accept": "application/json"}, 406, "Accept"),
-        (PATH, {"Upgrade": "websocket"}, 400, "Upgrade"),
-        (PATH, {"Content_Length": "5"}, 400, "Content-Length"),
-        (PATH, {"Authorization": "Bearer nonsense"}, 401, "token"),
-        ("/v1/events/", {}, 404, None),
-    ],
-)
-async def test_bad_requests(
-    world: World, client: EventStreamClient, target: str, headers: dict[str, str], status: int, field: str | None
-) -> None:
-    """Each the right status and a problem that names the field; the neighbours notice nothing."""
-    neighbour = EventStreamClient(world.port)
-    await stream(world, neighbour)
-    assert await client.open(target, **({"Authorization": f"Bearer {world.token()}"} | headers)) == status
-    problem = await client.problem()
-    assert problem.get("field") == field
-    assert 10 < len(problem["detail"]) < 400
-    await world.routers[0].deliver(broadcast(10, 0))
-    await neighbour.until("broadcast")
-    await neighbour.close()
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "HEAD", "DELETE", "OPTIONS"])
-async def test_other_methods(world: World, client: EventStreamClient, method: str) -> None:
-    """Only GET opens a stream, and who asks otherwise is told."""
-    assert await client.open(PATH, method=method, Authorization=f"Bearer {world.token()}") == 405
-    assert "GET" in client.headers["allow"]
-
-
-async def test_post_with_a_body(world: World, client: EventStreamClient) -> None:
-    assert await client.open(PATH, method="POST", body=b'{"topic":1}', Content_Length="11") == 405
-
-
-async def test_token_for_another_topic(world: World, client: EventStreamClient) -> None:
-    """Refused before a stream begins: asking again would not help."""
-    token = world.token(topics=("event:other",))
-    assert await client.open(PATH, Authorization=f"Bearer {token}") == 403
-    assert (await client.problem())["field"] == "topic"
-
-
-async def test_who_talks_on_a_stream_is_cut_off(world: World, client: EventStreamClient) -> None:
-    """A little is overheard, more ends the connection: there is nothing to say after the request."""
-    await stream(world, client)
-    await client.until("schedule")
-    assert client.writer is not None
-    client.writer.write(b"x" * 100)
-    await world.routers[0].deliver(broadcast(10, 0))
-    assert told(await client.next()) == ("broadcast", 10, "10")
-    with contextlib.suppress(ConnectionError):
-        for _ in range(100):
-            client.writer.write(b"x" * 1000)
-            await client.writer.drain()
-            await asyncio.sleep(0.01)
-    await eventually(lambda: world.node.status()["connections"] == 0, 20)
-
-
-async def test_half_closed_ends(world: World, client: EventStreamClient) -> None:
-    """As any connection here: a device that closed its side cannot be told from one that is gone."""
-    await stream(world, client)
-    assert client.writer is not None
-    client.writer.write_eof()
-    await client.rest()
-    await eventually(lambda: world.node.status()["connections"] == 0, 20)
-
-
-@pytest.mark.parametrize("world", [{"ping_s": 0.4, "pong_deadline_s": 0.3, "ack_one_in": 0}], indirect=True)
-async def test_one_that_never_reads_is_ended(world: World, client: EventStreamClient) -> None:
-    """It takes nothing: bounded bytes are kept for it, then it is gone, while a neighbour gets all."""
-    deaf = socket.socket()
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    deaf.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(deaf, ("127.0.0.1", world.port))
-    request = f"GET {PATH} HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {world.token()}\r\n\r\n"
-    await loop.sock_sendall(deaf, request.encode())
-    await stream(world, client)
-    await client.until("schedule")
-    await eventually(lambda: world.node.status()["connections"] == 2, 20)
-    timestamp, ended = 0, False
-    async with asyncio.timeout(40):
-        while not ended:
-            batch = [broadcast(at, at - 1, "s" * 60) for at in range(timestamp + 1, timestamp + 101)]
-            await world.routers[0].send(*batch)
-            timestamp += 100
-            while (await client.until("broadcast")).frame["timestamp"] < timestamp:
-                pass
-            ended = world.node.status()["connections"] == 1
-            await asyncio.sleep(0.005)
-    deaf.close()
-    await world.routers[0].deliver(broadcast(timestamp + 1, timestamp))
-    assert told(await client.until("broadcast")) == ("broadcast", timestamp + 1, str(timestamp + 1))
