@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import struct
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,6 +24,16 @@ WHOLE = """subscription ($topics: [TopicCursor!]!) { broadcasts(topics: $topics)
 } }"""
 PATIENCE_S = 20.0
 OTHER = "event:other"
+
+
+@pytest.fixture
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A node whose router is never taken for a silent one, however busy the machine; one test says otherwise."""
+    made = World(**({"link_silence_s": 30.0} | getattr(request, "param", {})))
+    await made.start()
+    made.router()
+    yield made
+    await made.end()
 
 
 class GraphqlDevice:
