@@ -49,14 +49,14 @@ def draw_expiry_late_ms(draw: float, *, spread_ms: int) -> int:
     return int(draw * spread_ms)
 
 
-def close_at_ms(expires_at_ms: int, late_ms: int, guards: StageGuards, *, grace_ms: int) -> int:
-    """When a connection whose token was not renewed is closed: spread, clear of due stages, within the grace.
+def close_at_ms(expires_at_ms: int, late_ms: int, guards: StageGuards, *, defer_max_ms: int) -> int:
+    """When a connection whose token was not renewed is closed: spread, and clear of due stages.
 
     Each guard pushes it behind the stage by the connection's own `late_ms` again, so that those who waited do not
-    leave together. Within the grace the device is let in again with the token it has. The same arguments give the
-    same moment: nothing has to be kept per connection but `late_ms`.
+    leave together; `defer_max_ms` after the token's end it is closed all the same. The same arguments give the same
+    moment: nothing has to be kept per connection but `late_ms`.
     """
-    latest_ms = expires_at_ms + max(late_ms, grace_ms - late_ms)
+    latest_ms = expires_at_ms + max(late_ms, defer_max_ms - late_ms)
     at_ms = expires_at_ms + late_ms
     while at_ms < latest_ms:
         clear_ms = guards.clear_from(at_ms)

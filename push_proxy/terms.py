@@ -100,7 +100,7 @@ class Terms:
                 expires_at_ms,
                 int(1000 * session.expiry_late_s),
                 self._guards,
-                grace_ms=int(1000 * self._settings.grace_s),
+                defer_max_ms=int(1000 * self._settings.stage_guard_longest_s),
             )
             if at_ms > now_ms:
                 session.expiry_close_s = now_s + (at_ms - now_ms) / 1000

@@ -86,14 +86,14 @@ def test_lives_stay_in_range(draw: float, low: float, width: float) -> None:
 
 
 @settings(deadline=None)
-@given(times=_DUE, expires=st.integers(0, 2_000_000), late=st.integers(0, 60_000), grace=st.integers(0, 4_000_000))
-def test_an_expired_token_closes_clear_of_stages_or_at_the_end_of_its_grace(
-    times: list[int], expires: int, late: int, grace: int
+@given(times=_DUE, expires=st.integers(0, 2_000_000), late=st.integers(0, 60_000), bound=st.integers(0, 4_000_000))
+def test_an_expired_token_closes_clear_of_stages_or_at_its_bound(
+    times: list[int], expires: int, late: int, bound: int
 ) -> None:
-    """Never before its end, never after the grace (but for its own lateness), near a stage only for want of grace."""
+    """Never before its end, never after the bound (but for its own lateness), near a stage only because of it."""
     guards = StageGuards(times, before_ms=60_000, after_ms=60_000)
-    closes = close_at_ms(expires, late, guards, grace_ms=grace)
-    latest = expires + max(late, grace - late)
+    closes = close_at_ms(expires, late, guards, defer_max_ms=bound)
+    latest = expires + max(late, bound - late)
     assert expires + late <= closes <= latest
     assert not guards.covers(closes) or closes == latest
 

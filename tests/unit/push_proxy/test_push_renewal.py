@@ -45,14 +45,14 @@ def test_closes_are_spread_after_the_end() -> None:
     """Each at its own moment, at its end at the earliest."""
     assert draw_expiry_late_ms(0.0, spread_ms=60_000) == 0
     assert draw_expiry_late_ms(ALMOST_ONE, spread_ms=60_000) == 59_999
-    assert close_at_ms(1_000, 250, CLEAR, grace_ms=10_000) == 1_250
-    assert close_at_ms(1_000, 250, CLEAR, grace_ms=0) == 1_250
+    assert close_at_ms(1_000, 250, CLEAR, defer_max_ms=10_000) == 1_250
+    assert close_at_ms(1_000, 250, CLEAR, defer_max_ms=0) == 1_250
 
 
 def test_closes_wait_for_a_stage_and_stay_spread() -> None:
     """Those of one expiry in a guard leave after it, as far apart as they would have been."""
     guards = DueTimes([1_000_000]).guards(before_ms=60_000, after_ms=60_000)
-    closes = [close_at_ms(1_000_000, late_ms, guards, grace_ms=3_600_000) for late_ms in (0, 1_000, 59_000)]
+    closes = [close_at_ms(1_000_000, late_ms, guards, defer_max_ms=3_600_000) for late_ms in (0, 1_000, 59_000)]
     assert closes == [1_060_001, 1_061_001, 1_119_001]
 
 
@@ -60,12 +60,12 @@ def test_closes_go_on_past_several_stages() -> None:
     """A moment that comes near the next stage is put off again."""
     guards = DueTimes([1_000_000, 1_150_000]).guards(before_ms=60_000, after_ms=60_000)
     assert guards.spans == ((940_000, 1_060_000), (1_090_000, 1_210_000))
-    assert close_at_ms(1_000_000, 10_000, guards, grace_ms=3_600_000) == 1_070_001
-    assert close_at_ms(1_000_000, 40_000, guards, grace_ms=3_600_000) == 1_250_001
+    assert close_at_ms(1_000_000, 10_000, guards, defer_max_ms=3_600_000) == 1_070_001
+    assert close_at_ms(1_000_000, 40_000, guards, defer_max_ms=3_600_000) == 1_250_001
 
 
-def test_closes_are_not_put_off_beyond_the_grace() -> None:
-    """Stages without end: closed within the grace all the same, and spread there, too."""
+def test_closes_are_not_put_off_for_ever() -> None:
+    """Stages without end: closed within the bound all the same, and spread there, too."""
     guards = DueTimes(range(0, 100_000_000, 60_000)).guards(before_ms=60_000, after_ms=60_000)
-    closes = [close_at_ms(1_000_000, late_ms, guards, grace_ms=600_000) for late_ms in (0, 20_000, 40_000)]
+    closes = [close_at_ms(1_000_000, late_ms, guards, defer_max_ms=600_000) for late_ms in (0, 20_000, 40_000)]
     assert closes == [1_600_000, 1_580_000, 1_560_000]
