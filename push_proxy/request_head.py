@@ -122,9 +122,9 @@ class HeadBuffer:
     __slots__ = ("_held", "_max_head_bytes", "_max_line_bytes", "_searched", "rest")
 
     def __init__(self, max_head_bytes: int, max_line_bytes: int = MAX_REQUEST_LINE_BYTES) -> None:
-        assert max_head_bytes > max_line_bytes + len(_END) > 0
+        assert max_head_bytes > 2 * len(_END)
         self._max_head_bytes = max_head_bytes
-        self._max_line_bytes = max_line_bytes
+        self._max_line_bytes = min(max_line_bytes, max_head_bytes - len(_END))
         self._held: bytearray | None = None
         self._searched = 0
         self.rest = b""

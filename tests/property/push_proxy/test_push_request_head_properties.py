@@ -5,6 +5,8 @@ What is compared with what is told in tests/fuzz/request_head_check.py.
 
 from __future__ import annotations
 
+import base64
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,3 +173,35 @@ def test_many_headers(count: int, same: bool) -> None:
         assert verdict.status == 431
     else:
         assert isinstance(verdict, RequestHead)
+
+
+_TOKENS = st.text("abcXYZ019-_.", min_size=1, max_size=60)
+_KEYS = st.binary(min_size=16, max_size=16).map(lambda key: base64.b64encode(key).decode())
+
+
+@_slow
+@given(data=st.data(), keys=st.tuples(_KEYS, _KEYS), tokens=st.tuples(_TOKENS, _TOKENS))
+def test_key_and_token_change_nothing_else(data: st.DataObject, keys: tuple[str, str], tokens: tuple[str, str]) -> None:
+    """Heads that differ in good keys and tokens alone have one verdict and the same other fields.
+
+    On this rests that the heads of one kind of device need to be judged only once.
+    """
+    rest = data.draw(heads()).decode("latin-1").split("\r\n")
+    cuts = [data.draw(st.integers(1, len(rest))) for _ in range(2)]
+    verdicts = []
+    for key, token in zip(keys, tokens, strict=True):
+        lines = list(rest)
+        lines.insert(cuts[0], f"Sec-WebSocket-Key: {key}")
+        lines.insert(cuts[1], f"Authorization: Bearer {token}")
+        stream = "\r\n".join(lines).encode("latin-1")
+        verdicts.append(check(stream, [stream], 8192))
+    one, other = verdicts
+    assert type(one) is type(other)
+    if isinstance(one, MalformedHead) and isinstance(other, MalformedHead):
+        assert (one.status, one.detail, one.field) == (other.status, other.detail, other.field)
+    if isinstance(one, RequestHead) and isinstance(other, RequestHead):
+        assert (one.method, one.target) == (other.method, other.target)
+        own = {b"sec-websocket-key", b"authorization"}
+        assert {n: v for n, v in one._fields.items() if n not in own} == {
+            n: v for n, v in other._fields.items() if n not in own
+        }

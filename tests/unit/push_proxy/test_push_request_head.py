@@ -296,6 +296,14 @@ def test_a_head_of_just_the_limit() -> None:
     assert error.status == 431
 
 
+def test_a_small_limit_holds_for_the_request_line_too() -> None:
+    """A limit below that of request lines, which then never apply."""
+    assert isinstance(feed_all(head(), 3, limit=64), RequestHead)
+    error = feed_all(b"GET /" + b"a" * 2000, 10, limit=64)
+    assert isinstance(error, MalformedHead)
+    assert error.status == 414
+
+
 @pytest.mark.parametrize(
     ("data", "status", "at_byte"),
     [
