@@ -85,7 +85,9 @@ class PushSettings(ServiceSettings):
         60.0, ge=0, description="No life and no expired token ends a connection this close to a due stage."
     )
     stage_guard_longest_s: float = Field(
-        900.0, gt=0, description="Guards that run into each other for longer are not kept, and no expired token is spared longer."
+        900.0,
+        gt=0,
+        description="Guards that run into each other for longer are not kept; nor is any token spared longer.",
     )
     ping_s: float = Field(30.0, gt=0, description="Interval of pings; below the 60 s after which middleboxes forget.")
     pong_deadline_s: float = Field(10.0, gt=0, description="Wait for a pong; finds half-open connections.")
