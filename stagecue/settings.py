@@ -39,7 +39,8 @@ class InstallationSettings(ServiceSettings):
     link_told: str | None = Field(
         None,
         description="ip:port of the push node's listener for routers as its lease tells it, where something stands "
-        "between, a proxy or NAT; default: link_host and its port.",
+        "between, a proxy or NAT; with several workers it is the first one's, the others' ports rise by two. Default: "
+        "link_host and its port.",
     )
     push_workers: int = Field(
         1, ge=1, le=128, description="Push nodes behind the one device port, a process each; one per core is plenty."
