@@ -187,8 +187,9 @@ def fanout(devices: int, peers: str, rounds: int, as_json: bool) -> None:
 @click.option("--devices", type=click.IntRange(1), default=15_000, show_default=True, help="Devices of each server.")
 @_peers_option
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Alternating rounds.")
+@click.option("--variants/--no-variants", default=True, help="Our other protocols and EdDSA tokens, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def connect(devices: int, peers: str, rounds: int, as_json: bool) -> None:
+def connect(devices: int, peers: str, rounds: int, variants: bool, as_json: bool) -> None:
     """CPU of a connect and memory of a device on a push node, beside its peers'.
 
     A connect: upgrade, a token of its own verified, two topics, continuity, one replayed broadcast. Promised: at most
@@ -196,7 +197,8 @@ def connect(devices: int, peers: str, rounds: int, as_json: bool) -> None:
     """
     from loadtest.bench.push.connect import ConnectOptions, run_connect
 
-    raise SystemExit(run_connect(ConnectOptions(devices=devices, peers=peers, rounds=rounds), as_json=as_json))
+    options = ConnectOptions(devices=devices, peers=peers, rounds=rounds, variants=variants)
+    raise SystemExit(run_connect(options, as_json=as_json))
 
 
 @bench.command(

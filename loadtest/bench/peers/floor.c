@@ -2,8 +2,8 @@
  *
  *     floor
  *
- * Listens on a free port of 127.0.0.1 and says {"port":N}. Any request ending in an empty line is answered with the same
- * 101 response, unread; what a client sends afterwards is read and dropped. Commands on standard input:
+ * Listens on a free port of 127.0.0.1 and says {"port":N}. Any request ending in an empty line is answered with the
+ * same 101 response, unread; what a client sends afterwards is read and dropped. Commands on standard input:
  *
  *     send HEX      non-blocking send() of these bytes to every client; answers {"written":N,"blocked":N}
  *

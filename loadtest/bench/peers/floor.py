@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from contract.broadcast import Broadcast
+from contract.tokens import KeyRing
 from device_sim.wire import TEXT
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.peers.frames import server_frame
 from loadtest.bench.peers.programs import compiled
+from loadtest.bench.push.dialect import Dialect, bare
 from loadtest.bench.push.line_member import LineMember
-from loadtest.bench.push.subject import Marker
 
 __all__ = ["FloorPeer"]
 
@@ -20,8 +21,6 @@ __all__ = ["FloorPeer"]
 class FloorPeer(LineMember):
     role: ClassVar[str] = "floor"
     does: ClassVar[str] = "accept, one fixed answer; nothing checked, nothing replayed"
-    takes_frame: ClassVar[bool] = False
-    checks_tokens: ClassVar[bool] = False
 
     def __init__(self, directory: Path, *, core: int) -> None:
         super().__init__("floor", directory, core=core)
@@ -33,11 +32,12 @@ class FloorPeer(LineMember):
         return self._port
 
     @property
-    def ready_when(self) -> Sequence[Marker]:
-        return ()
+    def dialect(self) -> Dialect:
+        return bare("/")
 
-    def path(self) -> str:
-        return "/"
+    @property
+    def token_ring(self) -> KeyRing | None:
+        return None
 
     async def prepare(self) -> None:
         self._path = await compiled("floor")

@@ -1,13 +1,14 @@
 /* Many devices in one thread: connects them, counts what each receives and when, and probes the server meanwhile.
  *
- *     load PORT CONNECTIONS WINDOW SOURCES BLOCK PROBES [COUNT MARKER]...
+ *     load PORT CONNECTIONS WINDOW SOURCES BLOCK PROBES messages|events [COUNT MARKER]...
  *
- * Device i connects from 127.BLOCK.y.z, of which it uses SOURCES addresses in turn, at most WINDOW at once on their way.
- * It is ready once every MARKER came in COUNT text messages. The first PROBES devices measure round trips when asked.
+ * Device i connects from 127.BLOCK.y.z, one of SOURCES addresses in turn, at most WINDOW at once on their way.
+ * It is ready once every MARKER came in COUNT messages: of a WebSocket, or server-sent events. The first PROBES devices
+ * measure round trips when asked.
  * Commands on standard input, each answered with one line of JSON, in order:
  *
- *     connect TIMEOUT_MS REQUESTS FRAME    REQUESTS: a file of upgrade requests, one per device, each after its size (u32,
- *                                          little-endian); FRAME: a file sent as it is after the upgrade, or -
+ *     connect TIMEOUT_MS REQUESTS FRAME    REQUESTS: a file of requests, one per device, each after its size
+ *                                          (u32, little-endian); FRAME: a file sent as it is after the answer, or -
  *         {"ready":N,"refused":N,"failed":N,"lost":N,"wall_us":N,"error":"..."}
  *     expect TIMEOUT_MS PROBING MARKER     answers {"armed":true}, and once every ready device received a text message
  *                                          with MARKER, or at the end of the time,
@@ -57,7 +58,7 @@ struct probe {
     int64_t sent_ns, asked_ns; /* asked_ns: 0 unless a ping is under way */
 };
 
-static int epoll, port, total, window, sources, block, probes, marker_count;
+static int epoll, port, total, window, sources, block, probes, events_mode, marker_count;
 static struct device *devices;
 static struct marker markers[MARKERS_MAX];
 static struct probe probe_of[PROBES_MAX];
@@ -180,7 +181,7 @@ static size_t upgraded(struct device *device, const char *bytes, size_t size) {
         if (size > 16384) drop(device, &refused);
         return 0;
     }
-    if (size < 12 || memcmp(bytes, "HTTP/1.1 101", 12)) {
+    if (size < 12 || memcmp(bytes, events_mode ? "HTTP/1.1 200" : "HTTP/1.1 101", 12)) {
         note_error("refused", bytes, size);
         drop(device, &refused);
         return 0;
@@ -275,6 +276,14 @@ static size_t take_frame(struct device *device, const char *bytes, size_t size) 
     return start + length;
 }
 
+/* The same of a server-sent event, which ends in an empty line. */
+static size_t take_event(struct device *device, const char *bytes, size_t size) {
+    const char *end = memmem(bytes, size, "\n\n", 2);
+    if (!end) return 0;
+    text_message(device, bytes, (size_t)(end - bytes));
+    return (size_t)(end + 2 - bytes);
+}
+
 static void keep_rest(struct device *device, const char *bytes, size_t size) {
     char *rest = size ? malloc(size) : NULL;
     if (size && !rest) die("out of memory");
@@ -298,7 +307,7 @@ static void readable(struct device *device) {
     size_t at = 0, size = kept + (size_t)got;
     if (device->state == UPGRADING) at = upgraded(device, buffer, size);
     while (device->state == OPEN || device->state == READY) {
-        size_t took = take_frame(device, buffer + at, size - at);
+        size_t took = (events_mode ? take_event : take_frame)(device, buffer + at, size - at);
         if (!took) break;
         at += took;
     }
@@ -453,17 +462,18 @@ static void obey(char *line) {
 }
 
 static void set_up(int argc, char **argv) {
-    if (argc < 7 || (argc - 7) % 2 || (argc - 7) / 2 > MARKERS_MAX) die("usage: see load.c");
+    if (argc < 8 || argc % 2 || (argc - 8) / 2 > MARKERS_MAX) die("usage: see load.c");
     port = atoi(argv[1]);
     total = atoi(argv[2]);
     window = atoi(argv[3]);
     sources = atoi(argv[4]);
     block = atoi(argv[5]);
     probes = atoi(argv[6]);
+    events_mode = !strcmp(argv[7], "events");
     if (total < 1 || window < 1 || sources < 1 || sources > 62500 || block < 1 || block > 254 || probes < 0 ||
         probes > PROBES_MAX || probes > total)
         die("usage: see load.c");
-    for (int at = 7; at < argc; at += 2)
+    for (int at = 8; at < argc; at += 2)
         markers[marker_count++] = (struct marker){(unsigned)atoi(argv[at]), argv[at + 1], strlen(argv[at + 1])};
     rtt_room = 1 << 20;
     devices = calloc((size_t)total, sizeof *devices);

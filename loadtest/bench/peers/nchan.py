@@ -11,9 +11,10 @@ from typing import ClassVar, Final
 import aiohttp
 
 from contract.broadcast import Broadcast
+from contract.tokens import KeyRing
 from loadtest.bench.outcome import CouldNotRun
+from loadtest.bench.push.dialect import Dialect, Marker, bare
 from loadtest.bench.push.line_member import on_core
-from loadtest.bench.push.subject import Marker
 from loadtest.cluster.member import Member, port_answers, program
 from loadtest.cluster.ports import PortBlocks, reserve_ports
 
@@ -67,8 +68,6 @@ http {{
 class NchanPeer(Member):
     role: ClassVar[str] = "nchan"
     does: ClassVar[str] = "upgrade, 1 channel, 1 message replayed; no token"
-    takes_frame: ClassVar[bool] = False
-    checks_tokens: ClassVar[bool] = False
 
     def __init__(self, directory: Path, *, core: int) -> None:
         super().__init__("nchan", directory / "nchan")
@@ -81,11 +80,12 @@ class NchanPeer(Member):
         return self._ports[0]
 
     @property
-    def ready_when(self) -> Sequence[Marker]:
-        return (Marker(1, '"type":"broadcast"'),)
+    def dialect(self) -> Dialect:
+        return bare("/subscribe", (Marker(1, '"type":"broadcast"'),))
 
-    def path(self) -> str:
-        return "/subscribe"
+    @property
+    def token_ring(self) -> KeyRing | None:
+        return None
 
     def command(self) -> Sequence[str]:
         return on_core(self._core, [_nginx(), "-p", str(self.directory), "-c", str(self._configuration)])

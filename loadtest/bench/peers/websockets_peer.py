@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import msgspec
 
 from contract.broadcast import Broadcast
+from contract.tokens import KeyRing
 from loadtest.bench.push.chain import TOPICS
+from loadtest.bench.push.dialect import STREAM, Dialect, Marker
 from loadtest.bench.push.line_member import LineMember
 from loadtest.bench.push.rings import NodeRings
-from loadtest.bench.push.subject import Marker
 
 __all__ = ["WebsocketsPeer"]
 
@@ -21,8 +22,6 @@ __all__ = ["WebsocketsPeer"]
 class WebsocketsPeer(LineMember):
     role: ClassVar[str] = "websockets"
     does: ClassVar[str] = "upgrade, token verified, subscribe parsed, continuity, 1 replayed"
-    takes_frame: ClassVar[bool] = True
-    checks_tokens: ClassVar[bool] = True
 
     def __init__(self, directory: Path, *, core: int, rings: NodeRings) -> None:
         super().__init__("websockets", directory, core=core)
@@ -34,11 +33,13 @@ class WebsocketsPeer(LineMember):
         return self._port
 
     @property
-    def ready_when(self) -> Sequence[Marker]:
-        return (Marker(len(TOPICS), '"verdict":"complete"'), Marker(1, '"type":"broadcast"'))
+    def dialect(self) -> Dialect:
+        markers = (Marker(len(TOPICS), '"verdict":"complete"'), Marker(1, '"type":"broadcast"'))
+        return STREAM._replace(ready_when=markers)
 
-    def path(self) -> str:
-        return "/v1/stream"
+    @property
+    def token_ring(self) -> KeyRing | None:
+        return self._rings.device_ring()
 
     def program(self) -> Sequence[str]:
         return [sys.executable, "-m", "loadtest.bench.peers.websockets_child", str(self._rings_path)]

@@ -19,16 +19,20 @@ from loadtest.bench.peers.websockets_peer import WebsocketsPeer
 from loadtest.bench.push.chain import Chain
 from loadtest.bench.push.contender import Contender
 from loadtest.bench.push.cores import Cores
+from loadtest.bench.push.dialect import EVENTS, GRAPHQL, STREAM
 from loadtest.bench.push.load import LoadProcess
 from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.push.subject import Subject
 from push_proxy.settings import PushSettings
 
-__all__ = ["OURS", "PEERS", "Arena", "check_devices", "check_peers", "open_arena"]
+__all__ = ["OURS", "PEERS", "VARIANTS", "Arena", "check_devices", "check_peers", "open_arena", "open_variant"]
 
 OURS: Final = "stagecue"
 PEERS: Final = ("floor", "websockets", "nchan")
+VARIANTS: Final = ("eddsa", "graphql", "sse")
+"""Our node again, its devices with tokens of another kind, or speaking another protocol."""
+_DIALECTS: Final = {"graphql": GRAPHQL, "sse": EVENTS}
 _OTHER_FILES: Final = 200
 """Files a process needs besides its sockets, generously."""
 _FIRST_BLOCK: Final = 41
@@ -74,43 +78,71 @@ async def open_arena(
     peers: Sequence[str], *, devices: int, cores: Cores, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[Arena]:
     """Start our node, the peers and the devices' processes; nobody is connected yet. Raises CouldNotRun."""
-    defaults = PushSettings()
-    ack = AckRequest(defaults.ack_one_in, defaults.ack_within_ms) if defaults.ack_one_in else None
-    rings = new_rings()
     async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-bench-")))
+        room = _Room(stack, cores, devices, environment)
+        yield Arena([await room.enter(name) for name in (OURS, *peers)], cores)
+
+
+@asynccontextmanager
+async def open_variant(
+    variant: str, *, devices: int, cores: Cores, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Contender]:
+    """A fresh node of ours for one of VARIANTS alone. Raises CouldNotRun."""
+    async with AsyncExitStack() as stack:
+        yield await _Room(stack, cores, devices, environment).enter(variant)
+
+
+class _Room:
+    """Where servers under test are started; the stack ends them."""
+
+    def __init__(
+        self, stack: AsyncExitStack, cores: Cores, devices: int, environment: Mapping[str, str] | None
+    ) -> None:
+        self._stack = stack
+        self._cores = cores
+        self._devices = devices
+        self._environment = environment
+        self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-bench-")))
+        self._rings = new_rings()
+        self._block = _FIRST_BLOCK
+        self._defaults = PushSettings()
+
+    async def enter(self, name: str) -> Contender:
+        """Start it and its devices' process, and see what memory it has before anybody connects."""
+        ack_one_in, within_ms = self._defaults.ack_one_in, self._defaults.ack_within_ms
         # A chain each: a node that did not get all of its own would rightly look for what is missing.
-        chains = [Chain(now_ms, ack=ack) for _ in range(1 + len(peers))]
-        ours = PushNodeSubject(directory, core=cores.server, rings=rings, chain=chains[0], environment=environment)
-        subjects: list[Subject] = [ours, *(_peer(name, directory, cores, ours) for name in peers)]
-        contenders = []
-        for number, (subject, chain) in enumerate(zip(subjects, chains, strict=True)):
-            stack.push_async_callback(subject.stop)
-            await subject.start()
-            load = LoadProcess(
-                f"load-{subject.name}", directory, core=cores.load, port=subject.port, devices=devices,
-                block=_FIRST_BLOCK + number, ready_when=subject.ready_when,
-            )  # fmt: skip
-            stack.push_async_callback(load.stop)
-            await load.start()
-            contenders.append(
-                Contender(
-                    subject,
-                    load,
-                    chain=chain,
-                    ring=rings.device_ring(),
-                    directory=directory,
-                    connects_per_s=defaults.handshakes_per_s if subject is ours else math.inf,
-                )
-            )
-        for contender in contenders:
-            await contender.take_baseline()
-        yield Arena(contenders, cores)
+        chain = Chain(now_ms, ack=AckRequest(ack_one_in, within_ms) if ack_one_in else None)
+        subject = self._subject(name, chain)
+        self._stack.push_async_callback(subject.stop)
+        await subject.start()
+        load = LoadProcess(
+            f"load-{name}", self._directory, core=self._cores.load, port=subject.port, devices=self._devices,
+            block=self._block, dialect=subject.dialect,
+        )  # fmt: skip
+        self._block += 1
+        self._stack.push_async_callback(load.stop)
+        await load.start()
+        contender = Contender(
+            subject,
+            load,
+            chain=chain,
+            directory=self._directory,
+            connects_per_s=self._defaults.handshakes_per_s if name not in PEERS else math.inf,
+        )
+        await contender.take_baseline()
+        return contender
 
-
-def _peer(name: str, directory: Path, cores: Cores, ours: PushNodeSubject) -> Subject:
-    if name == "floor":
-        return FloorPeer(directory, core=cores.server)
-    if name == "nchan":
-        return NchanPeer(directory, core=cores.server)
-    return WebsocketsPeer(directory, core=cores.server, rings=ours.rings)
+    def _subject(self, name: str, chain: Chain) -> Subject:
+        directory, core, rings = self._directory, self._cores.server, self._rings
+        if name == "floor":
+            return FloorPeer(directory, core=core)
+        if name == "nchan":
+            return NchanPeer(directory, core=core)
+        if name == "websockets":
+            return WebsocketsPeer(directory, core=core, rings=rings)
+        if name == "eddsa":
+            rings = rings.with_eddsa()
+        return PushNodeSubject(
+            directory, core=core, rings=rings, chain=chain, name=name, environment=self._environment,
+            dialect=_DIALECTS.get(name, STREAM), token_ring=rings.eddsa_ring() if name == "eddsa" else None,
+        )  # fmt: skip

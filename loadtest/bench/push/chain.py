@@ -9,7 +9,6 @@ from typing import Final
 from contract.broadcast import Broadcast
 from contract.frames import AckRequest, Held, SubscribeFrame, broadcast_frame, encode_frame
 from contract.schedule import PlannedStage, TopicSchedule
-from device_sim.wire import TEXT, masked_frame
 
 __all__ = ["TOPICS", "Chain"]
 
@@ -65,7 +64,3 @@ class Chain:
         cursors = {TOPICS[0]: self._latest[TOPICS[0]][0], TOPICS[1]: self._latest[TOPICS[1]][1]}
         held = {topic: Held(version=_VERSION, revision=_REVISION) for topic in TOPICS}
         return SubscribeFrame(topics=dict(cursors), held=held)
-
-    def subscribe_frame(self, mask: bytes) -> bytes:
-        """The same on the wire."""
-        return masked_frame(TEXT, encode_frame(self.subscribe()), mask)

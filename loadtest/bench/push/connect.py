@@ -15,14 +15,23 @@ import msgspec
 
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.outcome import CouldNotRun, ExitCode
-from loadtest.bench.push.arena import OURS, Arena, check_devices, check_peers, open_arena
+from loadtest.bench.push.arena import (
+    OURS,
+    VARIANTS,
+    Arena,
+    check_devices,
+    check_peers,
+    open_arena,
+    open_variant,
+)
 from loadtest.bench.push.contender import ConnectRound, Contender
-from loadtest.bench.push.cores import choose_cores, kept_on
+from loadtest.bench.push.cores import Cores, choose_cores, kept_on
 from loadtest.bench.push.judging import invalid_rounds, ratio_of
 from loadtest.bench.report import Reporter
 
 __all__ = ["LIMITS", "ConnectFigures", "ConnectLimits", "ConnectOptions", "measure_connect", "run_connect"]
 
+_VARIANT_ROUNDS: Final = 3
 RECONNECTS: Final = 3
 """Rounds after the first, after which memory is looked at again."""
 
@@ -32,8 +41,9 @@ class ConnectLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     us_per_connect_max: float = 75.0
     bytes_per_device_max: float = 2_500.0
-    growth_max: float = 1.05
-    """Memory after reconnects to memory before: what is more than noise of the allocator."""
+    growth_share_max: float = 0.05
+    growth_bytes_max: float = 1 << 20
+    """Memory after reconnects above that before, the larger of both: an allocator asks for a megabyte at a time."""
 
 
 LIMITS: Final = ConnectLimits()
@@ -43,6 +53,8 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 15_000
     peers: str = "floor,websockets,nchan"
     rounds: int = 9
+    variants: bool = True
+    """Measure our node's other protocols and tokens, too."""
     environment: Mapping[str, str] = {}
     """Settings of our node, on top of its defaults."""
 
@@ -73,6 +85,8 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
     devices: int
     sides: Sequence[ConnectSide]
     """Ours first."""
+    variants: Mapping[str, ConnectSide] = {}
+    """Ours in other protocols, or with other tokens: a process of its own each."""
     cores_shared: bool
 
     @property
@@ -90,13 +104,15 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
         for when, bytes_each in (("", ours.bytes_at_first), (" after reconnects", ours.bytes_after)):
             if bytes_each > most:
                 found.append(f"a device at rest takes {bytes_each:.0f} bytes{when}, promised <= {most:.0f}")
-        if ours.bytes_after > ours.bytes_at_first * limits.growth_max:
+        grown = (ours.bytes_after - ours.bytes_at_first) * self.devices
+        if grown > max(limits.growth_bytes_max, limits.growth_share_max * ours.bytes_at_first * self.devices):
             found.append(f"memory grew with reconnects, from {ours.bytes_at_first:.0f} to {ours.bytes_after:.0f} bytes")
         return found
 
     def invalid_because(self) -> list[str]:
         """Why the measurement does not count; empty: it does."""
-        return invalid_rounds([each for side in self.sides for each in side.rounds], shared=self.cores_shared)
+        sides = (*self.sides, *self.variants.values())
+        return invalid_rounds([each for side in sides for each in side.rounds], shared=self.cores_shared)
 
     def keys(self) -> dict[str, Any]:
         """The benchmark's keys for JSON."""
@@ -118,7 +134,16 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
                 for side in self.sides[1:]
             },
             "rounds": len(ours.rounds),
+            **self._variant_keys(),
         }
+
+    def _variant_keys(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, side in self.variants.items():
+            found[f"{name}_us_per_connect"] = round(side.us_per_connect, 2)
+            if name != "eddsa":  # a token's kind leaves nothing behind
+                found[f"{name}_bytes_per_device"] = round(side.bytes_at_first)
+        return found
 
     def tabulate(self, reporter: Reporter) -> None:
         rows: list[tuple[object, ...]] = []
@@ -126,6 +151,9 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
             ratio = "-" if side is self.ours else f"{self._ratio(side):.2f}"
             sizes = (f"{side.bytes_at_first:.0f}", f"{side.bytes_after:.0f}")
             rows.append((side.name, side.us_per_connect, ratio, *sizes))
+        for name, side in self.variants.items():
+            sizes = (f"{side.bytes_at_first:.0f}", f"{side.bytes_after:.0f}")
+            rows.append((f"{OURS}, {name}", side.us_per_connect, "-", *sizes))
         reporter.table(
             f"Connect: {self.devices} devices, {len(self.ours.rounds)} rounds",
             ("server", "CPU us per connect", "stagecue / it", "bytes per device", "after reconnects"),
@@ -152,10 +180,12 @@ async def measure_connect(options: ConnectOptions, reporter: Reporter) -> Connec
     peers, cores = check_peers(options.peers), choose_cores()
     with kept_on(cores.load):
         async with open_arena(peers, devices=options.devices, cores=cores, environment=options.environment) as arena:
-            return await _measure(options, reporter, arena)
+            sides = await _measure_sides(options, reporter, arena)
+        variants = await _measure_variants(options, reporter, cores) if options.variants else {}
+    return ConnectFigures(devices=options.devices, sides=sides, variants=variants, cores_shared=cores.shared)
 
 
-async def _measure(options: ConnectOptions, reporter: Reporter, arena: Arena) -> ConnectFigures:
+async def _measure_sides(options: ConnectOptions, reporter: Reporter, arena: Arena) -> list[ConnectSide]:
     rounds: dict[str, list[ConnectRound]] = {contender.name: [] for contender in arena.contenders}
     sizes: dict[str, list[float]] = {contender.name: [] for contender in arena.contenders}
     for contender in arena.contenders:
@@ -167,17 +197,25 @@ async def _measure(options: ConnectOptions, reporter: Reporter, arena: Arena) ->
                 rounds[contender.name].append(measured)
                 sizes[contender.name].append(bytes_each)
             progress(number + 1, options.rounds)
-    sides = [
-        ConnectSide(
-            name=contender.name,
-            does=contender.subject.does,
-            rounds=rounds[contender.name],
-            bytes_per_device=sizes[contender.name],
-        )
-        for contender in arena.contenders
-    ]
-    assert sides[0].name == OURS
-    return ConnectFigures(devices=options.devices, sides=sides, cores_shared=arena.cores.shared)
+    return [_side(contender, rounds[contender.name], sizes[contender.name]) for contender in arena.contenders]
+
+
+async def _measure_variants(options: ConnectOptions, reporter: Reporter, cores: Cores) -> dict[str, ConnectSide]:
+    found = {}
+    with reporter.progress("other protocols and tokens", len(VARIANTS)) as progress:
+        for number, name in enumerate(VARIANTS):
+            async with open_variant(
+                name, devices=options.devices, cores=cores, environment=options.environment
+            ) as contender:
+                await contender.publish_unheard()
+                measured = [await _round(contender) for _ in range(min(_VARIANT_ROUNDS, options.rounds))]
+                found[name] = _side(contender, [each for each, _ in measured], [size for _, size in measured])
+            progress(number + 1, len(VARIANTS))
+    return found
+
+
+def _side(contender: Contender, rounds: Sequence[ConnectRound], sizes: Sequence[float]) -> ConnectSide:
+    return ConnectSide(name=contender.name, does=contender.subject.does, rounds=rounds, bytes_per_device=sizes)
 
 
 async def _round(contender: Contender) -> tuple[ConnectRound, float]:

@@ -6,16 +6,13 @@ import asyncio
 import itertools
 import math
 import os
-import secrets
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import psutil
 
-from contract.tokens import KeyRing
 from loadtest.bench.cpu import others_cpu_s, tree_cpu_s
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.push.chain import TOPICS, Chain
@@ -66,7 +63,6 @@ class Contender:
         load: LoadProcess,
         *,
         chain: Chain,
-        ring: KeyRing,
         directory: Path,
         connects_per_s: float = math.inf,
     ) -> None:
@@ -76,7 +72,6 @@ class Contender:
         self.baseline_bytes = 0
         """The server's memory when ready, before the first connection ever."""
         self._chain = chain
-        self._ring = ring
         self._directory = directory
         self._connects_per_s = connects_per_s
         self._admits_at_s = -math.inf
@@ -111,20 +106,12 @@ class Contender:
 
     async def connect(self) -> ConnectRound:
         """Connect all devices, each with a token never used before."""
-        requests = self._directory / f"{self.name}.requests"
-        tokens = await asyncio.to_thread(self._tokens)
-        await asyncio.to_thread(
-            write_requests, requests, tokens, host=f"127.0.0.1:{self.subject.port}", target=self.subject.path()
-        )
-        frame = None
-        if self.subject.takes_frame:
-            frame = self._directory / f"{self.name}.frame"
-            frame.write_bytes(self._chain.subscribe_frame(secrets.token_bytes(4)))
+        requests, opening = await asyncio.to_thread(self._write_what_is_sent)
         await self.settled()
         await asyncio.sleep(max(0.0, self._admits_at_s - time.monotonic()))
         self._admits_at_s = time.monotonic() + self.devices / self._connects_per_s
         reading = _Reading(self.subject.pid, self.load.pid)
-        found = await self.load.connect(requests, frame, within_s=10.0 + self.devices / _DEVICES_PER_S)
+        found = await self.load.connect(requests, opening, within_s=10.0 + self.devices / _DEVICES_PER_S)
         cpu_s, load_cores, others_cores = reading.used()
         self._check(found)
         return ConnectRound(cpu_s / self.devices * 1e6, found.wall_us / 1e6, load_cores, others_cores)
@@ -165,11 +152,23 @@ class Contender:
             if tree_cpu_s(self.subject.pid) - before_s < _SETTLED_CORES * (time.monotonic() - began_s):
                 return
 
-    def _tokens(self) -> Sequence[str]:
+    def _write_what_is_sent(self) -> tuple[Path, Path | None]:
+        """Files of every device's request, and of what all send after the answer, if they do."""
+        dialect, ring, devices = self.subject.dialect, self.subject.token_ring, self.devices
         series = next(self._series)
-        if not self.subject.checks_tokens:
-            return [""] * self.devices
-        return device_tokens(self._ring, self.devices, now_s=time.time(), topics=TOPICS, series=series)
+        if ring is None:
+            tokens = [""] * devices
+        else:
+            tokens = device_tokens(ring, devices, now_s=time.time(), topics=TOPICS, series=series)
+        host = f"127.0.0.1:{self.subject.port}"
+        requests = self._directory / f"{self.name}.requests"
+        write_requests(requests, (dialect.request(host, token, self._chain) for token in tokens))
+        said = dialect.opening(self._chain)
+        if not said:
+            return requests, None
+        opening = self._directory / f"{self.name}.opening"
+        opening.write_bytes(said)
+        return requests, opening
 
     def _check(self, found: Connected) -> None:
         if found.ready != self.devices:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
-from contract.frames import SUBPROTOCOL
 from contract.tokens import DeviceClaims, KeyRing
-from device_sim.wire import handshake_request
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.peers.programs import compiled
+from loadtest.bench.push.dialect import Dialect
 from loadtest.bench.push.line_member import LineMember
-from loadtest.bench.push.subject import Marker
 
 __all__ = ["PROBES", "Arrivals", "Connected", "LoadProcess", "LoadStatus", "device_tokens", "write_requests"]
 
@@ -84,13 +80,11 @@ def device_tokens(ring: KeyRing, devices: int, *, now_s: float, topics: Sequence
     ]
 
 
-def write_requests(path: Path, tokens: Sequence[str], *, host: str, target: str) -> None:
-    """One upgrade request per token, readable by its owner only."""
+def write_requests(path: Path, requests: Iterable[bytes]) -> None:
+    """One request per device, readable by its owner only."""
     path.touch(mode=0o600)
     with path.open("wb") as file:
-        for token in tokens:
-            key = base64.b64encode(secrets.token_bytes(16))
-            request = handshake_request(host, target, subprotocol=SUBPROTOCOL, token=token, key=key)
+        for request in requests:
             file.write(_SIZE.pack(len(request)) + request)
 
 
@@ -108,13 +102,13 @@ class LoadProcess(LineMember):
         port: int,
         devices: int,
         block: int,
-        ready_when: Sequence[Marker],
+        dialect: Dialect,
     ) -> None:
         super().__init__(name, directory, core=core)
         self.devices = devices
         self._server_port = port
         self._block = block
-        self._ready_when = tuple(ready_when)
+        self._dialect = dialect
         self._path: Path | None = None
 
     async def prepare(self) -> None:
@@ -122,9 +116,9 @@ class LoadProcess(LineMember):
 
     def program(self) -> Sequence[str]:
         assert self._path is not None, "prepared first"
-        markers = [part for marker in self._ready_when for part in (str(marker.times), marker.text)]
+        markers = [part for marker in self._dialect.ready_when for part in (str(marker.times), marker.text)]
         numbers = (self._server_port, self.devices, _WINDOW, _SOURCES, self._block, min(PROBES, self.devices))
-        return [str(self._path), *map(str, numbers), *markers]
+        return [str(self._path), *map(str, numbers), self._dialect.mode, *markers]
 
     async def until_ready(self) -> None:
         await self.status()
@@ -132,9 +126,9 @@ class LoadProcess(LineMember):
     async def status(self) -> LoadStatus:
         return self._read(await self.ask("status"), LoadStatus)
 
-    async def connect(self, requests: Path, frame: Path | None, *, within_s: float) -> Connected:
+    async def connect(self, requests: Path, opening: Path | None, *, within_s: float) -> Connected:
         """Connect every device; returns when all are ready or went wrong, or after `within_s`."""
-        line = f"connect {int(within_s * 1000)} {requests} {frame or '-'}"
+        line = f"connect {int(within_s * 1000)} {requests} {opening or '-'}"
         return self._read(await self.ask(line, within_s=within_s + _ANSWER_SLACK_S), Connected)
 
     async def close_all(self) -> None:

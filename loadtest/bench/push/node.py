@@ -15,11 +15,11 @@ from contract.errors import NodeUnreachable
 from contract.runtime.link_handshake import NodeIdentity
 from contract.tokens import KeyRing
 from loadtest.bench.outcome import CouldNotRun
-from loadtest.bench.push.chain import TOPICS, Chain
+from loadtest.bench.push.chain import Chain
+from loadtest.bench.push.dialect import STREAM, Dialect
 from loadtest.bench.push.feed import NodeFeed
 from loadtest.bench.push.line_member import LineMember
 from loadtest.bench.push.rings import NodeReady, NodeRings
-from loadtest.bench.push.subject import Marker
 
 __all__ = ["PushNodeSubject"]
 
@@ -31,8 +31,6 @@ class PushNodeSubject(LineMember):
 
     role: ClassVar[str] = "push"
     does: ClassVar[str] = "upgrade, token verified, 2 topics, continuity, 1 replayed"
-    takes_frame: ClassVar[bool] = True
-    checks_tokens: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -44,12 +42,19 @@ class PushNodeSubject(LineMember):
         name: str = "stagecue",
         environment: Mapping[str, str] | None = None,
         shared_port: int = 0,
+        dialect: Dialect = STREAM,
+        token_ring: KeyRing | None = None,
     ) -> None:
-        """`shared_port`: where other nodes listen for devices as well; 0: a port of its own."""
+        """`shared_port`: where other nodes listen for devices as well; 0: a port of its own.
+
+        `token_ring`: signs devices' tokens; None: the node's own.
+        """
         super().__init__(name, directory, core=core, environment=environment)
         self.rings = rings
         self._chain = chain
         self._shared_port = shared_port
+        self._dialect = dialect
+        self._token_ring = token_ring or rings.device_ring()
         self._said: NodeReady | None = None
         self.feed: NodeFeed | None = None
 
@@ -59,19 +64,12 @@ class PushNodeSubject(LineMember):
         return self._said.port
 
     @property
-    def device_ring(self) -> KeyRing:
-        return self.rings.device_ring()
+    def dialect(self) -> Dialect:
+        return self._dialect
 
     @property
-    def ready_when(self) -> Sequence[Marker]:
-        return (
-            Marker(1, '"type":"welcome"'),
-            Marker(len(TOPICS), '"verdict":"complete"'),
-            Marker(1, '"replayed":true'),
-        )
-
-    def path(self) -> str:
-        return "/v1/stream"
+    def token_ring(self) -> KeyRing | None:
+        return self._token_ring
 
     def program(self) -> Sequence[str]:
         inherited = [name for name in os.environ if name.startswith(_SETTINGS_PREFIX)]

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
+from base64 import b64decode, b64encode
 
 import msgspec
 
-from contract.tokens import KeyRing
+from contract.tokens import Ed25519Key, KeyRing, RingKey
 
 __all__ = ["NodeReady", "NodeRings", "new_rings"]
 
 
 class NodeRings(msgspec.Struct, frozen=True):
-    """Secrets of a benchmark, base64, each signing."""
+    """Keys of a benchmark, base64."""
 
     device: str
     link: str
+    eddsa_private: str = ""
+
+    def with_eddsa(self) -> NodeRings:
+        """The same, and a fresh EdDSA key besides."""
+        return msgspec.structs.replace(self, eddsa_private=b64encode(secrets.token_bytes(32)).decode())
 
     def device_ring(self) -> KeyRing:
-        return KeyRing("stagecue.device", {"k1": base64.b64decode(self.device)}, "k1")
+        """What nodes hold: the shared secret that signs, and a public key if there is one."""
+        keys: dict[str, bytes | RingKey] = {"k1": b64decode(self.device)}
+        if self.eddsa_private:
+            keys["ed1"] = Ed25519Key(public=self._eddsa().public.public_bytes_raw())
+        return KeyRing("stagecue.device", keys, "k1")
+
+    def eddsa_ring(self) -> KeyRing:
+        """Signs device tokens with the private key of that public one."""
+        return KeyRing("stagecue.device", {"ed1": self._eddsa()}, "ed1")
 
     def link_ring(self) -> KeyRing:
-        return KeyRing("stagecue.link", {"k1": base64.b64decode(self.link)}, "k1")
+        return KeyRing("stagecue.link", {"k1": b64decode(self.link)}, "k1")
+
+    def _eddsa(self) -> Ed25519Key:
+        return Ed25519Key(private=b64decode(self.eddsa_private))
 
 
 class NodeReady(msgspec.Struct, frozen=True):
@@ -36,4 +52,4 @@ class NodeReady(msgspec.Struct, frozen=True):
 
 def new_rings() -> NodeRings:
     """Fresh secrets."""
-    return NodeRings(*(base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2)))
+    return NodeRings(*(b64encode(secrets.token_bytes(32)).decode() for _ in range(2)))

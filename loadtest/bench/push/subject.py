@@ -1,20 +1,14 @@
-"""A server under test, whoever made it: what a fan-out or a connect bench asks of our push node and of its peers."""
+"""A server under test, whoever made it: what the benches ask of our push node and of its peers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 from contract.broadcast import Broadcast
+from contract.tokens import KeyRing
+from loadtest.bench.push.dialect import Dialect
 
-__all__ = ["Marker", "Subject"]
-
-
-class Marker(NamedTuple):
-    """A device is ready once `text` came in so many text messages."""
-
-    times: int
-    text: str
+__all__ = ["Subject"]
 
 
 class Subject(Protocol):
@@ -23,9 +17,6 @@ class Subject(Protocol):
     name: str
     does: ClassVar[str]
     """What one connect asks of it, for the table."""
-    takes_frame: ClassVar[bool]
-    """Whether a device says something after the upgrade."""
-    checks_tokens: ClassVar[bool]
 
     @property
     def pid(self) -> int: ...
@@ -34,8 +25,13 @@ class Subject(Protocol):
     def port(self) -> int: ...
 
     @property
-    def ready_when(self) -> Sequence[Marker]:
-        """What a device that connects now receives, the last broadcast replayed; none: the upgrade alone."""
+    def dialect(self) -> Dialect:
+        """How devices speak to it."""
+        ...
+
+    @property
+    def token_ring(self) -> KeyRing | None:
+        """What its devices' tokens are signed with; None: it reads none."""
         ...
 
     async def start(self) -> None:
@@ -43,10 +39,6 @@ class Subject(Protocol):
         ...
 
     async def stop(self) -> object: ...
-
-    def path(self) -> str:
-        """Request target."""
-        ...
 
     async def publish(self, broadcast: Broadcast, payload: bytes) -> None:
         """Send it to every connected device, and keep it for those that come. Returns once it is on its way.
