@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+NODE_CLIENTS = tests/interop/node
 
 .PHONY: help setup setup-dev demo cluster test lint types kills integration bench fmt lock clean
 
@@ -42,9 +43,14 @@ types: setup-dev ## mypy, strict
 kills: setup-dev ## fifty more kill -9 of the producer and of the whole system, at random instants
 	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k random tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
 
-integration: setup-dev ## tests on Kafka, Redis and PostgreSQL, as processes of this machine
+integration: setup-dev $(NODE_CLIENTS)/node_modules/.installed ## tests on Kafka, Redis, PostgreSQL, a browser and Node clients, as processes of this machine
 	@$(BIN)/python -m loadtest.cluster.requirements
 	@$(BIN)/python -m pytest -m external_service
+
+$(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing (for Node clients): apt-get install nodejs npm" >&2; exit 2; }
+	@cd $(NODE_CLIENTS) && npm ci --silent --no-audit --no-fund
+	@touch $@
 
 bench: setup-dev ## the figures of the README
 	@$(BIN)/stagecue bench dispatch
@@ -58,4 +64,4 @@ lock: ## rewrite the lock files (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-annotate --no-header --no-emit-index-url --python-version 3.11 --extra all --group dev pyproject.toml -o requirements-dev.lock
 
 clean: ## remove the environment and what was built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info $(NODE_CLIENTS)/node_modules
