@@ -24,7 +24,7 @@ from loadtest.bench.push.arena import (
     open_arena,
     open_variant,
 )
-from loadtest.bench.push.contender import ConnectRound, Contender
+from loadtest.bench.push.contender import ConnectRound, Contender, OthersMeter
 from loadtest.bench.push.cores import Cores, choose_cores, kept_on
 from loadtest.bench.push.judging import invalid_rounds, ratio_of
 from loadtest.bench.report import Reporter
@@ -87,6 +87,8 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Ours first."""
     variants: Mapping[str, ConnectSide] = {}
     """Ours in other protocols, or with other tokens: a process of its own each."""
+    others_cores: float
+    """Used by what is no part of the benchmark, over the alternating rounds."""
     cores_shared: bool
 
     @property
@@ -112,7 +114,9 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
     def invalid_because(self) -> list[str]:
         """Why the measurement does not count; empty: it does."""
         sides = (*self.sides, *self.variants.values())
-        return invalid_rounds([each for side in sides for each in side.rounds], shared=self.cores_shared)
+        return invalid_rounds(
+            [each for side in sides for each in side.rounds], others_cores=self.others_cores, shared=self.cores_shared
+        )
 
     def keys(self) -> dict[str, Any]:
         """The benchmark's keys for JSON."""
@@ -180,9 +184,17 @@ async def measure_connect(options: ConnectOptions, reporter: Reporter) -> Connec
     peers, cores = check_peers(options.peers), choose_cores()
     with kept_on(cores.load):
         async with open_arena(peers, devices=options.devices, cores=cores, environment=options.environment) as arena:
+            others = OthersMeter()
             sides = await _measure_sides(options, reporter, arena)
+            others_cores = others.cores()
         variants = await _measure_variants(options, reporter, cores) if options.variants else {}
-    return ConnectFigures(devices=options.devices, sides=sides, variants=variants, cores_shared=cores.shared)
+    return ConnectFigures(
+        devices=options.devices,
+        sides=sides,
+        variants=variants,
+        others_cores=others_cores,
+        cores_shared=cores.shared,
+    )
 
 
 async def _measure_sides(options: ConnectOptions, reporter: Reporter, arena: Arena) -> list[ConnectSide]:

@@ -19,7 +19,7 @@ from loadtest.bench.push.chain import TOPICS, Chain
 from loadtest.bench.push.load import Arrivals, Connected, LoadProcess, device_tokens, write_requests
 from loadtest.bench.push.subject import Subject
 
-__all__ = ["ConnectRound", "Contender", "FanOutRound", "tree_rss_bytes"]
+__all__ = ["ConnectRound", "Contender", "FanOutRound", "OthersMeter", "tree_rss_bytes"]
 
 _SETTLED_CORES: Final = 0.03
 """A server that uses less than this is done with what it was given."""
@@ -35,7 +35,6 @@ class ConnectRound(msgspec.Struct, frozen=True):
     us_per_connect: float
     wall_s: float
     load_cores: float
-    others_cores: float
 
 
 class FanOutRound(msgspec.Struct, frozen=True):
@@ -46,7 +45,6 @@ class FanOutRound(msgspec.Struct, frozen=True):
     sent_at_ns: int
     arrivals: Arrivals
     load_cores: float
-    others_cores: float
 
     def arrivals_ms(self) -> list[float]:
         """From the broadcast's publication to each device."""
@@ -112,9 +110,9 @@ class Contender:
         self._admits_at_s = time.monotonic() + self.devices / self._connects_per_s
         reading = _Reading(self.subject.pid, self.load.pid)
         found = await self.load.connect(requests, opening, within_s=10.0 + self.devices / _DEVICES_PER_S)
-        cpu_s, load_cores, others_cores = reading.used()
+        cpu_s, load_cores = reading.used()
         self._check(found)
-        return ConnectRound(cpu_s / self.devices * 1e6, found.wall_us / 1e6, load_cores, others_cores)
+        return ConnectRound(cpu_s / self.devices * 1e6, found.wall_us / 1e6, load_cores)
 
     async def fan_out(self, *, probing: bool = False) -> FanOutRound:
         """One broadcast to all connected devices."""
@@ -126,7 +124,7 @@ class Contender:
         sent_at_ns = time.monotonic_ns()
         await self.subject.publish(broadcast, self._chain.payload(broadcast))
         arrivals = await self.load.arrivals(within_s=within_s)
-        cpu_s, load_cores, others_cores = reading.used()
+        cpu_s, load_cores = reading.used()
         if not arrivals.received:
             raise CouldNotRun(f"{self.name}: no device got the broadcast")
         return FanOutRound(
@@ -135,7 +133,6 @@ class Contender:
             sent_at_ns=sent_at_ns,
             arrivals=arrivals,
             load_cores=load_cores,
-            others_cores=others_cores,
         )
 
     async def disconnect(self) -> None:
@@ -179,20 +176,30 @@ class Contender:
 
 
 class _Reading:
-    """CPU of server, load and everybody else from its making on."""
+    """CPU of server and load from its making on."""
 
     def __init__(self, server_pid: int, load_pid: int) -> None:
         self._server_pid, self._load_pid = server_pid, load_pid
-        self._others_s, self._load_s = others_cpu_s(), tree_cpu_s(load_pid)
+        self._load_s = tree_cpu_s(load_pid)
         self._at_s = time.monotonic()
         self._server_s = tree_cpu_s(server_pid)
 
-    def used(self) -> tuple[float, float, float]:
-        """The server's CPU seconds, the load's cores, the cores of what is no part of the benchmark."""
+    def used(self) -> tuple[float, float]:
+        """The server's CPU seconds, and the load's cores."""
         server_s = tree_cpu_s(self._server_pid) - self._server_s
         wall_s = time.monotonic() - self._at_s
         load_s = tree_cpu_s(self._load_pid) - self._load_s
-        return server_s, load_s / wall_s, max(0.0, others_cpu_s() - self._others_s) / wall_s
+        return server_s, load_s / wall_s
+
+
+class OthersMeter:
+    """What is no part of the benchmark, from its making on; processes of ours must not end meanwhile."""
+
+    def __init__(self) -> None:
+        self._cpu_s, self._at_s = others_cpu_s(), time.monotonic()
+
+    def cores(self) -> float:
+        return max(0.0, others_cpu_s() - self._cpu_s) / (time.monotonic() - self._at_s)
 
 
 def tree_rss_bytes(pid: int) -> int:

@@ -17,7 +17,7 @@ from loadtest.bench.envelope import Envelope
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.push.arena import OURS, Arena, check_devices, check_peers, open_arena
-from loadtest.bench.push.contender import FanOutRound
+from loadtest.bench.push.contender import FanOutRound, OthersMeter
 from loadtest.bench.push.cores import choose_cores, kept_on
 from loadtest.bench.push.judging import invalid_rounds, ratio_of
 from loadtest.bench.report import Reporter
@@ -52,6 +52,8 @@ class FanOutFigures(msgspec.Struct, frozen=True, kw_only=True):
     devices: int
     rounds: Mapping[str, Sequence[FanOutRound]]
     probed: Sequence[FanOutRound]
+    others_cores: float
+    """Used by what is no part of the benchmark, over the alternating rounds."""
     cores_shared: bool
 
     @property
@@ -102,7 +104,7 @@ class FanOutFigures(msgspec.Struct, frozen=True, kw_only=True):
     def invalid_because(self) -> list[str]:
         """Why the measurement does not count; empty: it does."""
         rounds = [each for name in self.rounds for each in self.rounds[name]]
-        found = invalid_rounds(rounds, shared=self.cores_shared)
+        found = invalid_rounds(rounds, others_cores=self.others_cores, shared=self.cores_shared)
         if len({each.arrivals.bytes for each in rounds}) > 1:
             found.append("servers sent messages of different sizes")
         blind_ms = max(each.arrivals.blind_us_max for each in self.probed) / 1000
@@ -175,6 +177,7 @@ async def _measure(options: FanOutOptions, reporter: Reporter, arena: Arena) -> 
             await contender.connect()
             progress((number + 1) * options.devices, options.devices * len(arena.contenders))
     found: dict[str, list[FanOutRound]] = {contender.name: [] for contender in arena.contenders}
+    others = OthersMeter()
     with reporter.progress("rounds", options.rounds) as progress:
         for number in range(-1, options.rounds):
             for contender in arena.turn(number):
@@ -182,13 +185,20 @@ async def _measure(options: FanOutOptions, reporter: Reporter, arena: Arena) -> 
                 if number >= 0:  # the first of all warms caches up, the server's and the kernel's
                     found[contender.name].append(measured)
             progress(number + 1, options.rounds)
+    others_cores = others.cores()
     probed = []
     probe_rounds = max(_PROBE_ROUNDS_MIN, options.rounds)
     with reporter.progress("fan-outs probed", probe_rounds) as progress:
         for number in range(probe_rounds):
             probed.append(await arena.ours.fan_out(probing=True))
             progress(number + 1, probe_rounds)
-    return FanOutFigures(devices=options.devices, rounds=found, probed=probed, cores_shared=arena.cores.shared)
+    return FanOutFigures(
+        devices=options.devices,
+        rounds=found,
+        probed=probed,
+        others_cores=others_cores,
+        cores_shared=arena.cores.shared,
+    )
 
 
 def run_fanout(options: FanOutOptions, *, as_json: bool = False) -> int:

@@ -16,18 +16,18 @@ class Judged(Protocol):
     @property
     def load_cores(self) -> float: ...
 
-    @property
-    def others_cores(self) -> float: ...
-
 
 def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Median and quartiles of the rounds' ratios."""
     return ratio_of_rounds([Round(a, b) for a, b in zip(ours, theirs, strict=True)])
 
 
-def invalid_rounds(rounds: Sequence[Judged], *, shared: bool) -> list[str]:
-    """Why rounds do not count; empty: they do. One bad round spoils no median, half of them do."""
-    found = others_invalid(statistics.median(each.others_cores for each in rounds))
+def invalid_rounds(rounds: Sequence[Judged], *, others_cores: float, shared: bool) -> list[str]:
+    """Why rounds do not count; empty: they do. One bad round spoils no median, half of them do.
+
+    `others_cores`: what was no part of the benchmark used that many, over all rounds; `shared`: server and load one.
+    """
+    found = others_invalid(others_cores)
     load_cores = statistics.median(each.load_cores for each in rounds)
     if load_cores > GeneratorLimits().cores_max:
         found.append(
