@@ -115,7 +115,12 @@ METRICS: Final[tuple[Described, ...]] = (
     Described("holes_reported", "counter", (), "Holes that devices reported."),
     Described("verdicts", "counter", ("verdict",), "Continuity told to subscribers (R15)."),
     Described("deliveries", "counter", ("kind",), "Broadcast frames written to devices; live, replayed, or coalesced."),
-    Described("sent_bytes", "counter", ("kind",), "Bytes of those frames, and of all others."),
+    Described(
+        "sent_bytes",
+        "counter",
+        ("kind",),
+        "Bytes written: of fan-outs (live), and of answers to one subscriber.",
+    ),
     Described("acks", "counter", (), "Broadcasts that devices acknowledged when asked to."),
     Described("fanouts", "counter", (), "Fan-out jobs finished."),
     Described("fanout_jobs", "gauge", (), "Fan-out jobs not finished."),
@@ -140,6 +145,8 @@ _SERIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """Counter names that are one series of a labelled metric."""
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _STALL_BUCKETS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+_LIVE: Final = ("live",)
+_ANSWERS: Final = ("answers",)
 _NO_STATUS: Final = 1005
 _BROKEN: Final = 1006
 _CODES: Final = {int(code): str(int(code)) for code in (*CloseCode, *GraphqlCloseCode)} | {
@@ -224,16 +231,16 @@ class NodeMetrics:
         self._ended[protocol] += 1
 
     def delivered(self, kind: DeliveryKind, count: int, nbytes: int) -> None:
-        """`count` broadcast frames of `nbytes` in all were written: call it once per fan-out job.
+        """`count` broadcast frames were written, by a fan-out of `nbytes` in all: call it once per fan-out job.
 
         The same series as `count("written")` and `count("replayed")`, which it replaces.
         """
         self._deliveries[(kind,)] += count
-        self._sent_bytes[(kind,)] += nbytes
+        self._sent_bytes[_LIVE] += nbytes
 
-    def wrote(self, nbytes: int) -> None:
-        """Bytes of anything but broadcasts: answers, schedules, control frames."""
-        self._sent_bytes[("other",)] += nbytes
+    def answered(self, nbytes: int) -> None:
+        """Bytes of an answer to one subscriber: verdict, replay and schedule."""
+        self._sent_bytes[_ANSWERS] += nbytes
 
     def stall(self, seconds: float) -> None:
         """How late the loop was at one look; from the tick, about 20 times a second."""
@@ -300,7 +307,7 @@ def _all_at_zero() -> dict[str, dict[tuple[str, ...], int]]:
         "handshakes": get_args(HandshakeOutcome),
         "sessions": get_args(StreamProtocol),
         "deliveries": kinds,
-        "sent_bytes": (*kinds, "other"),
+        "sent_bytes": (*_LIVE, *_ANSWERS),
         "verdicts": ("complete", "gap", "ahead", "pending"),
         "closes": (),
     }

@@ -81,6 +81,7 @@ class StreamNode:
         )
         metrics.gauge("topics", lambda: len(self._topics))
         metrics.gauge("subscriptions", lambda: self._hub.subscription_count)
+        metrics.gauge("open_holes", lambda: self.open_holes)
         metrics.gauge("fanout_jobs", lambda: self._fanout.waiting)
 
     # Devices.
@@ -139,6 +140,7 @@ class StreamNode:
             self._metrics.delivered("replayed", len(ready.replayed), 0)
             for timestamp in ready.replayed:
                 self._tally.replayed(topic, timestamp, now_s=now_s)
+        self._metrics.answered(len(ready.frames))
         device.write(ready.frames)
 
     def _register(self, followed: FollowedTopic, subscription: Subscription) -> None:
@@ -162,6 +164,7 @@ class StreamNode:
         if subscription is not None and timestamp > subscription.acked:
             subscription.acked = timestamp
             if self._knows(topic, timestamp):
+                self._metrics.count("acks")
                 self._tally.acked(topic, timestamp, now_s=self._clock.monotonic_s())
 
     def hole_reported(self, device: DevicePort, topic: str, timestamp: int) -> None:
@@ -169,6 +172,7 @@ class StreamNode:
         if subscription is not None and timestamp > subscription.hole_told:
             subscription.hole_told = timestamp
             if self._knows(topic, timestamp):
+                self._metrics.count("holes_reported")
                 self._tally.hole_told(topic, timestamp, now_s=self._clock.monotonic_s())
 
     # Routers.
@@ -425,8 +429,9 @@ class StreamNode:
             subscription.told_revision = schedule.revision
             assert followed.prepared_schedule is not None
             frames.append(followed.prepared_schedule)
-        subscription.sink.send(frames)
         form = subscription.sink.form
+        self._metrics.answered(sum([len(frame.in_form(form)) for frame in frames]))
+        subscription.sink.send(frames)
         if first and form in JOINABLE and answer.verdict in ("complete", "gap"):
             followed.keep_answer(
                 form,
