@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final, Literal, NamedTuple
 
 from contract.errors import InvalidRequest
@@ -22,7 +22,6 @@ __all__ = [
     "Room",
     "Source",
     "TokenBucket",
-    "address_key",
     "capacity",
     "parse_networks",
 ]
@@ -33,7 +32,8 @@ Room = Literal["yes", "full", "draining", "too_fast", "address"]
 
 
 _LANE_MIN: Final = 64
-_IPV6_PREFIX: Final = 64
+_MAPPED: Final = 0xFFFF
+"""What precedes an IPv4 address mapped into IPv6, in the 96 bits above it."""
 
 
 class Capacity(NamedTuple):
@@ -109,13 +109,14 @@ class Source:
 class Admission:
     """Counts sockets and addresses, and decides. Memory: one Source per address connected, and the idle ones."""
 
-    __slots__ = ("_active", "_address_open_max", "_bucket", "_idle", "_limits", "_open", "draining")
+    __slots__ = ("_active", "_address_open_max", "_bucket", "_exempt", "_idle", "_limits", "_open", "draining")
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
         self._bucket = TokenBucket(limits.handshakes_per_s, limits.handshake_burst)
         per_address = limits.connections_per_address
         self._address_open_max = per_address + max(_LANE_MIN, per_address // 10)
+        self._exempt = _Exempt(limits.exempt)
         self._active: dict[str, Source] = {}
         self._idle: OrderedDict[str, Source] = OrderedDict()
         self._open = 0
@@ -136,7 +137,7 @@ class Admission:
         """A socket was accepted from `host`; None: cut it off at once, without an answer and without `closed`."""
         if self._open >= self._limits.capacity.open:
             return None
-        key = host if ":" not in host else self._key(host)
+        key = host if ":" not in host else self._exempt.key_of_ipv6(host)
         source = self._active.get(key)
         if source is None:
             source = self._idle.pop(key, None) or self._new_source(key)
@@ -182,29 +183,48 @@ class Admission:
         used = min(1.0, max(0, self._open - sessions) / lane)
         return usual_s * (1.0 - 0.8 * used)
 
-    def _key(self, host: str) -> str:
-        # A proxy may share its /64 with others, who are not exempt.
-        return host if _lies_in(host, self._limits.exempt) else address_key(host)
-
     def _new_source(self, key: str) -> Source:
         limits = self._limits
-        if _lies_in(key, limits.exempt):
+        if self._exempt.covers(key):
             return Source(key, None)
         return Source(key, TokenBucket(limits.handshakes_per_address_per_s, limits.handshake_burst_per_address))
 
 
-def address_key(host: str) -> str:
-    """What is counted as one address: an IPv4 address, the /64 of an IPv6 one, the text of anything else.
+class _Exempt:
+    """Networks as numbers and masks: asking `ipaddress` itself costs as much as a whole handshake."""
 
-    An IPv4 address mapped into IPv6 is the IPv4 address; a zone (`%eth0`) says nothing of who it is.
-    """
-    try:
-        address = IPv6Address(host.partition("%")[0])
-    except AddressValueError:
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(IPv6Address(int(address) >> (128 - _IPV6_PREFIX) << (128 - _IPV6_PREFIX)))
+    __slots__ = ("_ipv4", "_ipv6")
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        known = [(each.version, int(each.network_address), int(each.netmask)) for each in networks]
+        self._ipv4 = tuple((network, mask) for version, network, mask in known if version == 4)
+        self._ipv6 = tuple((network, mask) for version, network, mask in known if version == 6)
+
+    def key_of_ipv6(self, host: str) -> str:
+        """What is counted as one address: an exempt one itself, else its /64; the IPv4 address behind a mapped one.
+
+        A zone (`%eth0`) says nothing of who it is. What is no address has a key of its own.
+        """
+        bare = host.partition("%")[0]
+        try:
+            number = int(IPv6Address(bare))
+        except AddressValueError:
+            return host.replace(":", "_")
+        if number >> 32 == _MAPPED:
+            return str(IPv4Address(number & 0xFFFF_FFFF))
+        # A proxy may share its /64 with others, who are not exempt.
+        return bare if _lies_in(number, self._ipv6) else f"{number >> 64:x}/64"
+
+    def covers(self, key: str) -> bool:
+        """Whether this key, of an IPv4 or IPv6 address, is exempt."""
+        if ":" in key:
+            return True  # only exempt ones keep their own address
+        try:
+            first, second, third, fourth = key.split(".")
+            number = int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth)
+        except ValueError:
+            return False
+        return _lies_in(number, self._ipv4)
 
 
 def parse_networks(text: str, *, field: str) -> tuple[Network, ...]:
@@ -220,11 +240,5 @@ def parse_networks(text: str, *, field: str) -> tuple[Network, ...]:
     return tuple(networks)
 
 
-def _lies_in(host: str, networks: Iterable[Network]) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
-    return any(address in network for network in networks)
+def _lies_in(number: int, networks: Iterable[tuple[int, int]]) -> bool:
+    return any(number & mask == network for network, mask in networks)

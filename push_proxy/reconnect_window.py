@@ -47,7 +47,7 @@ class Fleet(NamedTuple):
 
 
 class WindowRule(NamedTuple):
-    """How windows are made; from the settings."""
+    """How windows are made; from the settings. 0 < accept_share <= 1, min_ms <= max_ms."""
 
     min_ms: int
     max_ms: int
@@ -59,7 +59,7 @@ class WindowRule(NamedTuple):
 
 def window_ms(fleet: Fleet, rule: WindowRule) -> int:
     """The window for welcomes and `window` frames: rises with the fleet's size, falls with its accept rate."""
-    return _bounded(_length_ms(fleet, rule.accept_share), rule)
+    return _usual_ms(_least_ms(fleet.connections + fleet.waiting, fleet.accept_per_s), rule)
 
 
 def refusal_window_ms(
@@ -73,13 +73,8 @@ def refusal_window_ms(
     """
     if sibling_has_room:
         return SIBLING_WINDOW_MS
-    usual_ms = window_ms(fleet, rule)
-    if next_due_ms is None:
-        return usual_ms
-    left_ms = next_due_ms - now_ms - rule.margin_ms
-    if not 0 < left_ms < usual_ms or left_ms < _length_ms(fleet, 1.0):
-        return usual_ms
-    return max(_STEP_MS, left_ms // _STEP_MS * _STEP_MS)
+    least_ms = _least_ms(fleet.connections + fleet.waiting, fleet.accept_per_s)
+    return _before_stage_ms(least_ms, rule, now_ms, next_due_ms)
 
 
 def draw_return_ms(window_ms: int, draw: float) -> int:
@@ -88,15 +83,25 @@ def draw_return_ms(window_ms: int, draw: float) -> int:
     return int(draw * window_ms)
 
 
-def _length_ms(fleet: Fleet, share: float) -> float:
-    assert fleet.accept_per_s > 0, "a fleet that accepts nobody has no window"
-    assert 0 < share <= 1, "a share of the accept rate"
-    return 1000 * (fleet.connections + fleet.waiting) / (fleet.accept_per_s * share)
+def _least_ms(devices: int, accept_per_s: float) -> float:
+    """How long the whole accept rate takes for them."""
+    assert accept_per_s > 0, "a fleet that accepts nobody has no window"
+    return 1000 * devices / accept_per_s
 
 
-def _bounded(length_ms: float, rule: WindowRule) -> int:
-    assert 0 <= rule.min_ms <= rule.max_ms, "bounds of a window"
-    return min(rule.max_ms, max(rule.min_ms, ceil(length_ms / _STEP_MS) * _STEP_MS))
+def _usual_ms(least_ms: float, rule: WindowRule) -> int:
+    length_ms = ceil(least_ms / rule.accept_share / _STEP_MS) * _STEP_MS
+    return min(rule.max_ms, max(rule.min_ms, length_ms))
+
+
+def _before_stage_ms(least_ms: float, rule: WindowRule, now_ms: int, next_due_ms: int | None) -> int:
+    usual_ms = _usual_ms(least_ms, rule)
+    if next_due_ms is None:
+        return usual_ms
+    left_ms = next_due_ms - now_ms - rule.margin_ms
+    if not 0 < left_ms < usual_ms or left_ms < least_ms:
+        return usual_ms
+    return max(_STEP_MS, left_ms // _STEP_MS * _STEP_MS)
 
 
 class ExpectedReturns:
@@ -114,14 +119,16 @@ class ExpectedReturns:
 
     def told(self, after_ms: int, now_s: float) -> None:
         """A device was told to come back in `after_ms`; what lies beyond the longest window counts at its end."""
-        self._advance(now_s)
+        if int(now_s) != self._first:
+            self._advance(now_s)
         second = min(int(now_s + after_ms / 1000) - self._first, len(self._bins) - 1)
         self._bins[(self._first + second) % len(self._bins)] += 1
         self._total += 1
 
     def waiting(self, now_s: float) -> int:
         """Devices whose moment has not come."""
-        self._advance(now_s)
+        if int(now_s) != self._first:
+            self._advance(now_s)
         return self._total
 
     def _advance(self, now_s: float) -> None:
@@ -205,13 +212,13 @@ class Returns:
         sibling_has_room: bool = False,
     ) -> Away:
         """Send one device away. Cheap: a few divisions; it counts the device as one that will be back."""
-        length_ms = refusal_window_ms(
-            self.fleet(connections, now_s),
-            self._rule,
-            now_ms=now_ms,
-            next_due_ms=next_due_ms,
-            sibling_has_room=sibling_has_room,
-        )
+        if sibling_has_room:
+            length_ms = SIBLING_WINDOW_MS
+        else:
+            others = self.others  # no Fleet is made of both: this is every refusal's way
+            devices = connections + self._expected.waiting(now_s) + others.connections + others.waiting
+            least_ms = _least_ms(devices, self._accept_per_s + others.accept_per_s)
+            length_ms = _before_stage_ms(least_ms, self._rule, now_ms, next_due_ms)
         after_ms = draw_return_ms(length_ms, draw)
         self._expected.told(after_ms, now_s)
         return Away(after_ms, length_ms)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from push_proxy.admission import Admission, AdmissionLimits, Capacity, Source, TokenBucket, address_key, capacity
+from push_proxy.admission import Admission, AdmissionLimits, Capacity, Source, TokenBucket, capacity
 
 _TIMES = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=120)
 
@@ -113,11 +115,34 @@ def test_counts_follow_a_naive_model(events: list[tuple[str, int]]) -> None:
 @given(high=st.integers(0, 2**64 - 1), lows=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
 def test_an_ipv6_network_is_one_address_however_it_is_written(high: int, lows: list[int]) -> None:
     """Every address of a /64 has the same key, unless it is an IPv4 address in disguise."""
-    keys = set()
+    admission = Admission(_LIMITS._replace(connections_per_address=100))
+    sources = set()
     for low in lows:
         groups = [f"{(high << 64 | low) >> shift & 0xFFFF:x}" for shift in range(112, -1, -16)]
         if high == 0 and low >> 32 == 0xFFFF:
             continue
-        keys.add(address_key(":".join(groups)))
-        keys.add(address_key(":".join(group.zfill(4).upper() for group in groups)))
-    assert len(keys) <= 1
+        sources.add(admission.opened(":".join(groups)))
+        sources.add(admission.opened(":".join(group.zfill(4).upper() for group in groups)))
+    assert len(sources) <= 1
+
+
+_NETWORKS = st.one_of(
+    st.builds(lambda ip, prefix: ip_network((ip, prefix), strict=False), st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds(lambda ip, prefix: ip_network((ip, prefix), strict=False), st.ip_addresses(v=6), st.integers(0, 128)),
+)
+
+
+@settings(deadline=None)
+@given(address=st.ip_addresses(), networks=st.lists(_NETWORKS, max_size=4), near=st.integers(0, 128))
+def test_exempt_means_what_ipaddress_says(
+    address: IPv4Address | IPv6Address, networks: list[IPv4Network | IPv6Network], near: int
+) -> None:
+    """Numbers and masks against the library, with a network around the address among them now and then."""
+    if near <= address.max_prefixlen:
+        networks = [*networks, ip_network((address, near), strict=False)]
+    judged = address
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        judged = address.ipv4_mapped
+    source = Admission(_LIMITS._replace(exempt=tuple(networks))).opened(str(address))
+    assert source is not None
+    assert (source.bucket is None) is any(judged in network for network in networks)

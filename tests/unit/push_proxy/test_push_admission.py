@@ -13,7 +13,6 @@ from push_proxy.admission import (
     Capacity,
     Source,
     TokenBucket,
-    address_key,
     capacity,
     parse_networks,
 )
@@ -177,22 +176,23 @@ def test_slow_requests_get_less_time_as_the_lane_fills() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "key"),
+    ("one", "other", "same"),
     [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ("2001:db8:1:2::", "2001:db8:1:2::"),
-        ("2001:db8:1:3::1", "2001:db8:1:3::"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("fe80::1%eth0", "fe80::"),
-        ("::1", "::"),
-        ("", ""),
-        ("/run/push.sock", "/run/push.sock"),
+        ("2001:db8:1:2:3:4:5:6", "2001:DB8:1:2::", True),
+        ("2001:db8:1:2::", "2001:db8:1:3::", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:c000:201", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("::1", "::2", True),
+        ("", "/run/push.sock", False),
+        ("strange:host", "other:host", False),
     ],
 )
-def test_what_counts_as_one_address(host: str, key: str) -> None:
+def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
     """A household has a /64; an IPv4 address is one in whichever form it comes."""
-    assert address_key(host) == key
+    admission = Admission(LIMITS)
+    assert (opened(admission, one) is opened(admission, other)) is same
 
 
 def test_a_household_is_one_address() -> None:
