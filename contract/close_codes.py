@@ -34,6 +34,7 @@ class CloseCode(IntEnum):
     TOKEN_EXPIRED_RENEWABLE = 4006
     NO_SUBSCRIBE = 4007
     REFUSED_FOR_NOW = 4008
+    TOO_MANY_FRAMES = 4009
 
     BAD_TOKEN = 4500
     BAD_FRAME = 4501
@@ -53,6 +54,7 @@ _REASONS: dict[CloseCode, str] = {
     CloseCode.TOKEN_EXPIRED_RENEWABLE: "token expired; reconnect with the renewed one",
     CloseCode.NO_SUBSCRIBE: "nothing subscribed in time",
     CloseCode.REFUSED_FOR_NOW: "refused for now; obey the window",
+    CloseCode.TOO_MANY_FRAMES: "too many frames at a time",
     CloseCode.BAD_TOKEN: "token missing, expired or not ours",
     CloseCode.BAD_FRAME: "frame breaks stagecue.v1",
     CloseCode.FORBIDDEN: "token does not allow this",

@@ -32,6 +32,7 @@ __all__ = [
     "MAX_ALIASES",
     "MAX_DEPTH",
     "MAX_FIELDS",
+    "MAX_FRAGMENTS",
     "MAX_SELECTIONS",
     "Collector",
     "OperationRefused",
@@ -52,7 +53,7 @@ MAX_ALIASES: Final = 16
 """Fields renamed in one document: each makes a frame longer by what it selects once more."""
 MAX_FIELDS: Final = 128
 """Fields of all members together once fragments are filled in; the schema has 40."""
-_MAX_FRAGMENTS: Final = 16
+MAX_FRAGMENTS: Final = 16
 _MAX_DIRECTIVES: Final = 32
 
 
@@ -155,8 +156,8 @@ def check_limits(document: DocumentNode) -> None:
     """Before validation, some of whose rules compare every field with every other."""
     aliases = directives = selections = 0
     fragments = sum(isinstance(node, FragmentDefinitionNode) for node in document.definitions)
-    if fragments > _MAX_FRAGMENTS:
-        raise refusal(f"{fragments} fragments (at most {_MAX_FRAGMENTS})", "query")
+    if fragments > MAX_FRAGMENTS:
+        raise refusal(f"{fragments} fragments (at most {MAX_FRAGMENTS})", "query")
     waiting: list[tuple[SelectionSetNode, int]] = [
         (node.selection_set, 1)
         for node in document.definitions

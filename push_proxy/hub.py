@@ -28,7 +28,7 @@ class Hub:
     def add(self, subscription: Subscription) -> Subscription | None:
         """Register; returns the former subscription of this port to the topic, which it replaces and ends."""
         port, topic = subscription.sink, subscription.topic
-        former = self.get(port, topic)
+        former = self.get(port, topic) if port.subscriptions else None
         if former is not None:
             self.remove(port, topic)
         forms = self._by_topic.setdefault(topic, {})

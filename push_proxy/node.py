@@ -28,7 +28,7 @@ from push_proxy.hub import Hub
 from push_proxy.metrics import CounterName, NodeMetrics
 from push_proxy.ports import DevicePort, InterestPort
 from push_proxy.reach_tally import ReachTally
-from push_proxy.recovery import Phase, Subscription
+from push_proxy.recovery import Phase, Subscription, Waiting
 from push_proxy.settings import PushSettings
 from push_proxy.topic_reader import TopicReader
 
@@ -111,10 +111,8 @@ class StreamNode:
         subscription = Subscription(
             device,
             topic,
-            cursor,
-            deadline_s=now_s + self._settings.verdict_wait_s,
-            read_mark=followed.state.reads_begun,
-            held_revision=held_revision,
+            waiting=Waiting(cursor, now_s + self._settings.verdict_wait_s, followed.state.reads_begun),
+            told_revision=held_revision,
             held_version=held_version,
         )
         self._register(followed, subscription)
@@ -131,7 +129,7 @@ class StreamNode:
         topic = followed.topic
         self._register(
             followed,
-            Subscription.answered(device, topic, told_revision=ready.revision, held_version=held_version),
+            Subscription(device, topic, waiting=None, told_revision=ready.revision, held_version=held_version),
         )
         self._metrics.count(_VERDICT_COUNTERS[ready.verdict])
         if ready.verdict == "gap":
@@ -161,16 +159,16 @@ class StreamNode:
 
     def acked(self, device: DevicePort, topic: str, timestamp: int) -> None:
         subscription = self._hub.get(device, topic)
-        if subscription is not None and timestamp > subscription.acked:
-            subscription.acked = timestamp
+        if subscription is not None and timestamp > subscription.marks[0]:
+            subscription.marks = (timestamp, subscription.marks[1])
             if self._knows(topic, timestamp):
                 self._metrics.count("acks")
                 self._tally.acked(topic, timestamp, now_s=self._clock.monotonic_s())
 
     def hole_reported(self, device: DevicePort, topic: str, timestamp: int) -> None:
         subscription = self._hub.get(device, topic)
-        if subscription is not None and timestamp > subscription.hole_told:
-            subscription.hole_told = timestamp
+        if subscription is not None and timestamp > subscription.marks[1]:
+            subscription.marks = (subscription.marks[0], timestamp)
             if self._knows(topic, timestamp):
                 self._metrics.count("holes_reported")
                 self._tally.hole_told(topic, timestamp, now_s=self._clock.monotonic_s())
@@ -223,7 +221,7 @@ class StreamNode:
                 self._metrics.count("holes_released", len(released))
                 self._spread(followed, released)
             waiting = self._hub.unanswered(topic)
-            self._answer_all(followed, [s for s in waiting if s.phase is Phase.WAITING and s.deadline_s <= now_s])
+            self._answer_all(followed, [s for s in waiting if s.overdue(now_s)])
             if not waiting and not followed.state.holding:
                 del self._unsettled[topic]
 
@@ -408,7 +406,8 @@ class StreamNode:
         """Verdict, replay and schedule in one write, so that no live frame comes between them."""
         now_s = self._clock.monotonic_s()
         first = subscription.phase is Phase.WAITING
-        cursor, held_revision = subscription.cursor, subscription.told_revision
+        cursor = subscription.waiting.cursor if subscription.waiting is not None else None
+        held_revision = subscription.told_revision
         if self._refused_for_cursor(followed, subscription, now_s):
             return False
         answer = subscription.answer(followed.state, now_s, give_up=give_up)
@@ -448,13 +447,14 @@ class StreamNode:
 
     def _refused_for_cursor(self, followed: FollowedTopic, subscription: Subscription, now_s: float) -> bool:
         """A cursor from the future, judged only now: our own clock may be the one that is wrong (R15)."""
-        if subscription.phase <= Phase.DEAD or not followed.state.fresh(now_s) or subscription.cursor is None:
+        cursor = subscription.waiting.cursor if subscription.waiting is not None else None
+        if cursor is None or not followed.state.fresh(now_s):
             return False
         topic, latest = followed.topic, followed.state.latest
-        if subscription.cursor <= latest or subscription.needs_read(followed.state):
+        if cursor <= latest or subscription.needs_read(followed.state):
             return False
         try:
-            check_cursor(subscription.cursor, now_ms=self._clock.now_ms(), latest=latest, field=f"topics[{topic}]")
+            check_cursor(cursor, now_ms=self._clock.now_ms(), latest=latest, field=f"topics[{topic}]")
         except MalformedCursor as exc:
             self.leave(subscription.sink, topic)
             subscription.sink.unfollow(topic, "cursor_in_future", str(exc))

@@ -16,7 +16,9 @@ from contract.frames import Verdict
 from push_proxy.ports import DevicePort
 from push_proxy.topic_state import TopicState
 
-__all__ = ["Answer", "Phase", "Subscription", "judge"]
+__all__ = ["Answer", "Phase", "Subscription", "Waiting", "judge"]
+
+_NO_MARKS = (0, 0)
 
 
 class Phase(IntEnum):
@@ -45,77 +47,78 @@ def judge(cursor: Cursor, *, floor: int, latest: int) -> Verdict:
     return "gap" if cursor < floor else "complete"
 
 
-class Subscription:
-    """One device's interest in one topic, from one subscribe frame on; a repeat makes a new one."""
+class Waiting:
+    """What a subscription needs only until it has its verdict; few have one at a time."""
 
-    __slots__ = (
-        "acked",
-        "cursor",
-        "deadline_s",
-        "held_version",
-        "hole_told",
-        "phase",
-        "place",
-        "read_mark",
-        "sent",
-        "sink",
-        "told_revision",
-        "topic",
-    )
+    __slots__ = ("cursor", "deadline_s", "read_mark", "sent")
+
+    def __init__(self, cursor: Cursor, deadline_s: float, read_mark: int) -> None:
+        self.cursor = cursor
+        self.deadline_s = deadline_s
+        """When a subscription that cannot be answered is told `pending`, monotonic."""
+        self.read_mark = read_mark
+        """Reads of the log begun before this subscription; only a later one may prove it `ahead`."""
+        self.sent: set[int] = set()
+        """Timestamps sent while the verdict was owed; bounded by the topic's log."""
+
+
+class Subscription:
+    """One device's interest in one topic, from one subscribe frame on; a repeat makes a new one.
+
+    Two of them belong to nearly every device of a node, at rest: no field is kept that is not needed then.
+    """
+
+    __slots__ = ("held_version", "marks", "phase", "place", "sink", "told_revision", "topic", "waiting")
 
     def __init__(
         self,
         sink: DevicePort,
         topic: str,
-        cursor: Cursor,
         *,
-        deadline_s: float,
-        read_mark: int = 0,
-        held_revision: int = -1,
+        waiting: Waiting | None,
+        told_revision: int = -1,
         held_version: int = 0,
     ) -> None:
+        """`waiting` None: its answer is known and about to be written."""
         self.sink = sink
         self.topic = topic
-        self.cursor = cursor
-        self.phase = Phase.WAITING
-        self.deadline_s = deadline_s
-        """When a subscription that cannot be answered is told `pending`, monotonic."""
-        self.read_mark = read_mark
-        """Reads of the log begun before this subscription; only a later one may prove it `ahead`."""
-        self.told_revision = held_revision
+        self.phase = Phase.LIVE if waiting is None else Phase.WAITING
+        self.waiting = waiting
+        self.told_revision = told_revision
         """Newest schedule revision this device is known to have."""
         self.held_version = held_version
         """Of the stage map this device holds; 0: none (R7)."""
         self.place = 0
         """In the hub's list of its topic and form."""
-        self.sent: set[int] | None = None
-        """Timestamps sent while the verdict was owed; bounded by the topic's log."""
-        self.acked = 0
-        self.hole_told = 0
-
-    @classmethod
-    def answered(cls, sink: DevicePort, topic: str, *, told_revision: int, held_version: int) -> Subscription:
-        """One that needs no judging: its answer is known and about to be written."""
-        made = cls(sink, topic, None, deadline_s=0.0, held_revision=told_revision, held_version=held_version)
-        made.phase = Phase.LIVE
-        return made
+        self.marks = _NO_MARKS
+        """Newest timestamps the device acknowledged, and reported a hole at."""
 
     def end(self) -> None:
         self.phase = Phase.DEAD
-        self.sent = None
+        self.waiting = None
 
     def needs_read(self, state: TopicState) -> bool:
         """Whether the device knows more than this node, and the log was not read since it said so."""
-        return self.cursor is not None and self.cursor > state.latest and state.absorbed_read <= self.read_mark
+        wait = self.waiting
+        return (
+            wait is not None
+            and wait.cursor is not None
+            and wait.cursor > state.latest
+            and state.absorbed_read <= wait.read_mark
+        )
+
+    def overdue(self, now_s: float) -> bool:
+        """Whether it has waited for its first answer as long as it may."""
+        return self.phase is Phase.WAITING and self.waiting is not None and self.waiting.deadline_s <= now_s
 
     def flow(self, timestamp: int) -> bool:
         """A live broadcast is about to be written to everyone: whether to this one, and remember it."""
         if self.phase <= 0:
             return False
-        if self.sent is not None:
-            if timestamp in self.sent:
+        if self.waiting is not None:
+            if timestamp in self.waiting.sent:
                 return False
-            self.sent.add(timestamp)
+            self.waiting.sent.add(timestamp)
         return True
 
     def answer(self, state: TopicState, now_s: float, *, give_up: bool = False) -> Answer | None:
@@ -123,44 +126,41 @@ class Subscription:
 
         The caller writes the answer in one piece, before it lets any other broadcast of the topic out.
         """
-        if self.phase is Phase.DEAD or self.phase is Phase.LIVE:
+        wait = self.waiting
+        if wait is None:
             return None
         if state.fresh(now_s) and not self.needs_read(state):
-            return self._settle(state)
+            return self._settle(wait, state)
         if self.phase is Phase.PENDING:
-            news = self._unsent(state)
+            news = _unsent(wait, state)
             return Answer(None, news) if news else None
-        if give_up or now_s >= self.deadline_s:
+        if give_up or now_s >= wait.deadline_s:
             self.phase = Phase.PENDING
-            self.sent = set()
-            return Answer("pending", self._unsent(state))
+            return Answer("pending", _unsent(wait, state))
         return None
 
-    def _settle(self, state: TopicState) -> Answer:
-        verdict = judge(self.cursor, floor=state.floor, latest=state.latest)
+    def _settle(self, wait: Waiting, state: TopicState) -> Answer:
+        verdict = judge(wait.cursor, floor=state.floor, latest=state.latest)
         replay: tuple[Broadcast, ...] = ()
         if verdict == "complete":
             # A null cursor asks for the current state only, which the verdict itself names; but a device that was
             # already sent something is no longer at null and needs the rest of the chain.
-            start = self.cursor if self.cursor is not None else min(self.sent, default=None) if self.sent else None
+            start = wait.cursor if wait.cursor is not None else min(wait.sent, default=None)
             if start is not None:
-                sent = self.sent or ()
-                replay = tuple(entry for entry in state.after(start) if entry.timestamp not in sent)
+                replay = tuple(entry for entry in state.after(start) if entry.timestamp not in wait.sent)
         self.phase = Phase.LIVE
-        self.sent = None
-        self.cursor = None  # asked for no more: one object less for every device at rest
-        self.deadline_s = 0.0
+        self.waiting = None
         return Answer(verdict, replay)
 
-    def _unsent(self, state: TopicState) -> tuple[Broadcast, ...]:
-        """The newest truth never waits for a verdict: what memory has above the cursor and this device was not sent."""
-        assert self.sent is not None
-        news: tuple[Broadcast, ...]
-        if self.cursor is None and not self.sent:
-            newest = state.newest()
-            news = (newest,) if newest else ()
-        else:
-            start = self.cursor if self.cursor is not None else min(self.sent)
-            news = tuple(entry for entry in state.after(start) if entry.timestamp not in self.sent)
-        self.sent.update(entry.timestamp for entry in news)
-        return news
+
+def _unsent(wait: Waiting, state: TopicState) -> tuple[Broadcast, ...]:
+    """The newest truth never waits for a verdict: what memory has above the cursor and this device was not sent."""
+    news: tuple[Broadcast, ...]
+    if wait.cursor is None and not wait.sent:
+        newest = state.newest()
+        news = (newest,) if newest else ()
+    else:
+        start = wait.cursor if wait.cursor is not None else min(wait.sent)
+        news = tuple(entry for entry in state.after(start) if entry.timestamp not in wait.sent)
+    wait.sent.update(entry.timestamp for entry in news)
+    return news

@@ -16,6 +16,7 @@ from contract.frames import (
     MAX_TOPICS_PER_CONNECTION,
     AckFrame,
     AuthFrame,
+    ClientFrame,
     ErrorFrame,
     Held,
     HoleFrame,
@@ -165,7 +166,7 @@ class Session:
         self._draw = draw
         self.lifetime_end_s = now_s + lifetime_s
         """When it is sent away because it lived long enough; may be put off."""
-        self.expiry_close_s = grant.expires_at_s + self.expiry_late_s
+        self.expiry_close_s = grant.expires_at_s + draw * terms.expiry_spread_s
         """When it is closed because its token was not renewed; may be put off."""
         self._next_ping_s = now_s + first_ping_s
 
@@ -191,12 +192,13 @@ class Session:
         now_ms: int,
         latest_of: LatestOf,
         verify: Callable[[str], Grant],
+        read: Callable[[bytes], ClientFrame] = decode_client_frame,
     ) -> list[Action]:
-        """One text frame. `verify` raises Unauthorized."""
+        """One text frame. `verify` raises Unauthorized, `read` MalformedFrame."""
         if self._closed:
             return []
         try:
-            frame = decode_client_frame(data)
+            frame = read(data)
         except MalformedFrame as exc:
             return self.rejected(exc.code, str(exc))
         if isinstance(frame, SubscribeFrame):
@@ -251,6 +253,9 @@ class Session:
         except MalformedCursor as exc:
             code = "cursor_in_future" if cursor is not None and cursor > 0 else exc.code
             return self.rejected(code, str(exc), topic)
+        return self._following(topic, cursor, held)
+
+    def _following(self, topic: str, cursor: Cursor, held: Held | None) -> list[Action]:
         if topic not in self.topics:
             self.topics = (*self.topics, topic)
         self._subscribe_by_s = _NEVER
@@ -298,8 +303,9 @@ class Session:
 
     def next_deadline_s(self) -> float:
         """When `on_time` must be called next, monotonic."""
-        renew_at_s = self._renew_at_s()
-        return min(self._subscribe_by_s, self.departs_at_s, self._next_ping_s, renew_at_s)
+        return min(
+            self._subscribe_by_s, self.lifetime_end_s, self.expiry_close_s, self._next_ping_s, self._renew_at_s()
+        )
 
     def on_time(self, now_s: float) -> list[Action]:
         """Deadlines that passed; harmless when called early."""

@@ -29,11 +29,12 @@ class TimerWheel(Generic[K]):
     def __init__(self, granularity_s: float, *, now_s: float) -> None:
         assert granularity_s > 0
         self._granularity_s = granularity_s
-        self._buckets: dict[int, set[K]] = {}
+        self._buckets: dict[int, tuple[int, set[K]]] = {}
+        """The number again with its keys: one object for all who carry it."""
         self._next = int(now_s / granularity_s)
 
     def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
+        return sum(len(keys) for _, keys in self._buckets.values())
 
     def set(self, key: K, at_s: float) -> None:
         """Give `key` its only deadline; one in the past is due at the next turn."""
@@ -43,12 +44,11 @@ class TimerWheel(Generic[K]):
             return
         if before != NOT_SET:
             self._discard(key, before)
-        key.due_bucket = bucket
-        keys = self._buckets.get(bucket)
-        if keys is None:
-            self._buckets[bucket] = {key}
-        else:
-            keys.add(key)
+        found = self._buckets.get(bucket)
+        if found is None:
+            found = self._buckets[bucket] = bucket, set()
+        key.due_bucket, keys = found
+        keys.add(key)
 
     def cancel(self, key: K) -> None:
         if key.due_bucket != NOT_SET:
@@ -66,14 +66,14 @@ class TimerWheel(Generic[K]):
             reached = [bucket for bucket in range(self._next, now + 1) if bucket in self._buckets]
         found: list[K] = []
         for bucket in reached:
-            for key in self._buckets.pop(bucket):
+            for key in self._buckets.pop(bucket)[1]:
                 key.due_bucket = NOT_SET
                 found.append(key)
         self._next = now + 1
         return found
 
     def _discard(self, key: K, bucket: int) -> None:
-        keys = self._buckets[bucket]
+        keys = self._buckets[bucket][1]
         keys.discard(key)
         if not keys:
             del self._buckets[bucket]

@@ -23,6 +23,7 @@ __all__ = [
     "MAX_HEADER_BYTES",
     "NO_CODE",
     "PING",
+    "POLICY_VIOLATION",
     "Binary",
     "Closed",
     "Event",
@@ -36,12 +37,15 @@ __all__ = [
     "is_key",
     "pong_frame",
     "text_frame",
+    "whole_text",
 ]
 
 PING: Final = b"\x89\x00"
 """A ping without payload: the only one this server sends."""
 NO_CODE: Final = 1005
 """What a close frame without a code is told as; never on the wire."""
+POLICY_VIOLATION: Final = 1008
+"""What a flood of frames fails with."""
 MAX_CONTROL_BYTES: Final = 125
 MAX_HEADER_BYTES: Final = 14
 """Of a client's frame: two bytes, a length of eight, a mask of four."""
@@ -52,7 +56,7 @@ _MASKED: Final = 0x80
 _KNOWN_OPCODES: Final = frozenset((_CONT, _TEXT, _BINARY, _CLOSE, _PING, _PONG))
 # RFC 6455, 7.4, and the codes IANA added (1012-1014); 1004, 1005, 1006 and 1015 must not be on the wire.
 _STANDARD_CLOSE_CODES: Final = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
-_PROTOCOL_ERROR, _INVALID_UTF8, _POLICY_VIOLATION, _TOO_BIG = 1002, 1007, 1008, 1009
+_PROTOCOL_ERROR, _INVALID_UTF8, _TOO_BIG = 1002, 1007, 1009
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = compile_pattern(rb"[A-Za-z0-9+/]{22}==").fullmatch
 _HEAD16: Final = Struct("!BBH").pack
@@ -129,17 +133,11 @@ class WebSocketCodec:
 
     def feed(self, data: bytes) -> list[Event]:
         """What the bytes complete, in order. After `Closed` or `Failed` whatever follows is ignored."""
-        # A device's frame is nearly always one whole unfragmented text in one read.
-        if self._partial is None and not self._kind and self._allowed and data[:1] == b"\x81":
-            size = len(data)
-            payload = None
-            if size > 7 and data[1] == 254 and (data[2] << 8) + data[3] == size - 8 <= self._limit:
-                payload = apply_mask(data[8:], data[4:8])
-            elif 6 <= size < 132 and data[1] == size + 122 and size - 6 <= self._limit:
-                payload = apply_mask(data[6:], data[2:6])
-            if payload is not None and payload.isascii():
+        if self._partial is None and not self._kind and self._allowed:
+            text = whole_text(data, self._limit)
+            if text is not None:
                 self._allowed -= 1
-                return [Text(payload)]
+                return [Text(text)]
         return self._read(data)
 
     def allow_frames(self, max_frames: int) -> None:
@@ -150,6 +148,16 @@ class WebSocketCodec:
     def closing(self) -> bool:
         """Whether a close frame was received or a failure told: nothing more will come."""
         return self._ended
+
+    @property
+    def allowed_frames(self) -> int:
+        """How many more frames may come; none after the end."""
+        return 0 if self._ended else self._allowed
+
+    @property
+    def idle(self) -> bool:
+        """Whether it remembers nothing: a new one would do as well."""
+        return self._partial is None and not self._kind and not self._ended
 
     @property
     def held_bytes(self) -> int:
@@ -212,7 +220,7 @@ class WebSocketCodec:
     def _violation(self, first: int, opcode: int, length: int) -> tuple[int, str] | None:
         """What makes a frame fail whatever its payload."""
         if not self._allowed:
-            return _POLICY_VIOLATION, "too many frames in too short a time"
+            return POLICY_VIOLATION, "too many frames in too short a time"
         control = opcode >= _CLOSE
         room = self._limit if self._message is None else self._limit - len(self._message)
         if length > room and not (control and length <= MAX_CONTROL_BYTES):
@@ -282,6 +290,26 @@ class WebSocketCodec:
         self._allowed = 0
         self._partial = self._message = None
         self._kind = 0
+
+
+def whole_text(data: bytes, max_message_bytes: int) -> bytes | None:
+    """The text of one whole unfragmented frame, of ASCII, and nothing more: what a device sends nearly always.
+
+    None for everything else, right or wrong: a codec tells.
+    """
+    size = len(data)
+    if size < 6 or data[0] != 0x81:
+        return None
+    second = data[1]
+    if second == 254:
+        if size < 8 or (data[2] << 8) + data[3] != size - 8 or size - 8 > max_message_bytes:
+            return None
+        payload = apply_mask(data[8:], data[4:8])
+    elif second == size + 122 and size < 132 and size - 6 <= max_message_bytes:
+        payload = apply_mask(data[6:], data[2:6])
+    else:
+        return None
+    return payload if payload.isascii() else None
 
 
 def text_frame(payload: bytes) -> bytes:

@@ -24,6 +24,7 @@ from push_proxy.drain import drain_begins_ms, plan_drain
 from push_proxy.forms import PreparedFrame
 from push_proxy.handshake import PageName
 from push_proxy.judged_heads import JudgedHeads
+from push_proxy.known_frames import KnownFrames
 from push_proxy.metrics import HandshakeOutcome, NodeMetrics
 from push_proxy.node import StreamNode
 from push_proxy.origins import parse_origins
@@ -70,6 +71,7 @@ class DeviceListener:
         self.clock = clock
         self.metrics = metrics
         self.judged_heads = JudgedHeads()
+        self.known_frames = KnownFrames()
         self._random = random
         self._readiness = readiness
         self._sock = sock

@@ -34,6 +34,7 @@ class StreamConnection(WebSocketConnection):
             now_ms=listener.clock.now_ms(),
             latest_of=listener.node.latest_of,
             verify=listener.verify,
+            read=listener.known_frames.read,
         )
         self.carry_out(actions)
 

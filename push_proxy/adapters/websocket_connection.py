@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode, reason
 from contract.frames import MAX_CLIENT_FRAME_BYTES
@@ -11,6 +11,7 @@ from push_proxy.adapters.connection import Connection, discard
 from push_proxy.forms import Form
 from push_proxy.websocket import (
     PING,
+    POLICY_VIOLATION,
     Binary,
     Closed,
     Event,
@@ -21,13 +22,17 @@ from push_proxy.websocket import (
     WebSocketCodec,
     close_frame,
     pong_frame,
+    whole_text,
 )
 
 if TYPE_CHECKING:
     from push_proxy.adapters.device_listener import DeviceListener
     from push_proxy.admission import Source
 
-__all__ = ["WebSocketConnection"]
+__all__ = ["FRAMES_PER_LOOK", "WebSocketConnection"]
+
+FRAMES_PER_LOOK: Final = 256
+"""Frames a device may send between two looks of the timer, `ping_s` apart at most: four per topic it may follow."""
 
 
 class WebSocketConnection(Connection):
@@ -37,11 +42,13 @@ class WebSocketConnection(Connection):
     loop's thread, and after the close frame `write` does nothing.
     """
 
-    __slots__ = ("_codec",)
+    __slots__ = ("_codec", "_frames_left")
 
     def __init__(self, listener: DeviceListener, transport: asyncio.Transport, source: Source, form: Form) -> None:
         super().__init__(listener, transport, source, form)
-        self._codec = WebSocketCodec(MAX_CLIENT_FRAME_BYTES)
+        self._codec: WebSocketCodec | None = None
+        """Only while something incomplete is to be remembered."""
+        self._frames_left = FRAMES_PER_LOOK
 
     def text(self, data: bytes) -> None:
         """One whole text message, of valid UTF-8."""
@@ -55,17 +62,37 @@ class WebSocketConnection(Connection):
 
     def failed(self, code: int, why: str) -> None:
         """The device broke RFC 6455; it is told in its own form where that helps, then the connection closes."""
-        self.close(CloseCode(code))
+        if code == POLICY_VIOLATION:
+            self.close(CloseCode.TOO_MANY_FRAMES, self._listener.goaway("flood"))
+        else:
+            self.close(CloseCode(code))
 
     def data_received(self, data: bytes) -> None:
         if self.session is not None:
             self.session.alive()
-        for event in self._codec.feed(data):
-            if type(event) is Text:
+        codec = self._codec
+        if codec is None:
+            text = whole_text(data, MAX_CLIENT_FRAME_BYTES)
+            if text is not None and self._frames_left:
+                self._frames_left -= 1
                 if self.write is not discard:  # closing: whatever still arrives must not subscribe again
-                    self.text(event.data)
-            else:
+                    self.text(text)
+                return
+            codec = self._codec = WebSocketCodec(MAX_CLIENT_FRAME_BYTES, max_frames=self._frames_left)
+        for event in codec.feed(data):
+            if type(event) is not Text:
                 self._rare(event)
+            elif self.write is not discard:
+                self.text(event.data)
+        self._frames_left = codec.allowed_frames
+        if codec.idle:
+            self._codec = None
+
+    def on_time(self, now_s: float) -> None:
+        self._frames_left = FRAMES_PER_LOOK
+        if self._codec is not None:
+            self._codec.allow_frames(FRAMES_PER_LOOK)
+        super().on_time(now_s)
 
     def _rare(self, event: Event) -> None:
         if isinstance(event, Pong):
