@@ -75,6 +75,25 @@ async def test_a_worker_dies_between_two_stages_and_nobody_misses_one(tmp_path: 
                 assert await kv.leases.alive() == [], "leases were given up"
 
 
+async def judge_metrics(pages: list[str]) -> None:
+    """What happened can be read off both workers' metrics; the killed one's began anew."""
+    lines = [line.rpartition(" ") for page in pages for line in page.splitlines() if not line.startswith("#")]
+    found: dict[str, float] = {}
+    for name, _, value in lines:
+        found[name.removeprefix("stagecue_push_")] = found.get(name.removeprefix("stagecue_push_"), 0) + float(value)
+    assert found["connections"] == found['protocol_connections{protocol="v1"}'] == DEVICES
+    assert found['handshakes_total{outcome="accepted"}'] == found['sessions_total{protocol="v1"}'] >= DEVICES
+    assert DEVICES <= found['deliveries_total{kind="live"}'] <= 3 * DEVICES
+    assert found['sent_bytes_total{kind="live"}'] > 80 * DEVICES
+    assert found['sent_bytes_total{kind="answers"}'] > 80 * DEVICES
+    assert sum(found[f'verdicts_total{{verdict="{each}"}}'] for each in ("complete", "pending")) >= DEVICES
+    assert found["fanouts_total"] >= 2
+    assert found["written_lag_seconds_count"] >= 2
+    assert found["stall_seconds_count"] > 20
+    assert (found["router_links"], found["topics"], found["open_holes"]) == (2, 2, 0)
+    assert found["subscriptions"] == DEVICES
+
+
 async def play(producer: ProducerMember, push: WorkersMember, redis: RedisServer) -> None:
     workers = push.address.workers
     assert [worker.node for worker in workers] == ["node-w0", "node-w1"]
@@ -133,6 +152,7 @@ async def play(producer: ProducerMember, push: WorkersMember, redis: RedisServer
         await until(all_ready, "the new worker is linked")
         await fleet.wait_caught_up({TOPIC: await cue(2)}, timeout_s=PATIENCE_S)
         assert sum(await held()) == DEVICES
+        await judge_metrics([(await http.get(f"{worker.pages}/metrics")).text for worker in workers])
         audit = audit_fleet(outbox_from_json(await broadcasts()), fleet.logs(), fleet.recorded)
     assert (audit.missed, audit.untold, audit.out_of_order, audit.not_newest) == (0, 0, 0, 0), audit
     assert audit.broadcasts[0].delivered_live == DEVICES

@@ -294,6 +294,32 @@ async def test_the_second_signal_ends_all_at_once(push: PushWorkers) -> None:
     await until(lambda: not any(map(running, pids)), "no worker is left")
 
 
+async def test_a_full_worker_sends_devices_to_one_with_room_and_then_away(push: PushWorkers) -> None:
+    """While a sibling has room: again in a second, behind the same port. Once all are full: the reconnect window."""
+    push.environment |= {"PUSH_MAX_CONNECTIONS": "3"}
+    await push.start()
+    while_room: Counter[tuple[int, str]] = Counter()
+
+    async def all_places_taken() -> bool:
+        try:
+            await push.connect(1)
+        except websockets.InvalidStatus as refused:
+            while_room[refused.response.status_code, refused.response.headers["Retry-After"]] += 1
+        return len(push.devices) == 3 * WORKERS
+
+    await until(all_places_taken, "every place of both workers is taken")
+    assert await push.held() == [3, 3]
+
+    async def sent_away() -> bool:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await push.connect(1)
+        return int(refused.value.response.headers["Retry-After"]) > 1
+
+    await until(sent_away, "it is known that nobody has room")
+    # Not all: one that the machine held up for seconds counts as full. And chance may have refused nobody.
+    assert not while_room or while_room[503, "1"], while_room
+
+
 async def run_to_end(push: PushWorkers) -> tuple[int, list[str]]:
     """Exit code, and what a person reads: the lines that are no log."""
     await push.launch()
