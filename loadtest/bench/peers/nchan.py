@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -22,6 +21,7 @@ __all__ = ["NchanPeer", "nginx_configuration"]
 
 _HOST: Final = "127.0.0.1"
 _MODULE: Final = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+_FOLDERS: Final = (Path("/usr/sbin"), Path("/usr/local/sbin"))
 _PACKAGES: Final = "nginx libnginx-mod-nchan"
 _TIMEOUT_S: Final = 10.0
 
@@ -127,9 +127,8 @@ class NchanPeer(Member):
 
 
 def _nginx() -> str:
-    folders = [Path(folder) for folder in ("/usr/sbin", "/usr/local/sbin") if os.access(folder, os.X_OK)]
     try:
-        return program("nginx", _PACKAGES, also_in=folders)
+        return program("nginx", _PACKAGES, also_in=_FOLDERS)
     except CouldNotRun as exc:
         raise CouldNotRun(f"peer nchan: {exc}") from exc
 

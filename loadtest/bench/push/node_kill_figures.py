@@ -63,6 +63,8 @@ class NodeKillFigures(msgspec.Struct, frozen=True, kw_only=True):
             found.append(f"{self.audit.missed} broadcasts missed by devices")
         if self.audit.out_of_order:
             found.append(f"{self.audit.out_of_order} shown out of order")
+        if self.audit.unknown_frames:
+            found.append(f"{self.audit.unknown_frames} frames that were never broadcast")
         if self.second_herd_peak_to_mean > SECOND_HERD_MAX:
             found.append(
                 f"handshakes peaked at {self.second_herd_peak_to_mean:.2f} times their mean within a lifetime after "
