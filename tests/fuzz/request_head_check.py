@@ -67,6 +67,7 @@ def _read(slices: Sequence[bytes], limit: int) -> tuple[RequestHead | MalformedH
         except MalformedHead as exc:
             return exc, (exc.status, exc.detail, exc.field)
         if head is not None:
+            assert buffer._held is None
             rest = b"".join([buffer.rest, *slices[number + 1 :]])
             return head, (head.method, head.target, head._fields, rest)
     return None, None

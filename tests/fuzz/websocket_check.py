@@ -8,7 +8,8 @@ What is compared, for one byte stream, the slices it comes in and a limit of mes
   `close_frame`, and must give the same bytes;
 - the same stream in one piece and in slices: equal, reasons included;
 - what is held after each slice;
-- the same codec with a small number of frames allowed: the same events, until it ends them with 1008.
+- the same with a small number of frames allowed: the same events, until they end with 1008;
+- the same with a codec made anew whenever the former remembers nothing.
 
 The oracle hands out frames, so its fragments are put together here, and it leaves it to its shells to find that a text
 is not UTF-8: at the first whole message that cannot be decoded, the expected end is 1007, and comparing ends there.
@@ -42,6 +43,7 @@ from push_proxy.websocket import (
     WebSocketCodec,
     close_frame,
     pong_frame,
+    whole_text,
 )
 
 __all__ = ["check", "cut"]
@@ -61,11 +63,13 @@ def check(stream: bytes, slices: Sequence[bytes], limit: int) -> list[Event]:
     assert [_without_words(event) for event in events] == expected
     if not (expected and isinstance(expected[-1], Failed)):
         assert b"".join(map(_answer, events)) == written
+    assert _read_lazily(slices, limit) == events
     few = _read(slices, limit, max_frames=3)
     assert few == _read([stream], limit, max_frames=3)
     told = few[:-1] if few and few[-1] == _TOO_MANY else few
     assert told == events[: len(told)]
     assert told == events or told is not few
+    assert _read_lazily(slices, limit, max_frames=3) == few
     return events
 
 
@@ -90,6 +94,24 @@ def _read(slices: Sequence[bytes], limit: int, max_frames: int = sys.maxsize) ->
         if isinstance(event, Text | Binary):
             assert len(event.data) <= limit
             assert type(event.data) is bytes
+    return events
+
+
+def _read_lazily(slices: Sequence[bytes], limit: int, max_frames: int = sys.maxsize) -> list[Event]:
+    """As a connection does that keeps a codec only while it remembers something."""
+    codec: WebSocketCodec | None = None
+    events: list[Event] = []
+    for data in slices:
+        text = whole_text(data, limit) if codec is None and max_frames else None
+        if text is not None:
+            max_frames -= 1
+            events.append(Text(text))
+            continue
+        codec = codec or WebSocketCodec(limit, max_frames=max_frames)
+        events += codec.feed(data)
+        max_frames = codec.allowed_frames
+        assert not (codec.idle and codec.held_bytes)
+        codec = None if codec.idle else codec
     return events
 
 

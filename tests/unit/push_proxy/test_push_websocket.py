@@ -27,6 +27,7 @@ from push_proxy.websocket import (
     is_key,
     pong_frame,
     text_frame,
+    whole_text,
 )
 
 CONT, TEXT, BINARY, CLOSE, PING_, PONG = 0, 1, 2, 8, 9, 10
@@ -157,6 +158,46 @@ def test_no_part_of_a_frame_is_taken_for_a_whole_one(size: int) -> None:
     for end in range(len(frame)):
         assert read(frame[:end]) == []
     assert read(frame + b"\x81") == [Text(b"x" * size)]
+
+
+def test_whole_texts_need_no_codec() -> None:
+    """One unmasked look tells the usual frame from all others; the others are left to a codec, right or wrong."""
+    frame = client_frame(TEXT, b"x" * 100)
+    assert whole_text(frame, 100) == b"x" * 100
+    others = [
+        b"",
+        frame[:-1],
+        frame + b"\x81",
+        client_frame(TEXT, b"x" * 101),
+        client_frame(TEXT, b"x" * 130, length_bytes=2),
+        client_frame(TEXT, "ä".encode()),
+        client_frame(TEXT, b"x", fin=False),
+        client_frame(TEXT, b"x", rsv=4),
+        client_frame(TEXT, b"x", masked=False),
+        client_frame(TEXT, b"x", length_bytes=8),
+        client_frame(BINARY, b"x"),
+        client_frame(PING_, b"x"),
+    ]
+    assert [whole_text(other, 100) for other in others] == [None] * len(others)
+
+
+def test_a_codec_says_when_it_remembers_nothing() -> None:
+    """Then another one in its place, with what it still allows, would do as well."""
+    codec = WebSocketCodec(LIMIT, max_frames=10)
+    frame = client_frame(TEXT, b"x", fin=False)
+    steps = [
+        (frame[:1], False, 10),
+        (frame[1:], False, 9),
+        (client_frame(PING_), False, 8),
+        (client_frame(CONT), True, 7),
+        (client_frame(TEXT, b"x") + b"\x81", False, 6),
+        (b"\x80" + b"abcd", True, 5),
+        (client_frame(CLOSE), False, 0),
+    ]
+    assert codec.idle
+    for data, idle, allowed in steps:
+        codec.feed(data)
+        assert (codec.idle, codec.allowed_frames) == (idle, allowed)
 
 
 # Limits.
