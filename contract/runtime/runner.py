@@ -121,6 +121,7 @@ async def run_services(
             # What start-up built lives as long as the process: a full collection would walk all of it, for 50 ms.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(20_000, 50, 1000)
             if on_ready:
                 await on_ready()
             await asyncio.wait({stopped, *(entry[1] for entry in running)}, return_when=asyncio.FIRST_COMPLETED)

@@ -473,7 +473,7 @@ async def test_a_flood_of_pings_ends_and_its_neighbour_hears_everything(world: W
     with contextlib.suppress(websockets.ConnectionClosed):
         for _ in range(2000):
             await device.send({"type": "ping"})
-    assert await device.closed() == 4400
+    assert await device.closed() == 4009
     assert await world.routers[0].deliver(broadcast(10, 0)) == 1
     assert (await neighbour.item("Broadcast"))["timestamp"] == 10
 

@@ -90,7 +90,8 @@ async def judge_metrics(pages: list[str]) -> None:
     assert found["fanouts_total"] >= 2
     assert found["written_lag_seconds_count"] >= 2
     assert found["stall_seconds_count"] > 20
-    assert (found["router_links"], found["topics"], found["open_holes"]) == (2, 2, 0)
+    assert (found["router_links"], found["open_holes"]) == (2, 0)
+    assert found["topics"] >= 1, "of the new worker, if any device came back to it"
     assert found["subscriptions"] == DEVICES
 
 

@@ -15,6 +15,7 @@ from contract.broadcast import Broadcast
 from tests.integration.push_proxy.push_world import TOPIC, World, broadcast
 from tests.interop.browser.chromium import PATIENCE_S, Page, open_page
 from tests.interop.browser.relay import Relay
+from tests.support.event_source import EventSourceParser
 
 pytestmark = pytest.mark.external_service
 
@@ -122,6 +123,27 @@ async def caught_up(page: Page, second: World) -> None:
     assert page.timestamps() == [10, 20, 30, 40], "each once, in order, none missed"
 
 
+async def test_event_source_resumes_after_a_drain_and_a_refusal(tmp_path: Path) -> None:
+    """Sent away by one node, turned away by the next: it has not forgotten where it stood when that lets it in."""
+    first = World(node_id="n1", reconnect_window_ms=600)
+    await first.start()
+    first.router()
+    async with event_source(first, tmp_path) as page:
+        await page.frame("schedule")
+        await live(first, 10, 0)
+        await page.frame("broadcast")
+        await first.end()
+        await page.frame("goaway")
+        full = {"max_connections": 1, "reconnect_window_ms": 600}
+        async with running(PASSED, node_id="n2", port=first.port, ring=first.ring, **full) as second:
+            device = await second.connect()
+            for _ in range(2):
+                refused = await page.frame("goaway")
+                assert (refused["frame"]["reason"], refused["id"]) == ("full", "10")
+            await device.connection.close()
+            await caught_up(page, second)
+
+
 async def test_event_source_comes_back_after_a_drain_when_told_to(tmp_path: Path) -> None:
     """Not before its own delay: the page waits what its goaway said, and is then let in where it was."""
     first = World(node_id="n1", reconnect_window_ms=4000, drain_s=0.1)
@@ -185,6 +207,21 @@ async def test_event_source_hears_of_an_unknown_topic(tmp_path: Path) -> None:
         async with open_page("event_source.html", tmp_path, stream=address) as page:
             assert (await page.frame("error"))["frame"]["code"] == "unknown_topic"
             assert (await page.kind("error"))["closed"] is False
+
+
+async def test_a_page_that_fetches_the_stream(tmp_path: Path) -> None:
+    """With the token in a header: the browser asks beforehand whether it may, and reads as it comes."""
+    async with running(PASSED) as world:
+        address = f"http://127.0.0.1:{world.port}/v1/events?topic={TOPIC}"
+        async with open_page("fetch.html", tmp_path, stream=address, token=world.token(), id="20") as page:
+            opened = await page.kind("open")
+            assert (opened["status"], opened["type"]) == (200, "text/event-stream")
+            await page.until(lambda told: "event: schedule" in told.get("text", ""))
+            await live(world, 40, 30)
+            await page.until(lambda told: "id: 40" in told.get("text", ""))
+            parser = EventSourceParser()
+            events = parser.feed("".join(told.get("text", "") for told in page.seen).encode())
+            assert [event.frame["timestamp"] for event in events if event.name == "broadcast"] == [30, 40]
 
 
 # WebSocket.

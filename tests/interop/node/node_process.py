@@ -67,15 +67,14 @@ class NodeProcess:
 
 
 @contextlib.asynccontextmanager
-async def node_client(script: str, **asked: Any) -> AsyncIterator[NodeProcess]:
-    """`script` of this folder with `asked` as its argument; killed at the end if it did not end before."""
+async def node_client(*arguments: str) -> AsyncIterator[NodeProcess]:
+    """Node in this folder, with its packages; killed at the end if it did not end before."""
     node = shutil.which("node")
     assert node is not None, "node is missing: apt-get install nodejs npm"
     assert (_HERE / "node_modules").is_dir(), "its packages are missing: npm ci in tests/interop/node"
     process = await asyncio.create_subprocess_exec(
         node,
-        script,
-        json.dumps(asked),
+        *arguments,
         cwd=_HERE,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.integration.push_proxy.push_world import TOPIC, World, broadcast, eventually
 from tests.interop.node.node_process import PATIENCE_S, NodeProcess, node_client
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "graphql-stream.md"
 pytestmark = pytest.mark.external_service
 
 
@@ -28,12 +31,12 @@ async def running(**settings: Any) -> AsyncIterator[World]:
 
 def graphql_device(world: World, cursor: int | None = None, **more: Any) -> contextlib.AbstractAsyncContextManager[Any]:
     asked = {"url": world.url, "tokens": [world.token()], "topics": [{"topic": TOPIC, "cursor": cursor}]}
-    return node_client("graphql_device.mjs", **(asked | more))
+    return node_client("graphql_device.mjs", json.dumps(asked | more))
 
 
 def v1_device(world: World, **more: Any) -> contextlib.AbstractAsyncContextManager[Any]:
     asked = {"url": world.url, "protocols": ["stagecue.v1"], "headers": {"Authorization": f"Bearer {world.token()}"}}
-    return node_client("v1_device.mjs", **(asked | more))
+    return node_client("v1_device.mjs", json.dumps(asked | more))
 
 
 async def live(world: World, timestamp: int, prev: int) -> None:
@@ -180,6 +183,28 @@ async def test_graphql_ws_reports_and_ends_an_operation() -> None:
         await device.until("complete", lambda told: told["name"] == "main")
         await eventually(lambda: b"stagecue_push_subscriptions 0.0" in world.node.metrics.render(), PATIENCE_S)
         await device.done()
+
+
+async def test_the_client_of_the_document_shows_every_state() -> None:
+    """docs/graphql-stream.md shows a client: it runs as it stands, and resumes where it was."""
+    code = re.search(r"```js\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert code is not None
+    async with running() as world:
+        await world.publish(broadcast(10, 0))
+        channel = {"url": world.url, "token": world.token(), "topics": [{"topic": TOPIC}], "connectWindowMs": 100}
+        preamble = (
+            f"import WebSocket from 'ws'; const channel = {json.dumps(channel)};\n"
+            "const shown = (topic, stateKey) => console.log(JSON.stringify({ event: 'shown', topic, stateKey }));\n"
+        )
+        async with node_client("--input-type=module", "--eval", preamble + code[1]) as device:
+            assert (await device.until("shown"))["stateKey"] == "s10"
+            await live(world, 20, 10)
+            assert (await device.until("shown"))["stateKey"] == "s20"
+            for connection in list(world.node.service._listener._sessions):
+                connection.abort()
+            await world.publish(broadcast(30, 20))
+            assert (await device.until("shown"))["stateKey"] == "s30"
+            assert [told["stateKey"] for told in device.seen] == ["s10", "s20", "s30"]
 
 
 # ws, on stagecue.v1.
