@@ -70,6 +70,8 @@ NEW_DOCUMENTS_PER_S: Final = 8.0
 _MAX_COMMENTS: Final = 100
 _MAX_ERRORS: Final = 5
 _MAX_PLANS_PER_OPERATION: Final = 16
+_MAX_PREPARED: Final = 256
+_MAX_KEPT_VARIABLES_BYTES: Final = 512
 _ROOT_FIELD: Final = "broadcasts"
 
 _encode = msgspec.json.Encoder().encode
@@ -147,6 +149,7 @@ class Documents:
         self._max_chars = max_chars
         self._documents: OrderedDict[str, _Document | OperationRefused] = OrderedDict()
         self._chars = 0
+        self._prepared: dict[tuple[str, str | None, bytes], Prepared] = {}
         self._budget = NEW_DOCUMENTS_BURST
         self._budget_at_s: float | None = None
         self._forms: WeakValueDictionary[tuple[str, tuple[tuple[str, Plan], ...]], GraphqlForm] = WeakValueDictionary()
@@ -167,15 +170,25 @@ class Documents:
 
         Overloaded where too many new documents came in a short time: reading one may take as long as a fan-out.
         """
+        key = (query, operation_name, _encode(variables))
+        known = self._prepared.get(key)
+        if known is not None:
+            return known
         document = self._document(query, now_s)
         operation = document.operation(operation_name)
         try:
             values = operation.variables(variables or {})
             if operation.kind is OperationType.MUTATION:
                 return Report(partial(operation.report, variables or {}))
-            return Prepared(self._form(operation, values), operation.topics(values))
+            prepared = Prepared(self._form(operation, values), operation.topics(values))
         except GraphQLError as exc:
             raise refused([exc], "variables") from exc
+        if len(key[2]) <= _MAX_KEPT_VARIABLES_BYTES:
+            # Many devices come back at the same cursors: for them everything was done before.
+            if len(self._prepared) >= _MAX_PREPARED:
+                self._prepared.clear()
+            self._prepared[key] = prepared
+        return prepared
 
     def _document(self, query: str, now_s: float) -> _Document:
         known = self._documents.get(query)

@@ -20,7 +20,6 @@ from contract.frames import (
     ErrorFrame,
     HoleFrame,
     SubscribeFrame,
-    encode_frame,
 )
 from push_proxy.forms import Form
 from push_proxy.graphql_documents import Documents, GraphqlForm, Prepared, Report, TopicCursor
@@ -30,8 +29,6 @@ from push_proxy.session import Action, Close, Follow, Grant, LatestOf, Send, Ses
 __all__ = [
     "ACK",
     "MAX_ID_CHARS",
-    "MESSAGES_PER_S",
-    "MESSAGE_BURST",
     "PING",
     "Alive",
     "Asking",
@@ -51,9 +48,6 @@ __all__ = [
 
 MAX_ID_CHARS: Final = 128
 """Of an operation's id, which stands in every frame of it; clients send 36."""
-MESSAGE_BURST: Final = 400.0
-MESSAGES_PER_S: Final = 20.0
-"""Every message costs one; a client that is never below zero is never closed for it."""
 
 ACK: Final = b'{"type":"connection_ack"}'
 PING: Final = b'{"type":"ping"}'
@@ -184,15 +178,13 @@ class _NotTaken(InvalidRequest):
 class GraphqlStream:
     """State of one connection; `operations` is read by the shell and changed here only."""
 
-    __slots__ = ("_credit", "_credit_at_s", "_initialised", "head_grant", "operations")
+    __slots__ = ("_initialised", "head_grant", "operations")
 
-    def __init__(self, head_grant: Grant | None, *, now_s: float) -> None:
+    def __init__(self, head_grant: Grant | None) -> None:
         self.head_grant = head_grant
         """Of the token in the HTTP request, if a good one was there: `connection_init` need not bring another."""
         self.operations: dict[str, Operation] = {}
         self._initialised = False
-        self._credit = MESSAGE_BURST
-        self._credit_at_s = now_s
 
     def owner(self, topic: str) -> Operation | None:
         """The operation that follows a topic: at most one."""
@@ -203,8 +195,6 @@ class GraphqlStream:
 
     def received(self, data: bytes, session: Session | None, asking: Asking) -> list[GraphqlAction]:
         """One text message. `session` is None until the connection was acknowledged."""
-        if not self._afford(asking.now_s):
-            return [Drop(CloseCode.TOO_MANY_ERRORS, "Too many messages")]
         try:
             message = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -322,20 +312,15 @@ class GraphqlStream:
         told += [Drop(action.code, "Too many operations in error") for action in of if isinstance(action, Close)]
         return told
 
-    def _afford(self, now_s: float) -> bool:
-        earned = (now_s - self._credit_at_s) * MESSAGES_PER_S
-        self._credit = min(MESSAGE_BURST, self._credit + earned) - 1
-        self._credit_at_s = now_s
-        return self._credit >= 0
-
 
 def _to_session(session: Session, frame: ClientFrame, asking: Asking) -> list[Action]:
     return session.received(
-        encode_frame(frame),
+        b"",
         now_s=asking.now_s,
         now_ms=asking.now_ms,
         latest_of=asking.latest_of,
         verify=asking.verify,
+        read=lambda data: frame,
     )
 
 

@@ -107,7 +107,7 @@ class GraphqlConnection(WebSocketConnection):
 
     def begin(self, grant: Grant | None, opening: bytes) -> None:
         self.write(opening)
-        self._stream = GraphqlStream(grant, now_s=self._listener.clock.monotonic_s())
+        self._stream = GraphqlStream(grant)
         self._listener.waits_for_token(self)
 
     def refuse(self, code: CloseCode, goaway: GoawayFrame | None, opening: bytes) -> None:

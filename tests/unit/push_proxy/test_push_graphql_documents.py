@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -205,14 +204,22 @@ def test_variables_that_affect_the_selection_make_forms_of_their_own() -> None:
     assert json.loads(without(frame))["data"]["broadcasts"] == {"__typename": "ScheduleChange"}
 
 
-def test_a_form_nobody_uses_is_forgotten() -> None:
+def test_what_was_prepared_is_kept_for_the_next_who_asks_the_same_and_no_other() -> None:
+    """A herd comes back at the same cursors; a variable of another type, even an equal one, is another."""
     known = documents()
-    form = prepared(known, WHOLE, TOPICS).form
-    again = prepared(known, WHOLE + " ", TOPICS).form
-    assert again is form
-    del form, again
-    gc.collect()
-    assert len(known._forms) == 0
+    first = prepared(known, WHOLE, TOPICS)
+    assert prepared(known, WHOLE, json.loads(json.dumps(TOPICS))) is first
+    assert prepared(known, WHOLE, TOPICS, "Follow") is not first
+    one = prepared(known, WHOLE, {"topics": [{"topic": "a", "cursor": 1}]})
+    for cursor in (True, 1.0, "1"):
+        with pytest.raises(OperationRefused):
+            known.prepare(WHOLE, None, {"topics": [{"topic": "a", "cursor": cursor}]}, now_s=0)
+    assert one.topics == (TopicCursor("a", 1),)
+    for number in range(1_000):
+        prepared(known, WHOLE, {"topics": [{"topic": "a", "cursor": number}]})
+    assert len(known._prepared) <= 256
+    prepared(known, WHOLE, {"topics": [{"topic": "a" * 600}]})
+    assert not any("a" * 600 in str(key) for key in known._prepared)
 
 
 @pytest.mark.parametrize(
