@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -103,7 +103,7 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def open_page(name: str, tmp_path: Path, **parameters: str) -> AsyncIterator[Page]:
+async def open_page(name: str, tmp_path: Path, **parameters: str | Sequence[str]) -> AsyncIterator[Page]:
     """Show `name` with these parameters in a browser of its own, which ends with the context."""
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -117,7 +117,7 @@ async def open_page(name: str, tmp_path: Path, **parameters: str) -> AsyncIterat
             chromium,
             *_FLAGS,
             f"--user-data-dir={profile}",
-            f"http://127.0.0.1:{port}/{name}?{urlencode(parameters)}",
+            f"http://127.0.0.1:{port}/{name}?{urlencode(parameters, doseq=True)}",
             stdout=log,
             stderr=log,
             env={**os.environ, "HOME": str(tmp_path)},

@@ -44,9 +44,11 @@ def event_source(world: World, tmp_path: Path) -> contextlib.AbstractAsyncContex
     return open_page("event_source.html", tmp_path, stream=events_url(world))
 
 
-def web_socket(world: World, tmp_path: Path, **more: str) -> contextlib.AbstractAsyncContextManager[Page]:
-    parameters = {"stream": world.url, "offer": f"stagecue.v1,stagecue.bearer.{world.token()}"} | more
-    return open_page("web_socket.html", tmp_path, **parameters)
+def web_socket(
+    world: World, tmp_path: Path, **more: str | Sequence[str]
+) -> contextlib.AbstractAsyncContextManager[Page]:
+    offer = f"stagecue.v1,stagecue.bearer.{world.token()}"
+    return open_page("web_socket.html", tmp_path, **({"stream": world.url, "offer": offer} | more))
 
 
 async def live(world: World, timestamp: int, prev: int) -> None:
@@ -94,21 +96,18 @@ async def test_event_source_resumes_when_the_network_broke(tmp_path: Path) -> No
     """No goaway, no end of the stream: cut in both directions, and back with its id at once, at another node."""
     async with (
         running(node_id="n1", reconnect_window_ms=600) as first,
-        running(node_id="n2", ring=first.ring) as second,
+        running(PASSED, node_id="n2", ring=first.ring) as second,
+        Relay(first.port) as relay,
     ):
-        relay = Relay(first.port)
-        await relay.start()
         address = events_url(first).replace(str(first.port), str(relay.port))
         async with open_page("event_source.html", tmp_path, stream=address) as page:
             await page.frame("schedule")
             await live(first, 10, 0)
             await page.frame("broadcast")
-            await second.publish(*PASSED)
             relay.to_port = second.port
             relay.break_all()
             assert (await page.kind("error"))["closed"] is False
             await caught_up(page, second)
-        await relay.close()
 
 
 async def caught_up(page: Page, second: World) -> None:
@@ -128,15 +127,17 @@ async def test_event_source_resumes_after_a_drain_and_a_refusal(tmp_path: Path) 
     first = World(node_id="n1", reconnect_window_ms=600)
     await first.start()
     first.router()
-    async with event_source(first, tmp_path) as page:
-        await page.frame("schedule")
-        await live(first, 10, 0)
-        await page.frame("broadcast")
-        await first.end()
-        await page.frame("goaway")
-        full = {"max_connections": 1, "reconnect_window_ms": 600}
-        async with running(PASSED, node_id="n2", port=first.port, ring=first.ring, **full) as second:
-            device = await second.connect()
+    full = {"max_connections": 1, "reconnect_window_ms": 600}
+    async with running(PASSED, node_id="n2", ring=first.ring, **full) as second, Relay(first.port) as relay:
+        device = await second.connect()
+        address = events_url(first).replace(str(first.port), str(relay.port))
+        async with open_page("event_source.html", tmp_path, stream=address) as page:
+            await page.frame("schedule")
+            await live(first, 10, 0)
+            await page.frame("broadcast")
+            relay.to_port = second.port
+            await first.end()
+            assert (await page.frame("goaway"))["frame"]["reason"] == "drain"
             for _ in range(2):
                 refused = await page.frame("goaway")
                 assert (refused["frame"]["reason"], refused["id"]) == ("full", "10")
@@ -243,6 +244,30 @@ async def test_web_socket_subscribes_and_hears(tmp_path: Path) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while world.node.status()["connections"]:  # noqa: ASYNC110 - the browser is killed, nobody tells
                 await asyncio.sleep(0.02)
+
+
+async def test_web_socket_speaks_graphql(tmp_path: Path) -> None:
+    """The other subprotocol on the same port: a token in connection_init, one operation, continuity and broadcasts."""
+    document = (
+        "subscription ($topics: [TopicCursor!]!) { broadcasts(topics: $topics) { __typename "
+        "... on Continuity { verdict latest } ... on Broadcast { stateKey timestamp } } }"
+    )
+    async with running(PASSED) as world:
+        init = {"type": "connection_init", "payload": {"token": world.token()}}
+        operation = {"query": document, "variables": {"topics": [{"topic": TOPIC, "cursor": 20}]}}
+        subscribe = {"type": "subscribe", "id": "1", "payload": operation}
+        messages = [json.dumps(init), json.dumps(subscribe)]
+        async with web_socket(world, tmp_path, offer="graphql-transport-ws", send=messages) as page:
+            assert (await page.kind("open"))["protocol"] == "graphql-transport-ws"
+            await page.frame("connection_ack")
+            items: list[dict[str, Any]] = []
+            while not items or items[-1].get("timestamp") != 30:
+                items.append((await page.frame("next"))["frame"]["payload"]["data"]["broadcasts"])
+            assert {"__typename": "Continuity", "verdict": "COMPLETE", "latest": 30} in items
+            await live(world, 40, 30)
+            while items[-1].get("timestamp") != 40:
+                items.append((await page.frame("next"))["frame"]["payload"]["data"]["broadcasts"])
+            assert items[-1]["stateKey"] == "s40"
 
 
 @pytest.mark.parametrize("world_ping_s", [0.3])
