@@ -68,6 +68,7 @@ class StreamNode:
         self._fanout = FanOut()
         self._topics: dict[str, FollowedTopic] = {}
         self._unsettled: dict[str, None] = {}
+        self._uncounted: list[ReadyAnswer] = []
         self._ack = AckRequest(settings.ack_one_in, settings.ack_within_ms) if settings.ack_one_in else None
         self.reader = TopicReader(
             self._topics,
@@ -106,7 +107,14 @@ class StreamNode:
         held_version = self.coverage.joined(topic, held.version if held is not None else None)
         ready = followed.ready_answer(device.form, cursor, held_revision, now_s)
         if ready is not None and not device.congested:
-            self._follow_at_once(device, followed, ready, held_version, now_s)
+            self._register(
+                followed,
+                Subscription(device, topic, waiting=None, told_revision=ready.revision, held_version=held_version),
+            )
+            if not ready.given:
+                self._uncounted.append(ready)
+            ready.given += 1
+            device.write(ready.frames)
             return
         subscription = Subscription(
             device,
@@ -121,25 +129,6 @@ class StreamNode:
             self._unsettled[topic] = None
             if subscription.needs_read(followed.state):
                 self.reader.request_read(followed)
-
-    def _follow_at_once(
-        self, device: DevicePort, followed: FollowedTopic, ready: ReadyAnswer, held_version: int, now_s: float
-    ) -> None:
-        """Subscribe with an answer somebody else was given, the state being the same: nothing to judge or to join."""
-        topic = followed.topic
-        self._register(
-            followed,
-            Subscription(device, topic, waiting=None, told_revision=ready.revision, held_version=held_version),
-        )
-        self._metrics.count(_VERDICT_COUNTERS[ready.verdict])
-        if ready.verdict == "gap":
-            self._tally.gap_told(topic, followed.state.latest, now_s=now_s)
-        if ready.replayed:
-            self._metrics.delivered("replayed", len(ready.replayed), 0)
-            for timestamp in ready.replayed:
-                self._tally.replayed(topic, timestamp, now_s=now_s)
-        self._metrics.answered(len(ready.frames))
-        device.write(ready.frames)
 
     def _register(self, followed: FollowedTopic, subscription: Subscription) -> None:
         former = self._hub.add(subscription)
@@ -211,6 +200,7 @@ class StreamNode:
     def tick(self) -> None:
         """Deadlines of topics; called about every 50 ms. Costs nothing while everything is settled."""
         now_s = self._clock.monotonic_s()
+        self.count_answers(now_s)
         for topic in list(self._unsettled):
             followed = self._topics.get(topic)
             if followed is None:
@@ -224,6 +214,19 @@ class StreamNode:
             self._answer_all(followed, [s for s in waiting if s.overdue(now_s)])
             if not waiting and not followed.state.holding:
                 del self._unsettled[topic]
+
+    def count_answers(self, now_s: float) -> None:
+        """Count what was answered alike since the last call."""
+        for ready in self._uncounted:
+            given, ready.given = ready.given, 0
+            self._metrics.count(_VERDICT_COUNTERS[ready.verdict], given)
+            self._metrics.delivered("replayed", given * len(ready.replayed), 0)
+            self._metrics.answered(given * len(ready.frames))
+            if ready.verdict == "gap":
+                self._tally.gap_told(ready.topic, ready.latest, now_s=now_s, by=given)
+            for timestamp in ready.replayed:
+                self._tally.replayed(ready.topic, timestamp, now_s=now_s, by=given)
+        self._uncounted.clear()
 
     def forget_idle(self) -> None:
         """Stop following topics that had no subscriber for the linger time; called about once a second."""
@@ -258,6 +261,11 @@ class StreamNode:
             for due in followed.schedule.times().values()
             if due is not None
         ]
+
+    def schedules_mark(self) -> tuple[int, int]:
+        """Differs, all but always, after a schedule changed or a topic came or went: cheaper to ask than due times."""
+        revisions = (each.schedule.revision for each in self._topics.values() if each.schedule is not None)
+        return len(self._topics), sum(revisions)
 
     # What became of frames that were held back for slow consumers.
 
@@ -429,20 +437,19 @@ class StreamNode:
             assert followed.prepared_schedule is not None
             frames.append(followed.prepared_schedule)
         form = subscription.sink.form
-        self._metrics.answered(sum([len(frame.in_form(form)) for frame in frames]))
+        encoded = b"".join([frame.in_form(form) for frame in frames])
+        self._metrics.answered(len(encoded))
         subscription.sink.send(frames)
         if first and form in JOINABLE and answer.verdict in ("complete", "gap"):
-            followed.keep_answer(
-                form,
-                cursor,
-                held_revision,
-                ReadyAnswer(
-                    b"".join([frame.in_form(form) for frame in frames]),
-                    answer.verdict,
-                    tuple(broadcast.timestamp for broadcast in answer.replay),
-                    subscription.told_revision,
-                ),
+            ready = ReadyAnswer(
+                encoded,
+                answer.verdict,
+                tuple(broadcast.timestamp for broadcast in answer.replay),
+                topic=followed.topic,
+                latest=followed.state.latest,
+                revision=subscription.told_revision,
             )
+            followed.keep_answer(form, cursor, held_revision, ready)
         return True
 
     def _refused_for_cursor(self, followed: FollowedTopic, subscription: Subscription, now_s: float) -> bool:

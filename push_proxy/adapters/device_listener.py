@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Final
 
+import structlog
+
 from contract.clock import Clock
 from contract.close_codes import CloseCode
 from contract.frames import GoawayFrame
 from contract.runtime.listening import close_listener
+from contract.runtime.log_limit import KindLimit
 from contract.runtime.runner import Readiness
 from push_proxy.adapters.connection import Connection
 from push_proxy.adapters.graphql_connection import stream_documents
@@ -42,6 +45,10 @@ TICK_S: Final = 0.05
 """How often deadlines are looked at; no bound of the protocol is finer than ten of these."""
 _BROKEN: Final = 1006
 """Close code of a connection that ended without one (RFC 6455, 7.4.1)."""
+_LOOK_AGAIN_S: Final = 60.0
+_TOPICS_PER_LOOK: Final = 1_000
+"""Due times of this many topics are looked at in a second at most, some 5 ms of work."""
+_log = structlog.get_logger(__name__)
 
 
 class DeviceListener:
@@ -90,6 +97,9 @@ class DeviceListener:
         self._sessions: dict[Connection, None] = {}
         self._wheel: TimerWheel[HeadReader | Connection] = TimerWheel(TICK_S, now_s=clock.monotonic_s())
         self._ticked_s = clock.monotonic_s()
+        self._due_mark = (0, 0)
+        self._due_known_s = float("-inf")
+        self._refusal_lines = KindLimit(burst=1, window_s=60.0)
         metrics.gauge("connections", lambda: len(self._sessions))
 
     @property
@@ -121,11 +131,27 @@ class DeviceListener:
 
     def every_second(self) -> None:
         """What changes slowly: due times, the reconnect window, what siblings know."""
-        self.terms.know_due(self.node.due_times())
+        self._know_due()
+        self._tell_refusals()
         self._siblings.publish(len(self._sessions), 0 if self._admission.draining else self._capacity)
         frame = self.terms.window_to_tell()
         if frame is not None:
             self.node.tell_all(self.devices, PreparedFrame(frame))
+
+    def _know_due(self) -> None:
+        """Due times of many topics take milliseconds: only after a change, less often the more there are."""
+        now_s = self.clock.monotonic_s()
+        mark = self.node.schedules_mark()
+        quiet_s = max(1.0, mark[0] / _TOPICS_PER_LOOK)
+        passed_s = now_s - self._due_known_s
+        if (mark != self._due_mark and passed_s >= quiet_s) or passed_s >= max(_LOOK_AGAIN_S, quiet_s):
+            self._due_mark, self._due_known_s = mark, now_s
+            self.terms.know_due(self.node.due_times())
+
+    def _tell_refusals(self) -> None:
+        """What refusals nobody has read of, of kinds that stopped."""
+        for outcome, count in self._refusal_lines.overdue(self.clock.monotonic_s()).items():
+            _log.warning("handshakes_refused", outcome=outcome, count=count)
 
     # The end.
 
@@ -200,8 +226,11 @@ class DeviceListener:
         )
 
     def refused(self, outcome: HandshakeOutcome) -> None:
-        """A request got no stream."""
+        """A request got no stream. A million of them make a line a minute for each outcome, with their number."""
         self.metrics.handshake(outcome)
+        line = self._refusal_lines.admit(outcome, self.clock.monotonic_s())
+        if line is not None:
+            _log.warning("handshakes_refused", outcome=outcome, count=line.hidden + 1)
 
     def page(self, name: PageName) -> tuple[int, str, bytes]:
         """Status, content type and body of a plain page."""

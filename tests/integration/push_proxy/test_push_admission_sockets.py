@@ -12,9 +12,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import structlog
 import websockets
 from push_world import TOPIC, World, broadcast, eventually
 
+from contract.clock import ManualClock
 from contract.close_codes import CloseCode
 from contract.schedule import PlannedStage, TopicSchedule
 
@@ -98,6 +100,39 @@ async def _end(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
         return await loop.sock_recv(sock, 1)
     except ConnectionResetError:
         return b""
+
+
+@pytest.mark.parametrize("world", [{"max_connections": 1, "clock": ManualClock()}], indirect=True)
+async def test_refusals_make_few_lines_that_count_them_all(world: World) -> None:
+    """Three hundred refused within a minute: one line at once, one after it; the flood's end loses no count."""
+    await world.connect()
+    request = (
+        b"GET /v1/stream HTTP/1.1\r\nHost: push\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        b"Sec-WebSocket-Protocol: stagecue.v1\r\n\r\n"
+    )
+
+    async def refused() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        writer.write(request)
+        try:
+            return await asyncio.wait_for(reader.read(), 20)
+        finally:
+            writer.close()
+
+    def told() -> list[int]:
+        return [line["count"] for line in lines if line["event"] == "handshakes_refused"]
+
+    assert isinstance(world.clock, ManualClock)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(10):
+            answers = await asyncio.gather(*(refused() for _ in range(30)))
+            assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in answers)
+        assert told() == [1]
+        world.clock.advance_ms(61_000)
+        await eventually(lambda: sum(told()) == 300, 20)
+        assert told() == [1, 299]
+    assert {line["outcome"] for line in lines if line["event"] == "handshakes_refused"} == {"full"}
 
 
 @pytest.mark.parametrize("world", [{"allowed_origins": "https://*.example.com"}], indirect=True)
