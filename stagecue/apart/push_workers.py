@@ -208,6 +208,7 @@ class _Worker:
 
     async def _pause(self, verdict: RestartAfter, stop: asyncio.Event) -> None:
         _log.error("worker_ended", worker=self.index, how=self.how_it_ended, again_in_s=round(verdict.pause_s, 2))
+        self.code = 0  # said, and not again at the end
         try:
             async with asyncio.timeout(verdict.pause_s):
                 await stop.wait()

@@ -28,7 +28,7 @@ from contract.tokens import DeviceClaims
 from loadtest.cluster.ports import reserve_ports
 from stagecue.keys import load_or_create_keys
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
 
 WORKERS = 2
 DEVICES = 24

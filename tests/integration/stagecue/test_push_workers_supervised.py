@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,8 @@ from stagecue.apart import push_workers, restarts
 from stagecue.apart.lifecycle import ServiceAddress
 from stagecue.apart.push_workers import run_push_workers
 from stagecue.settings import InstallationSettings
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
 
 PROLOGUE = """
 import os, sys, time
@@ -122,6 +125,24 @@ async def test_a_worker_that_ends_again_and_again_is_tried_on_while_it_served_on
     assert [index for index, _ in one.starts].count(1) == 1
     one.stop.set()
     await running
+
+
+async def test_a_stop_does_not_wait_for_a_worker_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its end and its next start: a clean stop, since nothing is left undrained."""
+    monkeypatch.setattr(restarts, "FIRST_S", 600.0)
+    monkeypatch.setattr(restarts, "CAP_S", 600.0)
+    one = Supervisor(tmp_path, "ready(); stopped()")
+    running = one.begin()
+    await until(lambda: one.announced, "all are ready")
+    said: list[str] = []
+    monkeypatch.setattr(push_workers, "_log", SimpleNamespace(error=lambda event, **_: said.append(event)))
+    os.kill(dict(one.starts)[0], signal.SIGKILL)
+    await until(lambda: said == ["worker_ended"], "its end is known")
+    one.stop.set()
+    await running
+    assert len(one.starts) == 2
 
 
 async def test_a_worker_that_dies_at_every_start_ends_all_with_code_1(tmp_path: Path) -> None:
