@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from contract.frames import AckRequest
 from device_sim.client import now_ms
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.peers.floor import FloorPeer
@@ -19,12 +18,12 @@ from loadtest.bench.peers.websockets_peer import WebsocketsPeer
 from loadtest.bench.push.chain import Chain
 from loadtest.bench.push.contender import Contender
 from loadtest.bench.push.cores import Cores
+from loadtest.bench.push.defaults import live_ack, production
 from loadtest.bench.push.dialect import EVENTS, GRAPHQL, STREAM
 from loadtest.bench.push.load import LoadProcess
 from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.push.subject import Subject
-from push_proxy.settings import PushSettings
 
 __all__ = ["OURS", "PEERS", "VARIANTS", "Arena", "check_devices", "check_peers", "open_arena", "open_variant"]
 
@@ -68,7 +67,7 @@ def check_peers(named: str) -> tuple[str, ...]:
 def check_devices(devices: int) -> None:
     """Raises CouldNotRun when one process cannot hold them."""
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = min(files_max - _OTHER_FILES, PushSettings().max_connections)
+    most = min(files_max - _OTHER_FILES, production().max_connections)
     if not 1 <= devices <= most:
         raise CouldNotRun(f"--devices: 1 to {most}, which one process may hold here")
 
@@ -105,13 +104,11 @@ class _Room:
         self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-bench-")))
         self._rings = new_rings()
         self._block = _FIRST_BLOCK
-        self._defaults = PushSettings()
 
     async def enter(self, name: str) -> Contender:
         """Start it and its devices' process, and see what memory it has before anybody connects."""
-        ack_one_in, within_ms = self._defaults.ack_one_in, self._defaults.ack_within_ms
         # A chain each: a node that did not get all of its own would rightly look for what is missing.
-        chain = Chain(now_ms, ack=AckRequest(ack_one_in, within_ms) if ack_one_in else None)
+        chain = Chain(now_ms, ack=live_ack())
         subject = self._subject(name, chain)
         self._stack.push_async_callback(subject.stop)
         await subject.start()
@@ -127,7 +124,7 @@ class _Room:
             load,
             chain=chain,
             directory=self._directory,
-            connects_per_s=self._defaults.handshakes_per_s if name not in PEERS else math.inf,
+            connects_per_s=production().handshakes_per_s if name not in PEERS else math.inf,
         )
         await contender.take_baseline()
         return contender

@@ -21,7 +21,6 @@ import msgspec
 
 from contract.broadcast import Broadcast
 from contract.errors import NodeUnreachable
-from contract.frames import AckRequest
 from device_sim.audit import OutboxBroadcast, audit_fleet
 from device_sim.client import now_ms
 from loadtest.bench.cpu import others_cpu_s
@@ -32,13 +31,13 @@ from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.push.arena import check_devices
 from loadtest.bench.push.chain import TOPICS, Chain
 from loadtest.bench.push.cores import choose_cores, kept_on
+from loadtest.bench.push.defaults import live_ack, production
 from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.node_kill_figures import NodeKillFigures, Published, node_kill_figures
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.report import Reporter
 from loadtest.bench.validity import others_invalid
 from loadtest.cluster.ports import reserve_ports
-from push_proxy.settings import PushSettings
 
 __all__ = ["NodeKillOptions", "measure_node_kill", "run_node_kill"]
 
@@ -49,7 +48,7 @@ _RETURN_WITHIN_S: Final = 180.0
 _MOST: Final = 0.5
 _RETURNING_EVERY_S: Final = 1.0
 _WATCHING_EVERY_S: Final = 5.0
-_SETTLE_S: Final = 2.0
+_SETTLE_S: Final = 1.0
 _ADDRESSES: Final = 250
 _BLOCK: Final = 61
 
@@ -72,8 +71,7 @@ class NodeKillOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def compressed(self) -> dict[str, str]:
         """Settings of the surviving nodes."""
-        production = PushSettings()
-        shortest_s = self.lifetime_s * production.lifetime_min_s / production.lifetime_max_s
+        shortest_s = self.lifetime_s * production().lifetime_min_s / production().lifetime_max_s
         return {"PUSH_LIFETIME_MIN_S": f"{shortest_s:.3f}", "PUSH_LIFETIME_MAX_S": f"{self.lifetime_s:.3f}"}
 
 
@@ -101,10 +99,8 @@ class _Nodes:
     """The first node, and those that survive it, on one port."""
 
     def __init__(self, options: NodeKillOptions, directory: Path, stack: AsyncExitStack, core: int) -> None:
-        defaults = PushSettings()
-        ack = AckRequest(defaults.ack_one_in, defaults.ack_within_ms) if defaults.ack_one_in else None
         self.rings = new_rings()
-        self.chain = Chain(now_ms, ack=ack)
+        self.chain = Chain(now_ms, ack=live_ack())
         self._stack = stack
         port = stack.enter_context(reserve_ports(1))[0]
         self.url = f"ws://127.0.0.1:{port}/v1/stream"
