@@ -139,7 +139,7 @@ async def test_it_answers_pings_counts_each_device_once_and_sees_who_was_closed(
             await connections[2].send("news".ljust(200, "."))
             found = await load.arrivals(within_s=20)
             assert (found.received, found.repeated, found.bytes) == (3, 2, 200)
-            assert all(40_000 < each for each in found.arrivals_us)
+            assert all(each > 40_000 for each in found.arrivals_us)
             await connections[2].close(4001, "go")
             async with asyncio.timeout(20):
                 while (status := await load.status()).lost == 0:  # noqa: ASYNC110
