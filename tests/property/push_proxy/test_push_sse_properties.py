@@ -27,7 +27,7 @@ from contract.frames import (
 from contract.replay_log import LogSnapshot
 from device_sim.topic import TopicState as DeviceTopic
 from push_proxy.ports import DevicePort
-from push_proxy.recovery import Answer, Phase, Subscription
+from push_proxy.recovery import Answer, Phase, Subscription, Waiting
 from push_proxy.sse import (
     HEARTBEAT,
     MIN_RETRY_MS,
@@ -139,9 +139,8 @@ class Night:
         request = read_events_request(query, Headers(self.browser.last_event_id))
         self.device.asked(self.conn)
         self.stream = EventStream(request.cursor, 0.5)
-        self.subscription = Subscription(
-            NOBODY, T, request.cursor, deadline_s=self.now_s + 0.5, read_mark=self.node.reads_begun
-        )
+        waiting = Waiting(request.cursor, self.now_s + 0.5, self.node.reads_begun)
+        self.subscription = Subscription(NOBODY, T, waiting=waiting)
         self.write(WELCOME)
         self.answer()
 
