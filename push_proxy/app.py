@@ -102,6 +102,7 @@ class PushService:
 
     def _report_once(self) -> None:
         if self._links.connected:
+            self._node.count_answers(self._clock.monotonic_s())
             counts = self._tally.report()
             if counts:
                 self._links.report(counts)

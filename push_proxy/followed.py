@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple
+from typing import Final
 
 from contract.broadcast import Broadcast
 from contract.cursor import Cursor
@@ -39,15 +39,24 @@ class Delivery:
             self.done.set_result(self.written)
 
 
-class ReadyAnswer(NamedTuple):
+class ReadyAnswer:
     """What a subscriber with a certain cursor is answered as long as the topic's log and schedule stay as they are."""
 
-    frames: bytes
-    """Verdict, replay and schedule, in the subscriber's form."""
-    verdict: Verdict
-    replayed: tuple[int, ...]
-    revision: int
-    """The schedule the subscriber knows afterwards."""
+    __slots__ = ("frames", "given", "latest", "replayed", "revision", "topic", "verdict")
+
+    def __init__(
+        self, frames: bytes, verdict: Verdict, replayed: tuple[int, ...], *, topic: str, latest: int, revision: int
+    ) -> None:
+        self.frames = frames
+        """Verdict, replay and schedule, in the subscriber's form."""
+        self.verdict = verdict
+        self.replayed = replayed
+        self.topic = topic
+        self.latest = latest
+        self.revision = revision
+        """The schedule the subscriber knows afterwards."""
+        self.given = 0
+        """How often it was given since that was last counted: a herd is counted in one go, not one by one."""
 
 
 class FollowedTopic:

@@ -62,10 +62,10 @@ class ReachTally:
         if counts is not None:
             counts.written += by
 
-    def replayed(self, topic: str, timestamp: int, *, now_s: float) -> None:
+    def replayed(self, topic: str, timestamp: int, *, now_s: float, by: int = 1) -> None:
         counts = self._get(topic, timestamp, now_s)
         if counts is not None:
-            counts.replayed += 1
+            counts.replayed += by
 
     def coalesced(self, topic: str, timestamp: int, *, now_s: float) -> None:
         counts = self._get(topic, timestamp, now_s)
@@ -77,10 +77,10 @@ class ReachTally:
         if counts is not None:
             counts.acked += 1
 
-    def gap_told(self, topic: str, latest: int, *, now_s: float) -> None:
+    def gap_told(self, topic: str, latest: int, *, now_s: float, by: int = 1) -> None:
         counts = self._get(topic, latest, now_s)
         if counts is not None:
-            counts.gaps += 1
+            counts.gaps += by
 
     def hole_told(self, topic: str, timestamp: int, *, now_s: float) -> None:
         counts = self._get(topic, timestamp, now_s)

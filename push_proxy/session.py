@@ -235,31 +235,37 @@ class Session:
             message = f"topics: {total} topics (at most {MAX_TOPICS_PER_CONNECTION} per connection)"
             return self.rejected("too_many_topics", message)
         actions: list[Action] = []
+        allowed, held = self.grant.topics, frame.held
         for topic, cursor in frame.topics.items():
-            actions.extend(self._subscribe_one(topic, cursor, frame.held.get(topic), now_ms, latest_of))
+            latest = latest_of(topic)
+            if cursor is not None and latest is not None and 0 <= cursor <= latest and allowed is None:
+                # Nearly every subscribe: the node follows the topic already, so its name is good, and the cursor is.
+                actions.append(self._following(topic, cursor, held.get(topic)))
+                continue
+            actions.extend(self._subscribe_one(topic, cursor, held.get(topic), now_ms, latest))
             if self._closed:
                 break
         return actions
 
     def _subscribe_one(
-        self, topic: str, cursor: Cursor, held: Held | None, now_ms: int, latest_of: LatestOf
+        self, topic: str, cursor: Cursor, held: Held | None, now_ms: int, latest: int | None
     ) -> list[Action]:
         if not topic or len(topic) > MAX_TOPIC_CHARS:
             return self.rejected("unknown_topic", f"topics: no such topic (1-{MAX_TOPIC_CHARS} characters)", topic)
         if self.grant.topics is not None and topic not in self.grant.topics:
             return self.rejected("forbidden_topic", f"topics[{topic}]: the token does not allow this topic", topic)
         try:
-            judge_cursor(cursor, now_ms=now_ms, latest=latest_of(topic), field=f"topics[{topic}]")
+            judge_cursor(cursor, now_ms=now_ms, latest=latest, field=f"topics[{topic}]")
         except MalformedCursor as exc:
             code = "cursor_in_future" if cursor is not None and cursor > 0 else exc.code
             return self.rejected(code, str(exc), topic)
-        return self._following(topic, cursor, held)
+        return [self._following(topic, cursor, held)]
 
-    def _following(self, topic: str, cursor: Cursor, held: Held | None) -> list[Action]:
+    def _following(self, topic: str, cursor: Cursor, held: Held | None) -> Follow:
         if topic not in self.topics:
             self.topics = (*self.topics, topic)
         self._subscribe_by_s = _NEVER
-        return [Follow(topic, cursor, held)]
+        return Follow(topic, cursor, held)
 
     def _unsubscribe(self, frame: UnsubscribeFrame) -> list[Action]:
         leaving = [topic for topic in dict.fromkeys(frame.topics) if topic in self.topics]
