@@ -27,7 +27,6 @@ from push_proxy.graphql_stream import (
     Pong,
     Reply,
     complete_message,
-    next_prefix,
 )
 from push_proxy.session import Action, Grant, Send
 from push_proxy.websocket import PING as WEBSOCKET_PING
@@ -44,6 +43,8 @@ __all__ = ["GraphqlConnection", "OperationPort", "stream_documents"]
 
 _BOTH_PINGS: Final = WEBSOCKET_PING + text_frame(PING)
 """The browser answers the first, and nobody else sees it; the second shows a page that its node lives."""
+_NO_SUBSCRIPTIONS: Final[list[Subscription]] = []
+"""Of every GraphQL connection: its operations have them."""
 _MAX_REASON_BYTES: Final = 123
 _OUTCOMES: Final[Mapping[CloseCode | GraphqlCloseCode, HandshakeOutcome]] = {
     CloseCode.BAD_TOKEN: "unauthorized",
@@ -62,26 +63,25 @@ def stream_documents() -> Documents:
 class OperationPort(Operation):
     """DevicePort of one operation: frames are payloads, wrapped with the operation's id on their way out."""
 
-    __slots__ = ("_connection", "_prefix", "congested", "subscriptions")
+    __slots__ = ("_connection", "congested", "subscriptions")
 
     def __init__(
-        self, connection: GraphqlConnection, operation_id: str, form: GraphqlForm, topics: tuple[str, ...]
+        self, connection: GraphqlConnection, prefix: bytes, form: GraphqlForm, topics: tuple[str, ...]
     ) -> None:
-        super().__init__(operation_id, form, topics)
+        super().__init__(prefix, form, topics)
         self._connection = connection
-        self._prefix = next_prefix(operation_id)
         self.congested = connection.congested
         self.subscriptions: list[Subscription] = []
 
     def write(self, frame: bytes, /) -> None:
-        self._connection.write(text_frame(self._prefix + frame + b"}"))
+        self._connection.write(text_frame(self.prefix + frame + b"}"))
 
     def send(self, frames: Sequence[PreparedFrame], /) -> None:
         if self.congested:
             for frame in frames:
                 self._connection.hold_back(frame.frame)
         else:
-            prefix, form = self._prefix, self.form
+            prefix, form = self.prefix, self.form
             self._connection.write(b"".join([text_frame(prefix + frame.in_form(form) + b"}") for frame in frames]))
 
     def hold_back(self, frame: ServerFrame, /) -> None:
@@ -99,6 +99,7 @@ class GraphqlConnection(WebSocketConnection):
 
     def __init__(self, listener: DeviceListener, transport: asyncio.Transport, source: Source) -> None:
         super().__init__(listener, transport, source, _no_form)
+        self.subscriptions = _NO_SUBSCRIPTIONS
         self._stream: GraphqlStream | None = None
         self._untold_token: TokenFrame | None = None
         """Renewed while no operation ran; told with the next one's welcome."""
@@ -152,8 +153,8 @@ class GraphqlConnection(WebSocketConnection):
             else:
                 self._drop(action)
 
-    def _operation(self, operation_id: str, form: GraphqlForm, topics: tuple[str, ...]) -> OperationPort:
-        return OperationPort(self, operation_id, form, topics)
+    def _operation(self, prefix: bytes, form: GraphqlForm, topics: tuple[str, ...]) -> OperationPort:
+        return OperationPort(self, prefix, form, topics)
 
     def _begin(self, port: OperationPort, actions: Sequence[Action], asking: Asking) -> None:
         """Welcome first, then what was refused, then what is followed: its verdict and frames come at once or later."""
@@ -181,7 +182,7 @@ class GraphqlConnection(WebSocketConnection):
     # The node's side.
 
     def ports(self) -> Iterable[DevicePort]:
-        return cast("Iterable[OperationPort]", self._stream.operations.values()) if self._stream is not None else ()
+        return cast("Iterable[OperationPort]", self._stream.operations) if self._stream is not None else ()
 
     def port_of(self, topic: str) -> DevicePort:
         assert self._stream is not None
@@ -209,7 +210,7 @@ class GraphqlConnection(WebSocketConnection):
         self.carry_out(session.rejected(code, message, topic))
         over = stream.lost(topic)
         if over is not None:
-            self.write(text_frame(complete_message(over.id)))
+            self.write(text_frame(complete_message(over.prefix)))
 
     # asyncio.Protocol
 
