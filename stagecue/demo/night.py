@@ -107,6 +107,7 @@ class Night:
             options=options,
             environment={
                 "PUSH_RECONNECT_WINDOW_MS": str(self._plan.reconnect_window_ms),
+                "PUSH_DRAIN_GUARD_S": "0",  # the night is so short that a stage is always near
                 "DGS_CONNECT_WINDOW_MS": "0",
             },
         )

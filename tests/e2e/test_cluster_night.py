@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "PUSH_ACK_ONE_IN": "1",
     "PUSH_ACK_WITHIN_MS": "50",
     "PUSH_DRAIN_S": "0.5",
+    "PUSH_DRAIN_GUARD_S": "0",
     "DGS_CONNECT_WINDOW_MS": "0",
 }
 

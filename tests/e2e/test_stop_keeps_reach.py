@@ -25,7 +25,13 @@ NEVER_S = "3600"
 async def test_reach_counted_since_the_last_report_survives_sigterm(tmp_path: Path) -> None:
     """Method: reports are an hour apart, so only the one made while stopping can bring the counts."""
     server = EmbeddedSystem(
-        tmp_path, environment={"PUSH_REACH_REPORT_S": NEVER_S, "PUSH_DRAIN_S": "0.2", "PUSH_RECONNECT_WINDOW_MS": "100"}
+        tmp_path,
+        environment={
+            "PUSH_REACH_REPORT_S": NEVER_S,
+            "PUSH_DRAIN_S": "0.2",
+            "PUSH_DRAIN_GUARD_S": "0",
+            "PUSH_RECONNECT_WINDOW_MS": "100",
+        },
     )
     await server.start()
     try:

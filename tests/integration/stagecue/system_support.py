@@ -14,7 +14,12 @@ from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.system import EmbeddedSystem
 from stagecue.keys import load_or_create_keys
 
-FAST = {"PUSH_RECONNECT_WINDOW_MS": "100", "PUSH_DRAIN_S": "0.3", "DGS_CONNECT_WINDOW_MS": "0"}
+FAST = {
+    "PUSH_RECONNECT_WINDOW_MS": "100",
+    "PUSH_DRAIN_S": "0.3",
+    "PUSH_DRAIN_GUARD_S": "0",
+    "DGS_CONNECT_WINDOW_MS": "0",
+}
 """Settings that make waiting short and change nothing else."""
 
 

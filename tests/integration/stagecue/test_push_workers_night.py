@@ -61,6 +61,7 @@ async def test_a_worker_dies_between_two_stages_and_nobody_misses_one(tmp_path: 
             "STAGECUE_WORKER_PORT_BASE": str(ports[4]),
             "PUSH_NODE_ID": "node",
             "PUSH_DRAIN_S": "0.3",
+            "PUSH_DRAIN_GUARD_S": "0",
         }
         producer = ProducerMember("producer", tmp_path / "p", data_dir=data, port_base=ports[1])
         router = RouterMember("router", tmp_path / "r", data_dir=data, port_base=ports[2], environment=environment)
