@@ -112,7 +112,7 @@ class GraphqlConnection(WebSocketConnection):
         self._listener.waits_for_token(self)
 
     def refuse(self, code: CloseCode, goaway: GoawayFrame | None, opening: bytes) -> None:
-        self.write(opening + _close(code, goaway))
+        self.write(opening + _close_frame(code, _reason(code, goaway)))
         self.write = discard
 
     # Messages.
@@ -242,34 +242,39 @@ class GraphqlConnection(WebSocketConnection):
         else:
             super().on_time(now_s)
 
-    def finish(self, code: CloseCode) -> None:
-        self.write(_close(code, None))
+    def close(self, code: CloseCode, goaway: GoawayFrame | None = None) -> None:
+        if self._transport is None or self.write is discard:
+            return
+        self.congested = False
+        self._backlog = None  # what waited is in the log: the device gets it where it goes next
+        if goaway is not None:
+            self.say(goaway)
+        self._drop(Drop(code, _reason(code, goaway)))
 
     def _drop(self, drop: Drop) -> None:
-        """Close with a code and a reason of this protocol."""
+        """Close with a code and a reason of this protocol; idempotent."""
+        listener = self._listener
         if self._transport is None or self.write is discard:
             return
         if self.session is None:
-            self._listener.refused(_OUTCOMES.get(drop.code, "malformed"))
+            listener.refused(_OUTCOMES.get(drop.code, "malformed"))
         self.congested = False
         self._backlog = None
-        code = graphql_close_code(drop.code) if isinstance(drop.code, CloseCode) else drop.code
-        self.write(close_frame(code, _short(drop.reason)))
+        self.write(_close_frame(drop.code, drop.reason))
         self.write = discard
-        self._listener.closing(self, code)
+        listener.closing(self, drop.code)
 
 
-def _close(code: CloseCode, goaway: GoawayFrame | None) -> bytes:
-    """A close frame; where no operation can be told when to be back, its reason says it."""
-    why = reason(code)
-    if goaway is not None:
-        why += f"; reconnect_after_ms={goaway.reconnect_after_ms}"
-    return close_frame(graphql_close_code(code), _short(why))
+def _reason(code: CloseCode, goaway: GoawayFrame | None) -> str:
+    """Whoever runs no operation, or was refused, learns from it when to be back."""
+    why = "messages are JSON in text frames" if code is CloseCode.UNSUPPORTED_DATA else reason(code)
+    return why if goaway is None else f"{why}; reconnect_after_ms={goaway.reconnect_after_ms}"
 
 
-def _short(text: str) -> str:
-    """At most what a close frame holds, cut between characters."""
-    return text.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+def _close_frame(code: CloseCode | GraphqlCloseCode, why: str) -> bytes:
+    """With as much of the reason as a close frame holds, cut between characters."""
+    number = graphql_close_code(code) if isinstance(code, CloseCode) else code
+    return close_frame(number, why.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
 
 
 def _no_form(frame: ServerFrame) -> bytes:

@@ -242,6 +242,18 @@ async def test_an_unknown_topic_is_an_error_beside_the_others_and_the_end_of_an_
     assert (await device.item("Broadcast"))["timestamp"] == 10
 
 
+async def test_the_stage_map_held_is_counted_as_coverage(world: World) -> None:
+    """With the cursor comes what the device holds: it counts, and the schedule it has is not sent again."""
+    device = await acknowledged(world)
+    await device.subscribe("1", {"topic": TOPIC, "heldVersion": 7, "heldRevision": 1})
+    await device.item("Continuity")
+    await device.quiet()
+    coverage = world.node.service._node.coverage
+    assert coverage._held == {TOPIC: {7: 1}}
+    await device.send({"id": "1", "type": "complete"})
+    await eventually(lambda: not coverage._held.get(TOPIC), PATIENCE_S)
+
+
 async def test_reports_are_counted_as_reach(world: World) -> None:
     """Acknowledgements and holes of GraphQL devices, in the same counts as everybody's."""
     device = await following(world)
@@ -377,6 +389,7 @@ async def test_a_drain_says_when_to_be_back(world: World) -> None:
     assert len(moments) > 4
     assert await idle.closed() == 4000
     assert idle.connection.close_reason is not None
+    assert "reconnect_after_ms=" in idle.connection.close_reason
 
 
 @pytest.mark.parametrize("world", [{"lifetime_min_s": 0.2, "lifetime_max_s": 0.3, "stage_guard_s": 0}], indirect=True)
