@@ -222,9 +222,11 @@ class KeyRing:
         """
         claims = self._read(token, _DEVICE, now_s)
         late_s = now_s - claims.exp - LEEWAY_S
-        if late_s >= max(0.0, grace_s):
+        if late_s < 0:
+            return claims, False
+        if late_s >= grace_s:
             _refuse_expired(claims.exp, now_s)
-        return claims, late_s >= 0
+        return claims, True
 
     def verify_operator(self, token: str, *, now_s: float) -> OperatorClaims:
         """An operator's claims. Raises Unauthorized, which says why and never repeats the token."""
@@ -244,9 +246,8 @@ class KeyRing:
             raise _refusal("not three segments" if token else "") from None
         if len(raw) > MAX_TOKEN_BYTES:
             raise _refusal(f"longer than {MAX_TOKEN_BYTES} bytes")
-        key = self._headers.get(head)
-        if key is None:
-            key = self._key_of(head)
+        known = self._headers.get(head)
+        key = known or self._key_of(head)
         if key.not_after_s <= now_s:
             raise Unauthorized("signed with a key that is retired", field="token", rule="ask for a new one")
         if not isinstance(key, Hs256Key):
@@ -254,15 +255,16 @@ class KeyRing:
         # Ours is spelled and compared, so that theirs has no second spelling.
         if not hmac.compare_digest(encode_segment(key.sign(raw[: -len(signature) - 1])), signature):
             raise _refusal("its signature is not by that key")
+        if known is None and len(self._headers) < _MAX_KNOWN_HEADERS:
+            self._headers[head] = key
         try:
             payload = kind.decode(decode_segment(body))
         except MalformedSegment as exc:
             raise _refusal(f"its claims are {exc}") from exc
         except (msgspec.DecodeError, UnicodeError):
             return self._read_at_length(token, key, kind, now_s)
-        if head not in self._headers and len(self._headers) < _MAX_KNOWN_HEADERS:
-            self._headers[head] = key
-        self._judge(payload, now_s)
+        if payload.aud != self._audience or payload.nbf is not msgspec.UNSET or payload.iat is not msgspec.UNSET:
+            self._judge(payload, now_s)
         return payload.claims()
 
     def _key_of(self, head: bytes) -> RingKey:
