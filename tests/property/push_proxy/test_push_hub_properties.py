@@ -1,4 +1,4 @@
-"""Hub against a naive model: both directions in step, a tear-down removes only its own connection."""
+"""Hub against a naive model: topics and ports in step, a tear-down removes only its own port's subscriptions."""
 
 from __future__ import annotations
 
@@ -6,75 +6,76 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from contract.frames import ServerFrame
+from push_proxy.forms import v1_form
 from push_proxy.hub import Hub
-from push_proxy.recovery import Phase, Subscription
+from push_proxy.recovery import Phase, Subscription, Waiting
+from tests.support.fake_port import FakePort
 
-_CONNECTIONS = st.integers(0, 4)
+_PORTS = st.integers(0, 4)
 _TOPICS = st.sampled_from(["event:a", "event:b", "event:c"])
 
 
-class Sink:
-    def write(self, frames: bytes, /) -> None:
-        raise AssertionError("unused")
+def _other_form(frame: ServerFrame) -> bytes:
+    raise AssertionError("unused")
 
 
 class HubMachine(RuleBasedStateMachine):
-    """Commands in any order; the model is one dictionary."""
+    """Commands in any order; the model is one dictionary. Ports have two forms."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub: Hub[int] = Hub()
+        self.hub = Hub()
+        self.ports = [FakePort(number, form=_other_form if number % 2 else v1_form) for number in range(5)]
         self.model: dict[tuple[int, str], Subscription] = {}
         self.ended: list[Subscription] = []
 
-    @rule(connection=_CONNECTIONS, topic=_TOPICS)
-    def add(self, connection: int, topic: str) -> None:
-        first = not any(t == topic for _, t in self.model)
-        subscription = Subscription(Sink(), topic, 0, deadline_s=0.0)
-        former = self.model.get((connection, topic))
+    @rule(port=_PORTS, topic=_TOPICS)
+    def add(self, port: int, topic: str) -> None:
+        subscription = Subscription(self.ports[port], topic, waiting=Waiting(0, 0.0, 0))
+        former = self.model.get((port, topic))
         if former is not None:
             self.ended.append(former)
-        assert self.hub.add(connection, subscription) == first
-        self.model[connection, topic] = subscription
+        assert self.hub.add(subscription) is former
+        self.model[port, topic] = subscription
 
-    @rule(connection=_CONNECTIONS, topic=_TOPICS)
-    def remove(self, connection: int, topic: str) -> None:
-        former = self.model.pop((connection, topic), None)
-        emptied = former is not None and not any(t == topic for _, t in self.model)
+    @rule(port=_PORTS, topic=_TOPICS)
+    def remove(self, port: int, topic: str) -> None:
+        former = self.model.pop((port, topic), None)
         if former is not None:
             self.ended.append(former)
-        assert self.hub.remove(connection, topic) == emptied
+        assert self.hub.remove(self.ports[port], topic) is former
 
-    @rule(connection=_CONNECTIONS)
-    def drop(self, connection: int) -> None:
-        gone = [key for key in self.model if key[0] == connection]
-        for key in gone:
-            self.ended.append(self.model.pop(key))
-        emptied = {topic for _, topic in gone if not any(t == topic for _, t in self.model)}
-        assert set(self.hub.drop(connection)) == emptied
+    @rule(port=_PORTS)
+    def drop(self, port: int) -> None:
+        gone = [self.model.pop(key) for key in list(self.model) if key[0] == port]
+        self.ended += gone
+        assert set(map(id, self.hub.drop(self.ports[port]))) == set(map(id, gone))
 
     @rule(topic=_TOPICS)
     def drop_topic(self, topic: str) -> None:
-        gone = [key for key in self.model if key[1] == topic]
-        for key in gone:
-            self.ended.append(self.model.pop(key))
-        assert set(self.hub.drop_topic(topic)) == {connection for connection, _ in gone}
+        gone = [self.model.pop(key) for key in list(self.model) if key[1] == topic]
+        self.ended += gone
+        assert set(map(id, self.hub.drop_topic(topic))) == set(map(id, gone))
 
     @invariant()
     def in_step(self) -> None:
         for topic in ("event:a", "event:b", "event:c"):
             expected = {id(s) for (_, t), s in self.model.items() if t == topic}
-            assert {id(s) for s in self.hub.subscriptions(topic)} == expected
+            listed = list(self.hub.subscriptions(topic))
+            assert ({id(s) for s in listed}, len(listed)) == (expected, len(expected))
             assert self.hub.count(topic) == len(expected)
             assert {id(s) for s in self.hub.unanswered(topic)} == expected
-        for connection in range(5):
-            assert set(self.hub.topics_of(connection)) == {t for c, t in self.model if c == connection}
+            for form, peers in self.hub.by_form(topic).items():
+                assert peers, "a form without a subscriber is forgotten"
+                assert all(s.sink.form is form and peers[s.place] is s for s in peers)
+        for number, port in enumerate(self.ports):
+            assert {s.topic for s in port.subscriptions} == {t for p, t in self.model if p == number}
         assert set(self.hub.topics()) == {t for _, t in self.model}
         assert self.hub.subscription_count == len(self.model)
-        assert all(s.phase is Phase.DEAD for s in self.ended)
-        assert all(s.phase is Phase.WAITING for s in self.model.values())
-        for (connection, topic), subscription in self.model.items():
-            assert self.hub.get(connection, topic) is subscription
+        assert all(s.phase is Phase.DEAD and s.waiting is None for s in self.ended)
+        for (number, topic), subscription in self.model.items():
+            assert self.hub.get(self.ports[number], topic) is subscription
 
 
 HubMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

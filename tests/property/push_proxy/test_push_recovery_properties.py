@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from contract.broadcast import Broadcast
 from contract.replay_log import TopicLog
-from push_proxy.recovery import Phase, Subscription
+from push_proxy.recovery import Phase, Subscription, Waiting
 from push_proxy.topic_state import TopicState
+from tests.support.fake_port import FakePort
 
 TOPIC = "event:x"
 _STEPS = st.one_of(
@@ -37,11 +38,8 @@ class Device:
         self.shown: list[int] = []
         self.told_from: list[tuple[int, int]] = []
         self.subscription = Subscription(
-            self, TOPIC, cursor, deadline_s=world.now_s + 0.5, read_mark=world.state.reads_begun
+            FakePort(), TOPIC, waiting=Waiting(cursor, world.now_s + 0.5, world.state.reads_begun)
         )
-
-    def write(self, frames: bytes, /) -> None:
-        raise AssertionError("unused")
 
     def broadcast(self, entry: Broadcast) -> None:
         self.frames.append(entry.timestamp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from push_proxy.timer_wheel import TimerWheel
+from push_proxy.timer_wheel import NOT_SET, TimerWheel
 
 _GRAIN = 0.05
 _STEPS = st.lists(
@@ -18,14 +18,21 @@ _STEPS = st.lists(
 )
 
 
+class Key:
+    def __init__(self) -> None:
+        self.due_bucket = NOT_SET
+
+
 @given(_STEPS)
 @settings(max_examples=200, deadline=None)
 def test_deadlines(steps: list[tuple[str, int, float]]) -> None:
     """Whatever is set, moved or cancelled: what is due is reported once, in time."""
     now_s = 100.0
-    wheel: TimerWheel[int] = TimerWheel(_GRAIN, now_s=now_s)
-    model: dict[int, float] = {}
-    for kind, key, value in steps:
+    wheel: TimerWheel[Key] = TimerWheel(_GRAIN, now_s=now_s)
+    keys = [Key() for _ in range(6)]
+    model: dict[Key, float] = {}
+    for kind, number, value in steps:
+        key = keys[number]
         if kind == "set":
             wheel.set(key, now_s + value)
             model[key] = now_s + max(0.0, value)
@@ -40,4 +47,5 @@ def test_deadlines(steps: list[tuple[str, int, float]]) -> None:
                 assert model.pop(found) <= now_s, "never early"
             assert all(at > now_s - 2 * _GRAIN for at in model.values()), "never later than a bucket and a turn"
         assert len(wheel) == len(model)
-    assert sorted(wheel.due(now_s + 10)) == sorted(model)
+    assert set(wheel.due(now_s + 10)) == set(model)
+    assert all(key.due_bucket == NOT_SET for key in keys)

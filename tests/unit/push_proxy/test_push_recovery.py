@@ -6,15 +6,11 @@ import pytest
 
 from contract.broadcast import Broadcast
 from contract.replay_log import LogSnapshot
-from push_proxy.recovery import Answer, Phase, Subscription, judge
+from push_proxy.recovery import Answer, Phase, Subscription, Waiting, judge
 from push_proxy.topic_state import TopicState
+from tests.support.fake_port import FakePort
 
 TOPIC = "event:x"
-
-
-class Sink:
-    def write(self, frames: bytes, /) -> None:
-        raise AssertionError("pure code writes nothing")
 
 
 def b(timestamp: int, prev: int) -> Broadcast:
@@ -32,7 +28,7 @@ def known(*entries: Broadcast, floor: int = 0) -> TopicState:
 
 
 def subscribe(state: TopicState, cursor: int | None, *, deadline_s: float = 0.5) -> Subscription:
-    return Subscription(Sink(), TOPIC, cursor, deadline_s=deadline_s, read_mark=state.reads_begun)
+    return Subscription(FakePort(), TOPIC, waiting=Waiting(cursor, deadline_s, state.reads_begun))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +111,7 @@ def test_pending_then_the_verdict() -> None:
     state.release_overdue(9.0)
     read(state, b(10, 0), b(20, 10), b(30, 20), b(40, 30))
     assert subscription.answer(state, 0.0) == Answer("complete", (b(20, 10), b(30, 20)))
-    assert subscription.sent is None
+    assert subscription.waiting is None
 
 
 def test_pending_null_gets_the_newest_only_and_then_the_chain() -> None:

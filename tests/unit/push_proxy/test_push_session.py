@@ -9,7 +9,7 @@ import pytest
 
 from contract.close_codes import CloseCode
 from contract.errors import Unauthorized
-from contract.frames import MAX_CLIENT_FRAME_BYTES, ErrorFrame, GoawayFrame, Held
+from contract.frames import MAX_CLIENT_FRAME_BYTES, ErrorFrame, Held
 from push_proxy.session import (
     Acked,
     Action,
@@ -27,16 +27,14 @@ from push_proxy.session import (
 
 NOW_MS = 1_700_000_000_000
 TERMS = SessionTerms(
-    lifetime_s=1000.0,
-    first_ping_s=7.0,
     ping_s=30.0,
     pong_deadline_s=10.0,
     subscribe_deadline_s=20.0,
-    reconnect_after_ms=1234,
     reconnect_window_ms=9000,
     refetch_window_ms=60_000,
     max_errors=5,
     renew_before_s=0.0,
+    expiry_spread_s=100.0,
 )
 GRANT = Grant("p1", "d1", 500.0)
 
@@ -55,7 +53,9 @@ class Book:
     """One session and the latest timestamps of its topics."""
 
     def __init__(self, grant: Grant = GRANT, **terms: Any) -> None:
-        self.session = Session(grant, TERMS._replace(**terms), now_s=0.0)
+        self.session = Session(
+            grant, TERMS._replace(**terms), now_s=0.0, lifetime_s=1000.0, first_ping_s=7.0, draw=0.25
+        )
         self.latest: dict[str, int] = {}
 
     def says(self, frame: object) -> list[Action]:
@@ -74,7 +74,7 @@ def errors(actions: list[Action]) -> list[tuple[str, str | None]]:
 
 def test_welcome_says_the_terms() -> None:
     """The first frame names the node, its clock, and what the device must keep to."""
-    frame = Book().session.welcome(node="n1", server_time_ms=NOW_MS)
+    frame = Book().session.welcome(node="n1", server_time_ms=NOW_MS, now_s=0.0)
     assert (frame.node, frame.server_time, frame.lifetime_s, frame.ping_s) == ("n1", NOW_MS, 1000.0, 30.0)
     assert (frame.reconnect_window_ms, frame.refetch_window_ms) == (9000, 60_000)
 
@@ -99,7 +99,7 @@ def test_repeat_replaces_the_cursor() -> None:
     book = Book()
     book.subscribes(a=1)
     assert book.subscribes(a=2) == [Follow("event:a", 2, None)]
-    assert book.session.topics == {"event:a"}
+    assert book.session.topics == ("event:a",)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_malformed_frames_name_field_and_rule(data: bytes, says: str) -> None:
     assert isinstance(action.frame, ErrorFrame)
     assert action.frame.code == "malformed_frame"
     assert says in action.frame.message
-    assert book.session.topics == set()
+    assert book.session.topics == ()
 
 
 def test_other_topics_of_the_same_subscribe_succeed() -> None:
@@ -141,7 +141,7 @@ def test_other_topics_of_the_same_subscribe_succeed() -> None:
         ("malformed_cursor", "event:n"),
     ]
     assert actions[-1] == Follow("event:a", 5, None)
-    assert book.session.topics == {"event:a"}
+    assert book.session.topics == ("event:a",)
 
 
 def test_future_is_judged_by_clock_and_latest() -> None:
@@ -157,7 +157,7 @@ def test_too_many_topics_changes_nothing() -> None:
     book.subscribes(first=1)
     actions = book.says({"type": "subscribe", "topics": {f"event:{n}": 0 for n in range(64)}})
     assert errors(actions) == [("too_many_topics", None)]
-    assert book.session.topics == {"event:first"}
+    assert book.session.topics == ("event:first",)
 
 
 def test_too_many_errors_end_the_session() -> None:
@@ -175,7 +175,7 @@ def test_unsubscribe_leaves_what_was_followed() -> None:
     book = Book()
     book.subscribes(a=1, b=1)
     assert book.says({"type": "unsubscribe", "topics": ["event:a", "event:a", "event:z"]}) == [Leave("event:a")]
-    assert book.session.topics == {"event:b"}
+    assert book.session.topics == ("event:b",)
 
 
 def test_acks_and_holes_of_known_broadcasts_count() -> None:
@@ -207,7 +207,7 @@ def test_auth_with_fewer_topics_leaves_the_others() -> None:
     actions = book.says({"type": "auth", "token": "narrow"})
     assert actions[0] == Leave("event:a")
     assert errors(actions) == [("forbidden_topic", "event:a")]
-    assert book.session.topics == {"event:b"}
+    assert book.session.topics == ("event:b",)
 
 
 def test_nothing_subscribed_in_time() -> None:
@@ -242,36 +242,46 @@ def test_any_sign_of_life_counts() -> None:
 
 
 def test_lifetime_ends_with_goaway() -> None:
-    """The end of its life names the moment to come back and the window."""
+    """The end of its life: sent away with a goaway."""
     book = Book()
     book.subscribes(a=1)
     book.session.renewed(5000.0)
-    goaway = GoawayFrame(reason="lifetime", reconnect_after_ms=1234, window_ms=9000)
-    assert book.session.on_time(1000.0) == [Close(CloseCode.LIFETIME, goaway)]
+    assert book.session.on_time(1000.0) == [Close(CloseCode.LIFETIME, "lifetime")]
+
+
+def test_a_departure_may_be_put_off() -> None:
+    """A stage is near: neither the end of its life nor that of its token ends it before the new moment."""
+    book = Book()
+    book.subscribes(a=1)
+    assert book.session.departs_at_s == 525.0  # the token's end, and this connection's share of the spread
+    book.session.expiry_close_s = 700.0
+    book.session.pong(600.0)
+    assert book.session.on_time(610.0) == []
+    assert book.session.on_time(700.0) == [Close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
 
 
 def test_token_expiry() -> None:
-    """Without renewal the session ends with its token; with it a new one is asked for in time."""
+    """Without renewal the session ends a little after its token; with it a new one is asked for in time."""
     book = Book()
     book.subscribes(a=1)
-    assert book.session.on_time(500.0) == [Close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
+    book.session.pong(510.0)
+    assert book.session.on_time(524.0) == []
+    assert book.session.on_time(525.0) == [Close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
     renewing = Book(renew_before_s=100.0)
     renewing.subscribes(a=1)
     renewing.session.on_time(7.0)
-    renewing.session.pong(399.0)
-    assert renewing.session.on_time(400.0) == [RenewToken(GRANT)]
+    renewing.session.pong(410.0)
+    assert renewing.session.on_time(419.0) == []
+    assert renewing.session.on_time(420.0) == [RenewToken(GRANT)]
     renewing.session.renewed(3000.0)
-    assert renewing.session.on_time(401.0) == []
+    assert renewing.session.on_time(421.0) == []
 
 
 def test_drain() -> None:
     """The node sends it away once."""
     book = Book()
-    goaway = GoawayFrame(reason="drain", reconnect_after_ms=77, window_ms=9000)
-    assert book.session.leave(CloseCode.DRAIN, reconnect_after_ms=77, reason="drain") == [
-        Close(CloseCode.DRAIN, goaway)
-    ]
-    assert book.session.leave(CloseCode.DRAIN, reconnect_after_ms=77, reason="drain") == []
+    assert book.session.leave(CloseCode.DRAIN, reason="drain") == [Close(CloseCode.DRAIN, "drain")]
+    assert book.session.leave(CloseCode.DRAIN, reason="drain") == []
 
 
 def test_late_refusal_by_the_node() -> None:
@@ -280,4 +290,4 @@ def test_late_refusal_by_the_node() -> None:
     book.subscribes(a=1)
     book.session.forget("event:a")
     assert errors(book.session.rejected("unknown_topic", "no such topic", "event:a")) == [("unknown_topic", "event:a")]
-    assert book.session.topics == set()
+    assert book.session.topics == ()

@@ -1,25 +1,17 @@
-"""Reach tally, drain plan, request judgement, settings and frames: the small pure parts."""
+"""Reach tally, drain plan, a followed topic's frames and answers, settings: the small pure parts."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-
 import pytest
-from websockets.frames import Frame, Opcode
 
 from contract.broadcast import Broadcast
-from contract.close_codes import CloseCode
-from contract.errors import Unauthorized
-from contract.frames import AckRequest, ErrorFrame, decode_server_frame
+from contract.frames import AckRequest, encode_frame
+from contract.replay_log import TopicLog
 from contract.schedule import TopicSchedule
 from push_proxy.drain import plan_drain
-from push_proxy.fanout import FanOut
-from push_proxy.followed import FollowedTopic, text_frame
-from push_proxy.handshake import Accept, Page, Refuse, RefuseAfterUpgrade, judge_request, problem
+from push_proxy.followed import MAX_READY_ANSWERS, FollowedTopic, ReadyAnswer
+from push_proxy.forms import v1_form
 from push_proxy.reach_tally import ReachTally
-from push_proxy.recovery import Phase, Subscription
-from push_proxy.session import Grant
 from push_proxy.settings import PushSettings
 
 # Reach.
@@ -103,194 +95,73 @@ def test_drain_of_nobody_and_of_no_time() -> None:
     assert len(plan_drain([1, 2], [0.0, 0.5], drain_s=0.0, window_ms=1)) == 1
 
 
-# Requests.
-
-
-class Headers:
-    def __init__(self, **values: str) -> None:
-        self._values = {name.lower().replace("_", "-"): value for name, value in values.items()}
-
-    def get_all(self, key: str, /) -> list[str]:
-        value = self._values.get(key.lower())
-        return [] if value is None else [value]
-
-
-GRANT = Grant("p", "d", 1.0)
-
-
-def judge(method: str = "GET", target: str = "/v1/stream", room: str = "yes", **headers: str) -> object:
-    def verify(token: str) -> Grant:
-        if token != "good":
-            raise Unauthorized("not a valid token", field="token")
-        return GRANT
-
-    return judge_request(method, target, Headers(**headers), verify=verify, room=room, retry_after_s=10)  # type: ignore[arg-type]
-
-
-WS = {"upgrade": "WebSocket", "sec_websocket_protocol": "stagecue.v1"}
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        ({"target": "/nowhere"}, 404),
-        ({"method": "POST"}, 405),
-        ({}, 426),
-        ({"upgrade": "websocket"}, 400),
-        (WS, 401),
-        ({**WS, "authorization": "Bearer forged"}, 401),
-        ({**WS, "authorization": "Bearer good", "room": "full"}, 503),
-        ({**WS, "authorization": "Bearer good", "room": "draining"}, 503),
-    ],
-)
-def test_refusals(request_: dict[str, str], status: int) -> None:
-    """Each wrong request has its own status."""
-    verdict = judge(**request_)
-    assert isinstance(verdict, Refuse)
-    assert verdict.status == status
-
-
-@pytest.mark.parametrize("page", ["healthz", "readyz", "metrics", "status"])
-def test_pages(page: str) -> None:
-    """Plain pages need no token and no upgrade."""
-    assert judge(target=f"/{page}?x=1") == Page(page)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"authorization": "bearer good"},
-        {"sec_websocket_protocol": "stagecue.v1, stagecue.bearer.good"},
-        {"target": "/v1/stream?access_token=good"},
-    ],
-)
-def test_three_ways_to_carry_a_token(how: dict[str, str]) -> None:
-    """Header, subprotocol, query."""
-    assert judge(**(WS | how)) == Accept(GRANT)
-
-
-def test_browsers_are_refused_after_the_upgrade() -> None:
-    """A request with Origin gets a close code instead of a status it cannot read."""
-    browser = {**WS, "origin": "https://tv.example"}
-    good = {**browser, "authorization": "Bearer good"}
-    assert judge(**browser) == RefuseAfterUpgrade(CloseCode.BAD_TOKEN, goaway=False)
-    assert judge(**good, room="full") == RefuseAfterUpgrade(CloseCode.NODE_FULL, goaway=True)
-    assert judge(**good, room="draining") == RefuseAfterUpgrade(CloseCode.DRAIN, goaway=True)
-
-
-def test_problem_body() -> None:
-    """RFC 9457, with the field at fault."""
-    assert json.loads(problem(401, "no token", "token")) == {
-        "type": "about:blank",
-        "title": "Unauthorized",
-        "status": 401,
-        "detail": "no token",
-        "field": "token",
-    }
-
-
 # Frames and topics.
 
 
-@pytest.mark.parametrize("size", [0, 10, 80, 125, 126, 400, 65_000, 66_000])
-def test_text_frame_is_what_the_codec_would_send(size: int) -> None:
-    """Byte for byte the library's own serialisation, at every length form."""
-    frame = ErrorFrame(code="x", message="m" * size)
-    made = text_frame(frame)
-    payload = made[made.index(b"{") :]
-    assert made == Frame(Opcode.TEXT, payload).serialize(mask=False)
-    assert decode_server_frame(payload) == frame
-
-
 def test_followed_topic_caches_and_takes_the_higher_revision() -> None:
-    """Frames are encoded once and anew when what they say changed; an older schedule is not taken."""
+    """Frames are prepared once and anew when what they say changed; an older schedule is not taken."""
     topic = FollowedTopic("t", ack=AckRequest(100, 30_000))
     entry = Broadcast(topic="t", state_key="live", timestamp=10, prev=0, event_id="x")
     assert topic.replay_frame(entry) is topic.replay_frame(entry)
-    assert b'"replayed":true' in topic.replay_frame(entry)
-    assert b'"one_in":100' in topic.live_frame(entry)
+    assert b'"replayed":true' in topic.replay_frame(entry).in_form(v1_form)
+    assert b'"one_in":100' in topic.live_frame(entry).in_form(v1_form)
     before = topic.continuity_frame("complete")
     assert topic.continuity_frame("complete") is before
     topic.state.accept(entry, 0.0)
-    assert b'"latest":10' in topic.continuity_frame("complete")
+    assert b'"latest":10' in topic.continuity_frame("complete").in_form(v1_form)
     plan = TopicSchedule(topic="t", event_id="x", title="X", revision=3, version=1, starts_at=0)
     older = TopicSchedule(topic="t", event_id="x", title="X", revision=2, version=1, starts_at=0)
     assert topic.put_schedule(plan)
     assert not topic.put_schedule(older)
-    assert b'"revision":3' in topic.schedule_bytes
+    assert topic.prepared_schedule is not None
+    assert b'"revision":3' in topic.prepared_schedule.in_form(v1_form)
 
 
-# Fan-out.
+def _followed() -> FollowedTopic:
+    """Read and fresh at time 0, with one broadcast."""
+    topic = FollowedTopic("t", ack=None)
+    log = TopicLog("t")
+    entry = Broadcast(topic="t", state_key="live", timestamp=10, prev=0, event_id="x")
+    log.append(entry)
+    topic.state.absorb(log.snapshot(), read=topic.state.begin_read(), started_at_s=0.0)
+    return topic
 
 
-class Sink:
-    def __init__(self, log: list[tuple[int, bytes]], number: int, *, breaks: bool = False) -> None:
-        self.log = log
-        self.number = number
-        self.breaks = breaks
-
-    def write(self, frames: bytes, /) -> None:
-        if self.breaks:
-            raise RuntimeError("socket gone")
-        self.log.append((self.number, frames))
+def _answer(topic: FollowedTopic) -> ReadyAnswer:
+    return ReadyAnswer(b"frames", "complete", (10,), topic="t", latest=topic.state.latest, revision=topic.revision)
 
 
-def _live(log: list[tuple[int, bytes]], count: int, broken: int = -1) -> list[Subscription]:
-    made = []
-    for number in range(count):
-        subscription = Subscription(Sink(log, number, breaks=number == broken), "t", 0, deadline_s=0.0)
-        subscription.phase = Phase.LIVE
-        made.append(subscription)
-    return made
+def test_an_answer_is_ready_for_whoever_stands_where_another_stood() -> None:
+    """Same form, same cursor, same knowledge of the schedule; nobody else."""
+    topic = _followed()
+    answer = _answer(topic)
+    assert topic.ready_answer(v1_form, 0, -1, 0.0) is None
+    topic.keep_answer(v1_form, 0, -1, answer)
+    assert topic.ready_answer(v1_form, 0, -1, 0.0) is answer
+    assert topic.ready_answer(v1_form, 10, -1, 0.0) is None
+    assert topic.ready_answer(v1_form, 0, 5, 0.0) is None
+    assert topic.ready_answer(encode_frame, 0, -1, 0.0) is None
 
 
-async def test_fanout_yields_keeps_order_and_skips_the_ended() -> None:
-    """First slice at once, the rest over turns of the loop; a second broadcast never overtakes the first."""
-    log: list[tuple[int, bytes]] = []
-    done: list[int] = []
-    fanout = FanOut(slice_size=3)
-    to = _live(log, 8)
-    fanout.broadcast(b"one", to, done.append)
-    fanout.broadcast(b"two", to, done.append)
-    assert len(log) == 3
-    assert fanout.waiting == 2
-    to[7].end()
-    await asyncio.sleep(0)
-    assert len(log) == 6
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert done == [7, 7]
-    assert fanout.waiting == 0
-    for number in range(7):
-        assert [frame for at, frame in log if at == number] == [b"one", b"two"]
+def test_an_answer_is_not_ready_when_it_might_be_another_one() -> None:
+    """A new broadcast, another schedule, memory that may not answer any more: it is judged anew."""
+    topic = _followed()
+    topic.keep_answer(v1_form, 0, -1, _answer(topic))
+    assert topic.ready_answer(v1_form, 0, -1, 60.0) is None, "not compared with the log for too long"
+    topic.put_schedule(TopicSchedule(topic="t", event_id="x", title="X", revision=3, version=1, starts_at=0))
+    assert topic.ready_answer(v1_form, 0, -1, 0.0) is None
+    topic.keep_answer(v1_form, 0, -1, _answer(topic))
+    topic.state.accept(Broadcast(topic="t", state_key="end", timestamp=20, prev=10, event_id="x"), 0.0)
+    assert topic.ready_answer(v1_form, 0, -1, 0.0) is None
 
 
-async def test_fanout_failure_of_one_is_its_own() -> None:
-    """A write that raises costs nobody else the frame."""
-    log: list[tuple[int, bytes]] = []
-    done: list[int] = []
-    FanOut().broadcast(b"x", _live(log, 5, broken=2), done.append)
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert [number for number, _ in log] == [0, 1, 3, 4]
-    assert done == [4]
-
-
-async def test_fanout_goes_on_after_whoever_waited_for_a_job_failed() -> None:
-    """What is done once a job ended may fail; the next broadcast goes out all the same, to everybody."""
-    log: list[tuple[int, bytes]] = []
-    done: list[int] = []
-
-    def fails(count: int) -> None:
-        raise RuntimeError(f"{count} written, nobody to tell")
-
-    fanout = FanOut(slice_size=2)
-    fanout.broadcast(b"one", _live(log, 2), fails)
-    fanout.broadcast(b"two", _live(log, 3), done.append)
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert done == [3]
-    assert fanout.waiting == 0
+def test_ready_answers_are_bounded() -> None:
+    """Cursors are the devices' own: no more answers are kept than a log has entries, and some."""
+    topic = _followed()
+    for cursor in range(3 * MAX_READY_ANSWERS):
+        topic.keep_answer(v1_form, cursor, -1, _answer(topic))
+    known = [cursor for cursor in range(3 * MAX_READY_ANSWERS) if topic.ready_answer(v1_form, cursor, -1, 0.0)]
+    assert 0 < len(known) <= MAX_READY_ANSWERS
 
 
 # Settings.

@@ -1,0 +1,131 @@
+"""Fan-out: slices, order, those who ended, those who take no more, and failures that are one's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from contract.frames import ErrorFrame, ServerFrame, decode_server_frame
+from push_proxy.fanout import FanOut
+from push_proxy.forms import MAX_FORMS, PreparedFrame, v1_form
+from push_proxy.recovery import Subscription
+from tests.support.fake_port import FakePort
+
+ONE, TWO = ErrorFrame(code="one", message=""), ErrorFrame(code="two", message="")
+
+
+def live(log: list[tuple[int, bytes]], count: int, *, broken: int = -1) -> list[Subscription]:
+    return [Subscription(FakePort(number, log, breaks=number == broken), "t", waiting=None) for number in range(count)]
+
+
+def ignore(count: int, nbytes: int) -> None:
+    """Nobody waits."""
+
+
+@pytest.mark.parametrize("size", [0, 10, 80, 125, 126, 400, 65_000, 66_000])
+def test_v1_form_is_what_the_codec_would_send(size: int) -> None:
+    """Byte for byte the library's own serialisation, at every length form."""
+    frame = ErrorFrame(code="x", message="m" * size)
+    made = v1_form(frame)
+    payload = made[made.index(b"{") :]
+    assert made == Frame(Opcode.TEXT, payload).serialize(mask=False)
+    assert decode_server_frame(payload) == frame
+
+
+def test_a_prepared_frame_is_encoded_once_per_form_and_bounded() -> None:
+    """Devices choose GraphQL documents, and with them forms: no more are kept than MAX_FORMS."""
+    made = 0
+
+    def form() -> object:
+        def one(frame: ServerFrame) -> bytes:
+            nonlocal made
+            made += 1
+            return b"%d" % made
+
+        return one
+
+    frame = PreparedFrame(ONE)
+    forms = [form() for _ in range(2 * MAX_FORMS)]
+    assert frame.in_form(forms[0]) == frame.in_form(forms[0]) == b"1"  # type: ignore[arg-type]
+    for each in forms:
+        frame.in_form(each)  # type: ignore[arg-type]
+    assert len(frame._bytes) <= MAX_FORMS
+
+
+async def test_it_yields_keeps_order_and_skips_the_ended() -> None:
+    """First slice at once, the rest over turns of the loop; a second broadcast never overtakes the first."""
+    log: list[tuple[int, bytes]] = []
+    done: list[tuple[int, int]] = []
+    fanout = FanOut(slice_size=3)
+    to = live(log, 8)
+    for frame in (ONE, TWO):
+        fanout.broadcast(PreparedFrame(frame), to, lambda count, nbytes: done.append((count, nbytes)))
+    assert len(log) == 3
+    assert fanout.waiting == 2
+    to[7].end()
+    await asyncio.sleep(0)
+    assert len(log) == 6
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert done == [(7, 7 * len(v1_form(ONE))), (7, 7 * len(v1_form(TWO)))]
+    assert fanout.waiting == 0
+    for number in range(7):
+        assert [frame for at, frame in log if at == number] == [v1_form(ONE), v1_form(TWO)]
+
+
+async def test_who_takes_no_more_holds_the_frame_back() -> None:
+    """It is not written to, and not counted as written; its neighbours are."""
+    log: list[tuple[int, bytes]] = []
+    done: list[int] = []
+    slow = FakePort(9, log, congested=True)
+    to = [*live(log, 2), Subscription(slow, "t", waiting=None)]
+    FanOut().broadcast(PreparedFrame(ONE), to, lambda count, nbytes: done.append(count))
+    assert [number for number, _ in log] == [0, 1]
+    assert (slow.held_back, done) == ([ONE], [2])
+
+
+async def test_failure_of_one_is_its_own() -> None:
+    """A write that raises costs nobody else the frame."""
+    log: list[tuple[int, bytes]] = []
+    done: list[int] = []
+    FanOut().broadcast(PreparedFrame(ONE), live(log, 5, broken=2), lambda count, nbytes: done.append(count))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [number for number, _ in log] == [0, 1, 3, 4]
+    assert done == [4]
+
+
+async def test_it_goes_on_after_whoever_waited_for_a_job_failed() -> None:
+    """What is done once a job ended may fail; the next broadcast goes out all the same, to everybody."""
+    log: list[tuple[int, bytes]] = []
+    done: list[int] = []
+
+    def fails(count: int, nbytes: int) -> None:
+        raise RuntimeError(f"{count} written, nobody to tell")
+
+    fanout = FanOut(slice_size=2)
+    fanout.broadcast(PreparedFrame(ONE), live(log, 2), fails)
+    fanout.broadcast(PreparedFrame(TWO), live(log, 3), lambda count, nbytes: done.append(count))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert done == [3]
+    assert fanout.waiting == 0
+
+
+async def test_visits_keep_their_place_among_broadcasts() -> None:
+    """What is said to everybody by a visit comes after what was submitted before, and in slices, too."""
+    log: list[tuple[int, bytes]] = []
+    fanout = FanOut(slice_size=2)
+    to = live(log, 5)
+    fanout.broadcast(PreparedFrame(ONE), to, ignore)
+
+    def visit(port: FakePort) -> bool:
+        port.send((PreparedFrame(TWO),))
+        return True
+
+    fanout.visit([subscription.sink for subscription in to], visit, ignore)  # type: ignore[arg-type]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [frame for number, frame in log if number == 4] == [v1_form(ONE), v1_form(TWO)]
