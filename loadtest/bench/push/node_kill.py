@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -36,7 +36,7 @@ from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.node_kill_figures import NodeKillFigures, Published, node_kill_figures
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.report import Reporter
-from loadtest.bench.validity import others_invalid
+from loadtest.bench.validity import GeneratorLimits, GeneratorReport, others_invalid
 from loadtest.cluster.ports import reserve_ports
 
 __all__ = ["NodeKillOptions", "measure_node_kill", "run_node_kill"]
@@ -48,6 +48,7 @@ _RETURN_WITHIN_S: Final = 180.0
 _MOST: Final = 0.5
 _RETURNING_EVERY_S: Final = 1.0
 _WATCHING_EVERY_S: Final = 5.0
+_LAG_P99_MS_MAX: Final = 300.0
 _SETTLE_S: Final = 1.0
 _ADDRESSES: Final = 250
 _BLOCK: Final = 61
@@ -69,6 +70,13 @@ class NodeKillOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise CouldNotRun("--lifetime: at least 5 s")
 
     @property
+    def quiet_s(self) -> float:
+        """Longer than a device is away: twice the window it is told, and time to connect."""
+        told = production()
+        paced_s = self.devices / (told.handshakes_per_s * told.accept_share)
+        return 2 * max(told.reconnect_window_ms / 1000, paced_s) + 4.0
+
+    @property
     def compressed(self) -> dict[str, str]:
         """Settings of the surviving nodes."""
         shortest_s = self.lifetime_s * production().lifetime_min_s / production().lifetime_max_s
@@ -82,10 +90,11 @@ class _Broadcasting:
         self._chain = chain
         self._nodes = nodes
         self.every_s = _RETURNING_EVERY_S
+        self.paused = False
         self.published: list[tuple[Broadcast, Published]] = []
 
     async def run(self) -> None:
-        while True:
+        while not self.paused:
             broadcast = self._chain.next()
             self.published.append((broadcast, Published(broadcast.timestamp, time.monotonic())))
             for node in self._nodes:
@@ -164,14 +173,14 @@ async def _measure(
                     break
                 await asyncio.sleep(0.2)
         broadcasting.every_s = _WATCHING_EVERY_S
-        watched_until_s = time.monotonic() + options.lifetime_s
-        with reporter.progress("seconds watched", int(options.lifetime_s)) as progress:
-            while (left_s := watched_until_s - time.monotonic()) > 0:
-                progress(int(options.lifetime_s - left_s), int(options.lifetime_s))
-                await asyncio.sleep(min(1.0, left_s))
+        watched_s = max(options.lifetime_s, options.quiet_s)
+        with reporter.progress("seconds watched", int(watched_s)) as progress:
+            await _count_down(watched_s - options.quiet_s, progress, watched_s)
+            # Whoever is away now has heard everything once it is back, and is back before the record is closed.
+            broadcasting.paused = True
+            await _count_down(options.quiet_s, progress, watched_s, since_s=watched_s - options.quiet_s)
     until_s = time.monotonic()
     others_cores = max(0.0, others_cpu_s() - others_s) / (until_s - killed_at_s)
-    await asyncio.sleep(_SETTLE_S)
     record = await fleet.finish()
     outbox = [
         OutboxBroadcast(topic=each.topic, state_key=each.state_key, timestamp=each.timestamp, prev=each.prev)
@@ -189,7 +198,27 @@ async def _measure(
         )
     )
     assert record.generator is not None, "it was watched"
-    return figures, [*record.generator.invalid_because, *others_invalid(others_cores)]
+    return figures, [*_generator_invalid(record.generator), *others_invalid(others_cores)]
+
+
+def _generator_invalid(found: GeneratorReport) -> list[str]:
+    """A broadcast to all devices keeps their process busy for a fifth of a second: what is told here is in seconds."""
+    because = []
+    if found.cores > GeneratorLimits().cores_max:
+        because.append(f"the fleet used {found.cores:.2f} cores of its one (at most {GeneratorLimits().cores_max})")
+    if found.lag_p99_ms > _LAG_P99_MS_MAX:
+        because.append(f"the fleet's loop lagged {found.lag_p99_ms:.0f} ms at p99 (at most {_LAG_P99_MS_MAX:.0f} ms)")
+    return because
+
+
+async def _count_down(
+    seconds: float, progress: Callable[[int, int], None], whole_s: float, *, since_s: float = 0.0
+) -> None:
+    """Sleep, and show how much of the whole is over."""
+    until_s = time.monotonic() + seconds
+    while (left_s := until_s - time.monotonic()) > 0:
+        progress(int(since_s + seconds - left_s), int(whole_s))
+        await asyncio.sleep(min(1.0, left_s))
 
 
 @asynccontextmanager
