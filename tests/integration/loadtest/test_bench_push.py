@@ -85,6 +85,7 @@ async def test_nchan_is_measured_beside_ours() -> None:
     assert "servers sent messages of different sizes" not in found.invalid_because()
 
 
+@pytest.mark.fault
 async def test_devices_of_a_killed_node_come_back_and_catch_up() -> None:
     before = children()
     options = NodeKillOptions(devices=100, nodes=3, lifetime_s=5.0)
