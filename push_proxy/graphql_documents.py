@@ -142,7 +142,7 @@ def stream_schema(sdl: str) -> GraphQLSchema:
 class Documents:
     """Parsed documents, bounded by number and by the length of all texts together; the ones unused longest go first."""
 
-    def __init__(self, schema: GraphQLSchema, *, max_documents: int = 256, max_chars: int = 131_072) -> None:
+    def __init__(self, schema: GraphQLSchema, *, max_documents: int = 256, max_chars: int = 65_536) -> None:
         assert schema.subscription_type is not None
         self._schema = schema
         self._max_documents = max_documents
