@@ -158,6 +158,25 @@ async def test_stale_is_told(world: World, client: EventStreamClient) -> None:
     assert (await client.until("stale")).frame == {"type": "stale"}
 
 
+@pytest.mark.parametrize("world", [{"handshakes_per_s": 0.5, "reconnect_window_ms": 1000}], indirect=True)
+async def test_a_new_window_gives_each_stream_a_new_delay(world: World) -> None:
+    """The fleet grew, so its return must be spread wider: told to all alike, with a retry of each one's own."""
+    clients = [EventStreamClient(world.port) for _ in range(6)]
+    welcomes = [await stream(world, each) for each in clients]
+    assert welcomes[0].frame["reconnect_window_ms"] == 1000
+    delays = set()
+    for each, welcome in zip(clients, welcomes, strict=True):
+        window_ms = welcome.frame["reconnect_window_ms"]
+        if window_ms == 1000:  # else the window grew while the clients were still coming
+            window_ms = (await each.until("window")).frame["reconnect_window_ms"]
+        assert window_ms > 1000
+        assert each.parser.retry_ms is not None
+        assert 500 <= each.parser.retry_ms <= window_ms
+        delays.add(each.parser.retry_ms)
+        await each.close()
+    assert len(delays) > 1
+
+
 # Ends.
 
 
