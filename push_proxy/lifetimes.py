@@ -7,7 +7,7 @@ distribution that is its own residual is the exponential one: whoever is still c
 in the next second, however long ago it came. A node therefore draws all lives from it, cut at both ends: none shorter
 than `min_s` (a connection has its cost), none longer than `max_s`. The cuts leave a ripple of a few per cent. A
 uniform life over (0, max] swings by a third around its mean, one over [max / 3, max] between nothing and one and a
-half, and a narrow one comes back as a herd again and again. `tests/simulation/test_push_twenty_lifetimes.py` shows all four.
+half, and a narrow one comes back as a herd again and again: `tests/simulation/test_push_twenty_lifetimes.py`.
 
 Drawing again, rather than ending at `max_s`, matters: a cap would gather everyone who reached it in one moment.
 """
