@@ -197,7 +197,7 @@ class Documents:
             try:
                 known = _Document(self._schema, _checked(self._schema, query))
             except OperationRefused as exc:
-                known = exc.with_traceback(None)
+                known = OperationRefused(exc.errors, field="query")  # without the frames of the failure
             self._keep(query, known)
         else:
             self._documents.move_to_end(query)
