@@ -23,10 +23,9 @@ MAX_REQUEST_LINE_BYTES: Final = 8_000
 """What RFC 9112 asks every server to take at least; a token in the query fits many times."""
 
 _END: Final = b"\r\n\r\n"
-_METHOD: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_request_line = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n" % _METHOD).match
-_is_method = re.compile(_METHOD).fullmatch
-_is_target = re.compile(rb"[\x21-\x7e]+").fullmatch
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_request_line = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n" % _TOKEN).match
+_is_token = re.compile(_TOKEN).fullmatch
 _is_version = re.compile(rb"HTTP/[0-9]\.[0-9]").fullmatch
 # Of a GET: origin-form, or absolute-form (RFC 9112, 3.2), without a fragment.
 _is_get_target = re.compile(r"(?:/|https?://[^/?#]+)[^#]*", re.IGNORECASE).fullmatch
@@ -164,7 +163,7 @@ def parse_head(data: bytes, max_line_bytes: int = MAX_REQUEST_LINE_BYTES) -> Req
         return _parse(data, max_line_bytes)
     except MalformedHead:
         # Said first whatever else is wrong: one that arrives in pieces is refused for it before the rest is there.
-        if _bare_line_feed(data) and data.find(b"\n") < max_line_bytes + 2 and _is_method(data[:1]):
+        if _bare_line_feed(data) and data.find(b"\n") < max_line_bytes + 2 and _is_token(data[:1]):
             raise _bare_line_feed_error() from None
         raise
 
@@ -211,7 +210,7 @@ def _run(callbacks: _Once | _Repeated, block: bytes) -> None:
 
 def _check_start(data: bytes | bytearray, max_line_bytes: int) -> None:
     """What the first bytes tell: not HTTP at all, or a request line without end."""
-    if data and not _is_method(data[:1]):
+    if data and not _is_token(data[:1]):
         if data[0] == _TLS_HANDSHAKE:
             raise MalformedHead(400, "TLS where plain HTTP is spoken", "request line")
         raise MalformedHead(400, "does not begin with a method", "request line")
@@ -239,16 +238,14 @@ def _request_line_error(data: bytes) -> MalformedHead:
     line = data[: data.index(b"\r\n")]
     method, _, after = line.partition(b" ")
     target, _, version = after.rpartition(b" ")
-    if not _is_method(method):
+    if not _is_token(method):
         what = "a method has only letters, digits and !#$%&'*+-.^_`|~"
     elif not target and not version.startswith(b"HTTP/"):
         what = "no protocol version; say METHOD target HTTP/1.1"
     elif not _is_version(version):
         what = "the protocol version is not like HTTP/1.1"
-    elif not _is_target(target):
-        what = "the target has a blank, a control character or one that is not ASCII, or is missing"
     else:
-        what = "say METHOD target HTTP/1.1"
+        what = "the target has a blank, a control character or one that is not ASCII, or is missing"
     return MalformedHead(400, what, "request line")
 
 
@@ -263,11 +260,11 @@ def _header_error(data: bytes, reason: str) -> MalformedHead:
             return MalformedHead(400, "a header line without a colon", _shown(name))
         if name != name.rstrip(b" \t"):
             return MalformedHead(400, "white space before the colon", _shown(name.rstrip(b" \t")))
-        if not _is_method(name):  # a token as well
+        if not _is_token(name):
             return MalformedHead(400, "a character no header name may have", _shown(name))
         if _control_character(value):
             return MalformedHead(400, "a control character in the value", _shown(name))
-    field = "Content-Length" if "Content-Length" in reason else "headers"
+    field = next((name for name in ("Content-Length", "Transfer-Encoding") if name in reason), "headers")
     return MalformedHead(400, f"not HTTP/1.1: {reason}", field)
 
 

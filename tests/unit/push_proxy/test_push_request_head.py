@@ -177,6 +177,7 @@ def test_request_lines(first: bytes, status: int, words: str) -> None:
         ([b"Host: a", b"Content-Length: "], 400, "Content-Length", "Content-Length"),
         ([b"Host: a", b"Content-Length: " + b"9" * 30], 400, "Content-Length", "Content-Length"),
         ([b"Host: a", b"Content-Length: 0", b"Content-Length: 0"], 400, "Content-Length", "Content-Length"),
+        ([b"Host: a", b"Transfer-Encoding: "], 400, "Transfer-Encoding", "Transfer-Encoding"),
         ([b"Host: a", b"Transfer-Encoding: chunked"], 501, "Transfer-Encoding", "transfer codings"),
     ],
 )
