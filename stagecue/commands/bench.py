@@ -154,6 +154,9 @@ def cluster(
 _peers_option = click.option(
     "--peers", default="floor,websockets,nchan", show_default=True, help="Servers beside ours, of these three."
 )
+_addresses_option = click.option(
+    "--addresses", type=click.IntRange(1), help="Addresses the devices of a server come from. Default: one each."
+)
 
 
 @bench.command(
@@ -165,8 +168,9 @@ _peers_option = click.option(
 @click.option("--devices", type=click.IntRange(1), default=15_000, show_default=True, help="Devices of each server.")
 @_peers_option
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Alternating rounds.")
+@_addresses_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def fanout(devices: int, peers: str, rounds: int, as_json: bool) -> None:
+def fanout(devices: int, peers: str, rounds: int, addresses: int | None, as_json: bool) -> None:
     """CPU of a delivery on a push node, beside a bare send() loop in C and servers people would otherwise pick.
 
     Promised for 15,000 devices: at most 1.15 times the floor and below the other peers; a probe's round trip during a
@@ -175,7 +179,8 @@ def fanout(devices: int, peers: str, rounds: int, as_json: bool) -> None:
     """
     from loadtest.bench.push.fanout import FanOutOptions, run_fanout
 
-    raise SystemExit(run_fanout(FanOutOptions(devices=devices, peers=peers, rounds=rounds), as_json=as_json))
+    options = FanOutOptions(devices=devices, peers=peers, rounds=rounds, addresses=addresses)
+    raise SystemExit(run_fanout(options, as_json=as_json))
 
 
 @bench.command(
@@ -187,9 +192,10 @@ def fanout(devices: int, peers: str, rounds: int, as_json: bool) -> None:
 @click.option("--devices", type=click.IntRange(1), default=15_000, show_default=True, help="Devices of each server.")
 @_peers_option
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Alternating rounds.")
+@_addresses_option
 @click.option("--variants/--no-variants", default=True, help="Our other protocols and EdDSA tokens, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def connect(devices: int, peers: str, rounds: int, variants: bool, as_json: bool) -> None:
+def connect(devices: int, peers: str, rounds: int, addresses: int | None, variants: bool, as_json: bool) -> None:
     """CPU of a connect and memory of a device on a push node, beside its peers'.
 
     A connect: upgrade, a token of its own verified, two topics, continuity, one replayed broadcast. Promised: at most
@@ -197,7 +203,7 @@ def connect(devices: int, peers: str, rounds: int, variants: bool, as_json: bool
     """
     from loadtest.bench.push.connect import ConnectOptions, run_connect
 
-    options = ConnectOptions(devices=devices, peers=peers, rounds=rounds, variants=variants)
+    options = ConnectOptions(devices=devices, peers=peers, rounds=rounds, addresses=addresses, variants=variants)
     raise SystemExit(run_connect(options, as_json=as_json))
 
 

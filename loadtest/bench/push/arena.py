@@ -74,32 +74,48 @@ def check_devices(devices: int) -> None:
 
 @asynccontextmanager
 async def open_arena(
-    peers: Sequence[str], *, devices: int, cores: Cores, environment: Mapping[str, str] | None = None
+    peers: Sequence[str],
+    *,
+    devices: int,
+    addresses: int | None,
+    cores: Cores,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Arena]:
     """Start our node, the peers and the devices' processes; nobody is connected yet. Raises CouldNotRun."""
     async with AsyncExitStack() as stack:
-        room = _Room(stack, cores, devices, environment)
+        room = _Room(stack, cores, devices, addresses, environment)
         yield Arena([await room.enter(name) for name in (OURS, *peers)], cores)
 
 
 @asynccontextmanager
 async def open_variant(
-    variant: str, *, devices: int, cores: Cores, environment: Mapping[str, str] | None = None
+    variant: str,
+    *,
+    devices: int,
+    addresses: int | None,
+    cores: Cores,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Contender]:
     """A fresh node of ours for one of VARIANTS alone. Raises CouldNotRun."""
     async with AsyncExitStack() as stack:
-        yield await _Room(stack, cores, devices, environment).enter(variant)
+        yield await _Room(stack, cores, devices, addresses, environment).enter(variant)
 
 
 class _Room:
     """Where servers under test are started; the stack ends them."""
 
     def __init__(
-        self, stack: AsyncExitStack, cores: Cores, devices: int, environment: Mapping[str, str] | None
+        self,
+        stack: AsyncExitStack,
+        cores: Cores,
+        devices: int,
+        addresses: int | None,
+        environment: Mapping[str, str] | None,
     ) -> None:
         self._stack = stack
         self._cores = cores
         self._devices = devices
+        self._addresses = addresses
         self._environment = environment
         self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-bench-")))
         self._rings = new_rings()
@@ -114,7 +130,7 @@ class _Room:
         await subject.start()
         load = LoadProcess(
             f"load-{name}", self._directory, core=self._cores.load, port=subject.port, devices=self._devices,
-            block=self._block, dialect=subject.dialect,
+            block=self._block, dialect=subject.dialect, addresses=self._addresses,
         )  # fmt: skip
         self._block += 1
         self._stack.push_async_callback(load.stop)

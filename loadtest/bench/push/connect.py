@@ -53,6 +53,8 @@ class ConnectOptions(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 15_000
     peers: str = "floor,websockets,nchan"
     rounds: int = 9
+    addresses: int | None = None
+    """Devices come from as many; None: one each."""
     variants: bool = True
     """Measure our node's other protocols and tokens, too."""
     environment: Mapping[str, str] = {}
@@ -183,7 +185,9 @@ async def measure_connect(options: ConnectOptions, reporter: Reporter) -> Connec
     check_devices(options.devices)
     peers, cores = check_peers(options.peers), choose_cores()
     with kept_on(cores.load):
-        async with open_arena(peers, devices=options.devices, cores=cores, environment=options.environment) as arena:
+        async with open_arena(
+            peers, devices=options.devices, addresses=options.addresses, cores=cores, environment=options.environment
+        ) as arena:
             others = OthersMeter()
             sides = await _measure_sides(options, reporter, arena)
             others_cores = others.cores()
@@ -217,7 +221,7 @@ async def _measure_variants(options: ConnectOptions, reporter: Reporter, cores: 
     with reporter.progress("other protocols and tokens", len(VARIANTS)) as progress:
         for number, name in enumerate(VARIANTS):
             async with open_variant(
-                name, devices=options.devices, cores=cores, environment=options.environment
+                name, devices=options.devices, addresses=options.addresses, cores=cores, environment=options.environment
             ) as contender:
                 await contender.publish_unheard()
                 measured = [await _round(contender) for _ in range(min(_VARIANT_ROUNDS, options.rounds))]

@@ -42,6 +42,8 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 15_000
     peers: str = "floor,websockets,nchan"
     rounds: int = 9
+    addresses: int | None = None
+    """Devices come from as many; None: one each."""
     environment: Mapping[str, str] = {}
     """Settings of our node, on top of its defaults."""
 
@@ -165,7 +167,9 @@ async def measure_fanout(options: FanOutOptions, reporter: Reporter) -> FanOutFi
     check_devices(options.devices)
     peers, cores = check_peers(options.peers), choose_cores()
     with kept_on(cores.load):
-        async with open_arena(peers, devices=options.devices, cores=cores, environment=options.environment) as arena:
+        async with open_arena(
+            peers, devices=options.devices, addresses=options.addresses, cores=cores, environment=options.environment
+        ) as arena:
             return await _measure(options, reporter, arena)
 
 

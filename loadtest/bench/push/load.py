@@ -19,10 +19,9 @@ __all__ = ["PROBES", "Arrivals", "Connected", "LoadProcess", "LoadStatus", "devi
 
 PROBES: Final = 4
 """Devices that measure round trips while a fan-out is under way, in turn."""
+_ADDRESSES_MAX: Final = 62_500
 _WINDOW: Final = 256
 """Connects under way at once: enough that the server never waits for the client."""
-_SOURCES: Final = 1_000
-"""Addresses devices come from, as they would from as many homes."""
 _TOKEN_LIFETIME_S: Final = 24 * 3600
 _ANSWER_SLACK_S: Final = 10.0
 _A = TypeVar("_A")
@@ -103,11 +102,14 @@ class LoadProcess(LineMember):
         devices: int,
         block: int,
         dialect: Dialect,
+        addresses: int | None = None,
     ) -> None:
+        """Devices come from `addresses` local addresses in 127.<block>.0.0/16, in turn; None: one each."""
         super().__init__(name, directory, core=core)
         self.devices = devices
         self._server_port = port
         self._block = block
+        self._addresses = min(devices if addresses is None else addresses, _ADDRESSES_MAX)
         self._dialect = dialect
         self._path: Path | None = None
 
@@ -117,7 +119,7 @@ class LoadProcess(LineMember):
     def program(self) -> Sequence[str]:
         assert self._path is not None, "prepared first"
         markers = [part for marker in self._dialect.ready_when for part in (str(marker.times), marker.text)]
-        numbers = (self._server_port, self.devices, _WINDOW, _SOURCES, self._block, min(PROBES, self.devices))
+        numbers = (self._server_port, self.devices, _WINDOW, self._addresses, self._block, min(PROBES, self.devices))
         return [str(self._path), *map(str, numbers), self._dialect.mode, *markers]
 
     async def until_ready(self) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -23,7 +23,9 @@ from loadtest.bench.push.rings import NodeReady, NodeRings
 
 __all__ = ["PushNodeSubject"]
 
-_SETTINGS_PREFIX = "PUSH_"
+_SETTINGS_PREFIX: Final = "PUSH_"
+_OF_THE_INTERNET: Final = {"PUSH_EXEMPT_NETWORKS": ""}
+"""Devices' loopback addresses stand for those of homes: limited per address, as homes are, and not as proxies."""
 
 
 class PushNodeSubject(LineMember):
@@ -49,7 +51,7 @@ class PushNodeSubject(LineMember):
 
         `token_ring`: signs devices' tokens; None: the node's own.
         """
-        super().__init__(name, directory, core=core, environment=environment)
+        super().__init__(name, directory, core=core, environment={**_OF_THE_INTERNET, **(environment or {})})
         self.rings = rings
         self._chain = chain
         self._shared_port = shared_port
