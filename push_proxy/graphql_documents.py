@@ -193,6 +193,8 @@ class Documents:
     def _document(self, query: str, now_s: float) -> _Document:
         known = self._documents.get(query)
         if known is None:
+            if len(query) > MAX_QUERY_CHARS:
+                raise refusal(f"{len(query)} characters (at most {MAX_QUERY_CHARS})", "query")
             self._spend(now_s)
             try:
                 known = _Document(self._schema, _checked(self._schema, query))
@@ -219,8 +221,6 @@ class Documents:
         self._budget -= 1
 
     def _keep(self, query: str, document: _Document | OperationRefused) -> None:
-        if len(query) > MAX_QUERY_CHARS:
-            return
         self._documents[query] = document
         self._chars += len(query)
         while len(self._documents) > self._max_documents or self._chars > self._max_chars:
@@ -346,8 +346,6 @@ class _Operation:
 
 def _checked(schema: GraphQLSchema, query: str) -> DocumentNode:
     """A parsed document that is valid and within every limit."""
-    if len(query) > MAX_QUERY_CHARS:
-        raise refusal(f"{len(query)} characters (at most {MAX_QUERY_CHARS})", "query")
     try:
         document = parse(query, max_lexical_tokens=MAX_TOKENS, max_comments=_MAX_COMMENTS)
     except GraphQLError as exc:

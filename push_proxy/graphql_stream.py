@@ -29,6 +29,7 @@ from push_proxy.session import Action, Close, Follow, Grant, LatestOf, Send, Ses
 __all__ = [
     "ACK",
     "MAX_ID_CHARS",
+    "MAX_NEW_DOCUMENTS",
     "PING",
     "Alive",
     "Asking",
@@ -48,6 +49,9 @@ __all__ = [
 
 MAX_ID_CHARS: Final = 128
 """Of an operation's id, which stands in every frame of it; clients send 36."""
+
+MAX_NEW_DOCUMENTS: Final = 16
+"""Documents one connection may bring that its node has not read: nobody alone uses up what a node reads at all."""
 
 ACK: Final = b'{"type":"connection_ack"}'
 PING: Final = b'{"type":"ping"}'
@@ -181,7 +185,7 @@ class _NotTaken(InvalidRequest):
 class GraphqlStream:
     """State of one connection; `operations` is read by the shell and changed here only."""
 
-    __slots__ = ("_initialised", "head_grant", "operations")
+    __slots__ = ("_initialised", "_new_documents", "head_grant", "operations")
 
     def __init__(self, head_grant: Grant | None) -> None:
         self.head_grant = head_grant
@@ -189,6 +193,7 @@ class GraphqlStream:
         self.operations: tuple[Operation, ...] = ()
         """Most connections have one: a tuple is searched as fast as a dictionary, and a fifth of its size."""
         self._initialised = False
+        self._new_documents = 0
 
     def owner(self, topic: str) -> Operation | None:
         """The operation that follows a topic: at most one."""
@@ -263,6 +268,8 @@ class GraphqlStream:
             return [Drop(GraphqlCloseCode.SUBSCRIBER_EXISTS, f"Subscriber for {message.id[:60]} already exists")]
         request = message.payload
         try:
+            if not asking.documents.is_known(request.query):
+                self._count_new_document()
             prepared = asking.documents.prepare(
                 request.query, request.operationName, request.variables, now_s=asking.now_s
             )
@@ -274,6 +281,15 @@ class GraphqlStream:
         except (InvalidRequest, Overloaded) as exc:
             return self._refuse(message.id, [_error(exc)], session.rejected(exc.code, str(exc)))
         return self._begin(message.id, prefix, prepared.form, topics, session, asking)
+
+    def _count_new_document(self) -> None:
+        if self._new_documents >= MAX_NEW_DOCUMENTS:
+            raise Overloaded(
+                f"more than {MAX_NEW_DOCUMENTS} new documents of one connection",
+                field="query",
+                rule="send one document with variables",
+            )
+        self._new_documents += 1
 
     def _begin(
         self,

@@ -127,7 +127,7 @@ def test_tables_agree_with_the_code() -> None:
         f"{graphql_selection.MAX_ALIASES} aliases, {graphql_selection.MAX_DEPTH} deep; "
         f"{graphql_selection.MAX_FIELDS} fields",
         f"has not seen | {graphql_documents.NEW_DOCUMENTS_BURST:.0f} at once, "
-        f"{graphql_documents.NEW_DOCUMENTS_PER_S:.0f} a second",
+        f"{graphql_documents.NEW_DOCUMENTS_PER_S:.0f} a second for ever; {graphql_stream.MAX_NEW_DOCUMENTS} of one",
         f"`connection_init` | {PushSettings().authentication_deadline_s:.0f} s",
     )
     for limit in limits:

@@ -22,6 +22,7 @@ from push_proxy.graphql_documents import Documents, stream_schema
 from push_proxy.graphql_stream import (
     ACK,
     MAX_ID_CHARS,
+    MAX_NEW_DOCUMENTS,
     Alive,
     Asking,
     Begin,
@@ -355,6 +356,17 @@ def test_a_mutation_that_is_one_error_too_many_closes_too() -> None:
         assert isinstance(carry, Carry)
         closes += [action for action in carry.actions if isinstance(action, Close)]
     assert [close.code for close in closes] == [CloseCode.TOO_MANY_ERRORS]
+
+
+def test_new_documents_of_one_connection_are_bounded_and_known_ones_are_not() -> None:
+    machine = Machine().acknowledged()
+    machine.documents.prepare(QUERY, None, {"t": []}, now_s=0)
+    for number in range(MAX_NEW_DOCUMENTS):
+        assert isinstance(machine.subscribe(f"a{number}", f"event:{number}", query=f"{QUERY} #{number}")[0], Begin)
+    (error,) = errors(machine.subscribe("more", "event:more", query=f"{QUERY} # another"), "more")
+    assert error["extensions"]["code"] == "overloaded"
+    assert isinstance(machine.subscribe("known", "event:more")[0], Begin)
+    assert isinstance(machine.subscribe("again", "event:again", query=f"{QUERY} #1")[0], Begin)
 
 
 # Codes.
