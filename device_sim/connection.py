@@ -184,7 +184,8 @@ class Connection:
                 self.ended_by, gave_up = code, True
         elif self.next is None and self.ended_by is None and not (was_live and self.open_at_ms is not None):
             if retry_after_ms and self._goaway is None:
-                self._goaway = (now_ms + retry_after_ms, self.window_ms)
+                # Whole seconds, for whoever reads HTTP only: spread within the last one.
+                self._goaway = (now_ms + retry_after_ms + int(draw * 1000), self.window_ms)
             self._plan_open(now_ms, draw)
         return Lost("live" if was_live else "next", gave_up)
 
@@ -205,5 +206,9 @@ class Connection:
         if not self._network_up:
             return
         not_before, window_ms = self._goaway or (now_ms, self.window_ms)
+        if self._goaway is not None and self.failures == 0:
+            # The node drew this moment over its window, for this device alone: another draw would double the window.
+            self.open_at_ms = max(now_ms, not_before)
+            return
         delay = return_delay_ms(window_ms, self.failures, draw, cap_ms=self._options.window_cap_ms)
         self.open_at_ms = max(now_ms, not_before) + delay

@@ -1,4 +1,4 @@
-"""A drain as a plan: when it begins, and which connections are sent away when, each with its own return (R21). Pure.
+"""A drain as a plan: when it begins, and which connections are sent away when. Pure.
 
 The order of a drain is: not ready (load balancers look elsewhere); wait for the moment it may begin, still accepting;
 admit nobody more; accept whatever the kernel still queues, until it queues nothing, and only then close the listening
@@ -13,39 +13,27 @@ from typing import Generic, NamedTuple, TypeVar
 
 from push_proxy.due_times import DueTimes
 
-__all__ = ["Departure", "Slice", "drain_begins_ms", "plan_drain"]
+__all__ = ["Slice", "drain_begins_ms", "plan_drain"]
 
 C = TypeVar("C")
-
-
-class Departure(NamedTuple, Generic[C]):
-    connection: C
-    reconnect_after_ms: int
 
 
 class Slice(NamedTuple, Generic[C]):
     at_s: float
     """Seconds after the drain began."""
-    departures: tuple[Departure[C], ...]
+    leaving: tuple[C, ...]
 
 
-def plan_drain(
-    connections: Sequence[C], draws: Sequence[float], *, drain_s: float, window_ms: int, slice_s: float = 0.1
-) -> tuple[Slice[C], ...]:
-    """Spread `connections` evenly over `drain_s`; `draws` are uniform in [0, 1), one per connection.
-
-    The first slice leaves at once. A drain of no length is one slice.
-    """
-    assert len(connections) == len(draws)
+def plan_drain(connections: Sequence[C], *, drain_s: float, slice_s: float = 0.1) -> tuple[Slice[C], ...]:
+    """Spread `connections` evenly over `drain_s`. The first slice leaves at once; a drain of no length is one slice."""
     assert drain_s >= 0
     assert slice_s > 0
     slices = max(1, min(len(connections), int(drain_s / slice_s)))
     planned: list[Slice[C]] = []
     for number in range(slices):
         start, end = (len(connections) * number) // slices, (len(connections) * (number + 1)) // slices
-        departures = tuple(Departure(connections[at], int(draws[at] * window_ms)) for at in range(start, end))
-        if departures:
-            planned.append(Slice(drain_s * number / slices, departures))
+        if end > start:
+            planned.append(Slice(drain_s * number / slices, tuple(connections[start:end])))
     return tuple(planned)
 
 

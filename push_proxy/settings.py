@@ -41,7 +41,9 @@ class PushSettings(ServiceSettings):
     )
     close_timeout_s: float = Field(2.0, gt=0, description="Wait for the peer's half of a close, then cut off.")
     slow_consumer_bytes: int = Field(
-        65_536, ge=4096, description="Bytes held back, coalesced, for a reader that takes no more; 64 KiB are written already."
+        65_536,
+        ge=4096,
+        description="Bytes held back, coalesced, for a reader that takes no more; 64 KiB are written already.",
     )
     slow_consumer_s: float = Field(20.0, gt=0, description="How long a socket may take nothing before it is closed.")
     max_errors: int = Field(100, ge=1, description="Error frames after which a connection is closed; above 64 topics.")

@@ -23,6 +23,7 @@ from contract.frames import (
     ContinuityFrame,
     ErrorFrame,
     GoawayFrame,
+    Held,
     ServerFrame,
     WelcomeFrame,
     WindowFrame,
@@ -57,6 +58,8 @@ UNKNOWN_TOPIC_WINDOWS: Final = 4
 """Reconnect windows over which those return who asked for an unknown topic: EventSource does not back off by itself."""
 _MAX_CURSOR_DIGITS: Final = 16
 """A millisecond timestamp has 13; JavaScript counts exactly up to 16."""
+_MAX_VERSION_DIGITS: Final = 9
+_NO_REVISION: Final = -1
 _MAX_QUERY_FIELDS: Final = 16
 _TAILORED: Final = (b"event: welcome\n", b"event: continuity\n", b"event: window\n", b"event: error\n")
 _SHOWN_CHARS: Final = 40
@@ -89,6 +92,8 @@ class EventsRequest(NamedTuple):
     cursor: Cursor
     cursor_field: str = "cursor"
     """Where the cursor was found."""
+    held: Held | None = None
+    """The stage map the device said it holds, for coverage (R7)."""
 
 
 # The request.
@@ -114,7 +119,9 @@ def read_events_request(query: str, headers: HeaderSource) -> EventsRequest:
         raise InvalidRequest("not UTF-8", field="query", rule="percent-encoded UTF-8") from exc
     except ValueError as exc:
         raise InvalidRequest("too many fields", field="query", rule=f"at most {_MAX_QUERY_FIELDS} fields") from exc
-    return EventsRequest(_read_topic(fields.get("topic", [])), *_read_cursor(fields, headers))
+    return EventsRequest(
+        _read_topic(fields.get("topic", [])), *_read_cursor(fields, headers), _read_held(fields.get("heldVersion", []))
+    )
 
 
 def _read_topic(topics: Sequence[str]) -> str:
@@ -142,6 +149,16 @@ def _read_cursor(fields: dict[str, list[str]], headers: HeaderSource) -> tuple[C
         if text:
             return None if text == "null" else _cursor(text, name), name
     return None, "cursor"
+
+
+def _read_held(versions: Sequence[str]) -> Held | None:
+    """Of the revision nothing is said: the address stays as it is when a browser comes back, and schedules rise."""
+    if not versions or versions == [""]:
+        return None
+    version = versions[0]
+    if len(versions) > 1 or not (version.isascii() and version.isdigit() and len(version) <= _MAX_VERSION_DIGITS):
+        raise InvalidRequest("no version", field="heldVersion", rule="once, the `version` of the stage map held")
+    return Held(int(version), _NO_REVISION)
 
 
 def _cursor(text: str, field: str) -> int:

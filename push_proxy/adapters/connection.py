@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from msgspec.structs import replace
-
 from contract.close_codes import CloseCode
 from contract.frames import BroadcastFrame, ErrorFrame, GoawayFrame, ServerFrame, TokenFrame
 from push_proxy.backlog import Backlog
@@ -204,15 +202,12 @@ class Connection(asyncio.Protocol):
         self.carry_out(session.on_time(now_s))
         listener.schedule(self)
 
-    def send_away(self, code: CloseCode, why: str, reconnect_after_ms: int) -> None:
+    def send_away(self, code: CloseCode, why: str) -> None:
         """Goaway and close: a drain."""
         if self.session is None:
             self.abort()
-            return
-        for action in self.session.leave(code, reason=why):
-            assert isinstance(action, Close)
-            goaway = self._listener.goaway(why)
-            self.close(code, replace(goaway, reconnect_after_ms=reconnect_after_ms))
+        else:
+            self.carry_out(self.session.leave(code, reason=why))
 
     def abort(self) -> None:
         self.write = discard

@@ -188,15 +188,13 @@ class DeviceListener:
         return (begins_ms - now_ms) / 1000 if self._sessions else 0.0
 
     async def _send_all_away(self) -> None:
-        connections = tuple(self._sessions)
-        draws = [self._random.random() for _ in connections]
-        plan = plan_drain(connections, draws, drain_s=self.settings.drain_s, window_ms=self.terms.reconnect_window_ms)
+        plan = plan_drain(tuple(self._sessions), drain_s=self.settings.drain_s)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         for part in plan:
             await asyncio.sleep(max(0.0, began_s + part.at_s - loop.time()))
-            for departure in part.departures:
-                departure.connection.send_away(CloseCode.DRAIN, "drain", departure.reconnect_after_ms)
+            for connection in part.leaving:
+                connection.send_away(CloseCode.DRAIN, "drain")
 
     # What a request asks of its listener.
 

@@ -119,10 +119,6 @@ class HeadReader(asyncio.Protocol):
             self._listener.refused("late")
         self.abort()
 
-    def send_away(self, code: object, why: str, reconnect_after_ms: int) -> None:
-        """A drain: whoever is still in its handshake is cut, and finds another node."""
-        self.abort()
-
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()

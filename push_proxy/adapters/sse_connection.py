@@ -73,9 +73,9 @@ class SseConnection(Connection):
         """Subscribe to the one topic, by the same rules as a subscribe frame."""
         session, listener = self.session, self._listener
         assert session is not None
-        topic, cursor, _ = self._request
+        topic, cursor, _, held = self._request
         actions = session.received(
-            encode_frame(SubscribeFrame({topic: cursor})),
+            encode_frame(SubscribeFrame({topic: cursor}, {topic: held} if held is not None else {})),
             now_s=listener.clock.monotonic_s(),
             now_ms=listener.clock.now_ms(),
             latest_of=listener.node.latest_of,

@@ -230,10 +230,20 @@ def test_the_window_is_the_goaways_else_the_last_one_heard() -> None:
     assert book.device.reconnect_at_ms == book.now + 2_000
     book.reconnect()
     book.get(GoawayFrame("drain", 10_000, 60_000))
-    planned = book.now + 10_000 + 30_000
+    planned = book.now + 10_000
     assert book.device.reconnect_at_ms == planned
     book.lose(4000)
     assert book.device.reconnect_at_ms == planned, "the close that follows a goaway changes no plan"
+
+
+def test_a_return_that_failed_is_spread_over_the_goaways_window() -> None:
+    """The first try comes when the node said; were it refused, everybody else was, too."""
+    book = holding().frames(continuity(complete, 0))
+    book.get(GoawayFrame("drain", 10_000, 60_000))
+    book.lose(4000)
+    (opening,) = [a for a in book.at(book.device.reconnect_at_ms) if isinstance(a, OpenSocket)]
+    book.lose(conn=opening.conn)
+    assert book.device.reconnect_at_ms == book.now + 60_000
 
 
 def test_windows_grow_per_failure_and_a_welcome_ends_that() -> None:

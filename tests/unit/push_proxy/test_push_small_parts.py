@@ -1,4 +1,4 @@
-"""Reach tally, drain plan, a followed topic's frames and answers, settings: the small pure parts."""
+"""Reach tally, a followed topic's frames and answers, settings: the small pure parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contract.broadcast import Broadcast
 from contract.frames import AckRequest, encode_frame
 from contract.replay_log import TopicLog
 from contract.schedule import TopicSchedule
-from push_proxy.drain import plan_drain
 from push_proxy.followed import MAX_READY_ANSWERS, FollowedTopic, ReadyAnswer
 from push_proxy.forms import v1_form
 from push_proxy.reach_tally import ReachTally
@@ -73,29 +72,7 @@ def test_tally_is_bounded_and_never_restarts_a_count() -> None:
     assert len(tally) == 1
 
 
-# Drain.
-
-
-def test_drain_is_spread_and_complete() -> None:
-    """Everyone leaves once, evenly, within the time, each with its own moment to return."""
-    draws = [n / 1000 for n in range(1000)]
-    plan = plan_drain(range(1000), draws, drain_s=5.0, window_ms=10_000)
-    gone = [departure.connection for part in plan for departure in part.departures]
-    assert gone == list(range(1000))
-    assert (len(plan), plan[0].at_s) == (50, 0.0)
-    assert all(part.at_s < 5.0 and len(part.departures) == 20 for part in plan)
-    moments = [departure.reconnect_after_ms for part in plan for departure in part.departures]
-    assert len(set(moments)) == 1000
-    assert all(0 <= moment < 10_000 for moment in moments)
-
-
-def test_drain_of_nobody_and_of_no_time() -> None:
-    """No connections: no slices. No time: one slice."""
-    assert plan_drain([], [], drain_s=5.0, window_ms=1) == ()
-    assert len(plan_drain([1, 2], [0.0, 0.5], drain_s=0.0, window_ms=1)) == 1
-
-
-# Frames and topics.
+# Topics.
 
 
 def test_followed_topic_caches_and_takes_the_higher_revision() -> None:

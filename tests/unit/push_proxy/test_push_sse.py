@@ -15,6 +15,7 @@ from contract.frames import (
     ContinuityFrame,
     ErrorFrame,
     GoawayFrame,
+    Held,
     ScheduleFrame,
     ServerFrame,
     StaleFrame,
@@ -116,6 +117,27 @@ def test_what_is_refused(query: str, headers: dict[str, str], field: str, says: 
     assert says in str(caught.value)
     assert len(str(caught.value)) < 300
     assert isinstance(caught.value, MalformedCursor) == (field in ("Last-Event-ID", "cursor", "lastEventId"))
+
+
+@pytest.mark.parametrize(
+    ("query", "held"),
+    [
+        ("topic=a", None),
+        ("topic=a&heldVersion=", None),
+        ("topic=a&heldVersion=7", Held(7, -1)),
+        ("topic=a&heldVersion=0", Held(0, -1)),
+    ],
+)
+def test_the_map_held_is_told_by_its_version(query: str, held: Held | None) -> None:
+    """Without a revision: the schedule is told on every stream, whatever an old address says."""
+    assert ask(query).held == held
+
+
+@pytest.mark.parametrize("version", ["-1", "1.5", "seven", "9" * 10, "\u0667", "1&heldVersion=1"])
+def test_a_map_of_no_version_is_refused(version: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        ask(f"topic=a&heldVersion={version}")
+    assert refused.value.field == "heldVersion"
 
 
 @pytest.mark.parametrize(
