@@ -152,7 +152,7 @@ class WebSocketCodec:
     @property
     def allowed_frames(self) -> int:
         """How many more frames may come; none after the end."""
-        return 0 if self._ended else self._allowed
+        return self._allowed
 
     @property
     def idle(self) -> bool:

@@ -181,6 +181,18 @@ def test_whole_texts_need_no_codec() -> None:
     assert [whole_text(other, 100) for other in others] == [None] * len(others)
 
 
+@pytest.mark.parametrize("rest", [bytes(200), b"\0\x7e" + bytes(198), bytes(7) + b"\x77" + bytes(192)])
+def test_the_shortest_way_tells_what_the_long_way_does(rest: bytes) -> None:
+    """Every length a frame may claim in its second byte, at every size of a read."""
+    for size in range(150):
+        for second in range(256):
+            data = (bytes([0x81, second]) + rest)[:size]
+            codec = WebSocketCodec(LIMIT)
+            events = codec._read(data)
+            whole = codec.idle and len(events) == 1 and second != 0xFF  # nobody says so short a length in eight bytes
+            assert ([Text(text)] if (text := whole_text(data, LIMIT)) is not None else []) == (events if whole else [])
+
+
 def test_a_codec_says_when_it_remembers_nothing() -> None:
     """Then another one in its place, with what it still allows, would do as well."""
     codec = WebSocketCodec(LIMIT, max_frames=10)
