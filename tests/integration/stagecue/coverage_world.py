@@ -37,6 +37,10 @@ _CLOCK: Final = SystemClock()
 _PATIENCE_S: Final = 30.0
 
 
+def _token() -> str:
+    return _RING.sign(DeviceClaims(sub="p", dev="d", exp=_CLOCK.now_ms() // 1000 + 3600))
+
+
 class _NoPartition(BroadcastLog):
     """The log of a router in reserve."""
 
@@ -95,12 +99,11 @@ class Node:
 
     async def device(self, version: int | None) -> Device:
         """A new device of this node that follows the topic."""
-        token = _RING.sign(DeviceClaims(sub="p", dev="d", exp=_CLOCK.now_ms() // 1000 + 3600))
         device = Device(
             await websockets.connect(
                 f"ws://127.0.0.1:{self.port}/v1/stream",
                 subprotocols=[websockets.Subprotocol("stagecue.v1")],
-                additional_headers={"Authorization": f"Bearer {token}"},
+                additional_headers={"Authorization": f"Bearer {_token()}"},
                 compression=None,
                 proxy=None,
                 ping_interval=None,
@@ -108,6 +111,38 @@ class Node:
         )
         await device.subscribe(version)
         return device
+
+    @asynccontextmanager
+    async def events(self, held: int | None) -> AsyncIterator[None]:
+        """A device that follows the topic by server-sent events."""
+        query = f"topic={TOPIC}&access_token={_token()}" + ("" if held is None else f"&heldVersion={held}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(f"GET /v1/events?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        async with asyncio.timeout(_PATIENCE_S):
+            await reader.readuntil(b"event: continuity\n")
+        yield
+        writer.close()
+        await writer.wait_closed()
+
+    @asynccontextmanager
+    async def graphql(self, held: int) -> AsyncIterator[None]:
+        """A device that follows the topic by graphql-transport-ws."""
+        asked = {"topic": TOPIC, "heldVersion": held, "heldRevision": 1}
+        query = "subscription ($t: [TopicCursor!]!) { broadcasts(topics: $t) { __typename } }"
+        async with websockets.connect(
+            f"ws://127.0.0.1:{self.port}/v1/stream",
+            subprotocols=[websockets.Subprotocol("graphql-transport-ws")],
+            compression=None,
+            proxy=None,
+            ping_interval=None,
+        ) as connection:
+            await connection.send(json.dumps({"type": "connection_init", "payload": {"token": _token()}}))
+            subscribe = {"query": query, "variables": {"t": [asked]}}
+            await connection.send(json.dumps({"id": "1", "type": "subscribe", "payload": subscribe}))
+            async with asyncio.timeout(_PATIENCE_S):
+                while "Continuity" not in str(await connection.recv()):
+                    pass
+            yield
 
     async def kill(self) -> None:
         """Gone without a word to the routers: nothing leaves it once its links are cut, and then it ends."""

@@ -105,6 +105,19 @@ async def test_whichever_router_hears_a_node_its_devices_count_once(settings: Pr
         await world.until_held({})
 
 
+async def test_event_streams_and_graphql_tell_what_they_hold(settings: ProducerSettings) -> None:
+    """One device in each protocol counts alike; one that says nothing holds no map."""
+    async with coverage_world(settings) as world:
+        await world.late_stage(threshold=0.9)
+        node = await world.add_node("n0")
+        async with node.events(held=2) as _, node.events(held=None) as _, node.graphql(held=2) as _:
+            await world.until_held({2: 2, 0: 1})
+            device = await node.device(2)
+            await world.until_held({2: 3, 0: 1})
+            await device.close()
+        await world.until_held({})
+
+
 async def test_devices_that_refetch_bring_the_share_up(tmp_path: Path) -> None:
     """The whole system: a stage is added, each device fetches the newer map at its moment and says so, the cue goes."""
     environment = FAST | {"PUSH_REFETCH_WINDOW_MS": "300"}
