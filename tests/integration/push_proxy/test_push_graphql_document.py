@@ -74,7 +74,7 @@ def _settled(message: dict[str, Any]) -> dict[str, Any]:
     return message
 
 
-@pytest.mark.parametrize("world", [{"ack_one_in": 100, "link_silence_s": 30.0}], indirect=True)
+@pytest.mark.parametrize("world", [{"ack_one_in": 100, "link_silence_s": 30.0, "verdict_wait_s": 20.0}], indirect=True)
 @pytest.mark.parametrize("conversation", list(conversations()))
 async def test_conversation(world: World, conversation: list[str]) -> None:
     """What the document shows is what arrives, but for tokens and draws."""

@@ -23,7 +23,12 @@ socket.on('close', (code, reason) => {
 createInterface({ input: process.stdin }).on('line', (line) => {
   const { send, pieces, binary, ping, close } = JSON.parse(line);
   if (send !== undefined) socket.send(send);
-  if (pieces) pieces.forEach((piece, at) => socket.send(piece, { fin: at === pieces.length - 1 }));
+  if (pieces) {
+    pieces.forEach((piece, at) => {
+      socket.send(piece, { fin: at === pieces.length - 1 });
+      if (at === 0) socket.ping('between');
+    });
+  }
   if (binary !== undefined) socket.send(Buffer.from(binary));
   if (ping !== undefined) socket.ping(ping);
   if (close) socket.close(close);
