@@ -69,6 +69,17 @@ def failure(*chunks: bytes, limit: int = LIMIT) -> int:
     return last.code
 
 
+def test_masking_is_xor() -> None:
+    """Whichever loop was installed: of any length, of bytes and of a buffer."""
+    mask = b"\x00\x5a\xa5\xff"
+    for size in (*range(40), 1000):
+        data = bytes(i * 7 % 256 for i in range(size))
+        expected = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+        for same in (data, bytearray(data)):
+            assert apply_mask(same, mask) == expected
+            assert type(apply_mask(same, bytearray(mask))) is bytes
+
+
 # Messages.
 
 
