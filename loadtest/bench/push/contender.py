@@ -25,6 +25,8 @@ _SETTLED_CORES: Final = 0.03
 """A server that uses less than this is done with what it was given."""
 _SETTLE_STEP_S: Final = 0.1
 _SETTLE_WITHIN_S: Final = 10.0
+_LONGER_THAN_A_TICK_S: Final = 0.012
+_RESTING_WITHIN_S: Final = 0.3
 _DEVICES_PER_S: Final = 500.0
 """A server slower than this at connects or deliveries is given up."""
 
@@ -108,9 +110,9 @@ class Contender:
         await self.settled()
         await asyncio.sleep(max(0.0, self._admits_at_s - time.monotonic()))
         self._admits_at_s = time.monotonic() + self.devices / self._connects_per_s
-        reading = _Reading(self.subject.pid, self.load.pid)
+        reading = await _Reading.begin(self.subject.pid, self.load.pid)
         found = await self.load.connect(requests, opening, within_s=10.0 + self.devices / _DEVICES_PER_S)
-        cpu_s, load_cores = reading.used()
+        cpu_s, load_cores = await reading.used()
         self._check(found)
         return ConnectRound(cpu_s / self.devices * 1e6, found.wall_us / 1e6, load_cores)
 
@@ -119,12 +121,12 @@ class Contender:
         broadcast = self._chain.next()
         within_s = 5.0 + self.devices / _DEVICES_PER_S
         await self.settled()
+        reading = await _Reading.begin(self.subject.pid, self.load.pid)
         await self.load.expect(self._chain.marker(broadcast), within_s=within_s, probing=probing)
-        reading = _Reading(self.subject.pid, self.load.pid)
         sent_at_ns = time.monotonic_ns()
         await self.subject.publish(broadcast, self._chain.payload(broadcast))
         arrivals = await self.load.arrivals(within_s=within_s)
-        cpu_s, load_cores = reading.used()
+        cpu_s, load_cores = await reading.used()
         if not arrivals.received:
             raise CouldNotRun(f"{self.name}: no device got the broadcast")
         return FanOutRound(
@@ -176,20 +178,35 @@ class Contender:
 
 
 class _Reading:
-    """CPU of server and load from its making on."""
+    """CPU of server and load, from `begin` to `used`."""
 
     def __init__(self, server_pid: int, load_pid: int) -> None:
         self._server_pid, self._load_pid = server_pid, load_pid
-        self._load_s = tree_cpu_s(load_pid)
-        self._at_s = time.monotonic()
-        self._server_s = tree_cpu_s(server_pid)
+        self._server_s = self._load_s = self._at_s = 0.0
 
-    def used(self) -> tuple[float, float]:
-        """The server's CPU seconds, and the load's cores."""
-        server_s = tree_cpu_s(self._server_pid) - self._server_s
-        wall_s = time.monotonic() - self._at_s
-        load_s = tree_cpu_s(self._load_pid) - self._load_s
-        return server_s, load_s / wall_s
+    @classmethod
+    async def begin(cls, server_pid: int, load_pid: int) -> _Reading:
+        found = cls(server_pid, load_pid)
+        found._server_s = await _resting_cpu_s(server_pid)
+        found._load_s, found._at_s = tree_cpu_s(load_pid), time.monotonic()
+        return found
+
+    async def used(self) -> tuple[float, float]:
+        """The server's CPU seconds once it rests, and the load's cores until now."""
+        load_cores = (tree_cpu_s(self._load_pid) - self._load_s) / (time.monotonic() - self._at_s)
+        return await _resting_cpu_s(self._server_pid) - self._server_s, load_cores
+
+
+async def _resting_cpu_s(pid: int) -> float:
+    """CPU seconds a process tree has used, read while it sleeps: the kernel knows a running one's last tick only."""
+    until_s = time.monotonic() + _RESTING_WITHIN_S
+    found = tree_cpu_s(pid)
+    while time.monotonic() < until_s:
+        await asyncio.sleep(_LONGER_THAN_A_TICK_S)
+        before, found = found, tree_cpu_s(pid)
+        if found == before:
+            break
+    return found
 
 
 class OthersMeter:
