@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
 
+from contract.frames import ServerFrame
 from push_proxy.forms import PreparedFrame
+from push_proxy.ports import DevicePort
 from push_proxy.recovery import Subscription
 
 __all__ = ["SLICE", "FanOut"]
@@ -56,6 +59,8 @@ class FanOut:
         self._slice_size = slice_size
         self._jobs: deque[_Job] = deque()
         self._pumping = False
+        self._current: ServerFrame | None = None
+        self._held_back = 0
 
     @property
     def waiting(self) -> int:
@@ -116,17 +121,35 @@ class FanOut:
             job.written += visit(one)
 
     def _write(self, job: _Job, part: Iterator[Subscription]) -> None:
-        # The hot path of the whole system: one turn per delivery.
-        frame, encoded, written = job.frame, job.encoded, 0
-        assert frame is not None
+        # The hot path of the whole system: one turn per delivery, over objects that are rarely in any cache.
+        assert job.frame is not None
+        self._current, encoded, written = job.frame.frame, job.encoded, 0
         try:
             for subscription in part:
                 if subscription.phase > 0:
-                    sink = subscription.sink
-                    if sink.congested:
-                        sink.hold_back(frame.frame)
-                    else:
-                        sink.write(encoded)
-                        written += 1
+                    subscription.write(encoded)
+                    written += 1
         finally:
-            job.written += written
+            job.written += written - self._held_back
+            self._held_back = 0
+
+    # Ports whose socket takes no more.
+
+    def congested(self, port: DevicePort) -> None:
+        """From now on broadcasts for `port` are held back by it, and not counted as written; idempotent."""
+        for subscription in port.subscriptions:
+            self.joined(subscription)
+
+    def flowing(self, port: DevicePort) -> None:
+        """Its socket takes bytes again."""
+        for subscription in port.subscriptions:
+            subscription.write = port.write
+
+    def joined(self, subscription: Subscription) -> None:
+        """A new subscription of a port that is congested."""
+        subscription.write = partial(self._hold_back, subscription.sink)
+
+    def _hold_back(self, port: DevicePort, encoded: bytes, /) -> None:
+        self._held_back += 1
+        assert self._current is not None
+        port.hold_back(self._current)

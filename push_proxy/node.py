@@ -132,6 +132,8 @@ class StreamNode:
 
     def _register(self, followed: FollowedTopic, subscription: Subscription) -> None:
         former = self._hub.add(subscription)
+        if subscription.sink.congested:
+            self._fanout.joined(subscription)
         if former is not None:
             self.coverage.left(followed.topic, former.held_version)
         followed.empty_since_s = None
@@ -267,7 +269,15 @@ class StreamNode:
         revisions = (each.schedule.revision for each in self._topics.values() if each.schedule is not None)
         return len(self._topics), sum(revisions)
 
-    # What became of frames that were held back for slow consumers.
+    # Slow consumers, and what became of frames that were held back for them.
+
+    def congested(self, device: DevicePort) -> None:
+        """Its socket takes no more."""
+        self._fanout.congested(device)
+
+    def flowing(self, device: DevicePort) -> None:
+        """Its socket takes bytes again, and nothing is held back any more."""
+        self._fanout.flowing(device)
 
     def written_late(self, topic: str, timestamp: int) -> None:
         """One device got it after all."""

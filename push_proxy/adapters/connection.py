@@ -158,6 +158,8 @@ class Connection(asyncio.Protocol):
         listener = self._listener
         self._backlog = Backlog(since_s=listener.clock.monotonic_s(), max_bytes=listener.settings.slow_consumer_bytes)
         self.congested = True
+        for port in self.ports():
+            listener.node.congested(port)
         listener.metrics.count("congested")
         listener.schedule(self)
 
@@ -176,6 +178,9 @@ class Connection(asyncio.Protocol):
                 self.say(frame)
                 if isinstance(frame, BroadcastFrame) and not frame.replayed:
                     node.written_late(frame.topic, frame.timestamp)
+        if not self.congested:
+            for port in self.ports():
+                node.flowing(port)
         self._listener.schedule(self)
 
     # The listener's side.

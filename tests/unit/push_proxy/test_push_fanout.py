@@ -76,14 +76,37 @@ async def test_it_yields_keeps_order_and_skips_the_ended() -> None:
 
 
 async def test_who_takes_no_more_holds_the_frame_back() -> None:
-    """It is not written to, and not counted as written; its neighbours are."""
+    """It is not written to, and not counted as written; its neighbours are; once it flows again it is."""
     log: list[tuple[int, bytes]] = []
     done: list[int] = []
-    slow = FakePort(9, log, congested=True)
+    slow = FakePort(9, log)
     to = [*live(log, 2), Subscription(slow, "t", waiting=None)]
-    FanOut().broadcast(PreparedFrame(ONE), to, lambda count, nbytes: done.append(count))
+    slow.subscriptions.append(to[2])
+    fanout = FanOut()
+    fanout.congested(slow)
+    fanout.congested(slow)
+    fanout.broadcast(PreparedFrame(ONE), to, lambda count, nbytes: done.append(count))
     assert [number for number, _ in log] == [0, 1]
     assert (slow.held_back, done) == ([ONE], [2])
+    fanout.flowing(slow)
+    fanout.broadcast(PreparedFrame(TWO), to, lambda count, nbytes: done.append(count))
+    assert (slow.held_back, done) == ([ONE], [2, 3])
+
+
+async def test_one_that_congests_in_the_middle_of_a_fan_out_gets_each_frame_once() -> None:
+    """What its socket took is written; what comes later in the same fan-out's queue is held back, in order."""
+    log: list[tuple[int, bytes]] = []
+    slow = FakePort(9, log)
+    to = [*live(log, 3), Subscription(slow, "t", waiting=None)]
+    slow.subscriptions.append(to[3])
+    fanout = FanOut(slice_size=2)
+    fanout.broadcast(PreparedFrame(ONE), to, ignore)
+    fanout.broadcast(PreparedFrame(TWO), to, ignore)
+    fanout.congested(slow)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert slow.held_back == [ONE, TWO]
+    assert [number for number, _ in log] == [0, 1, 2, 0, 1, 2]
 
 
 async def test_failure_of_one_is_its_own() -> None:
