@@ -12,16 +12,18 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
-__all__ = ["ABORT_EXIT_CODE", "Readiness", "Service", "StopIncomplete", "run_process", "run_services"]
+__all__ = ["ABORT_EXIT_CODE", "GC_THRESHOLDS", "Readiness", "Service", "StopIncomplete", "run_process", "run_services"]
 
 ABORT_EXIT_CODE = 130
 SWITCH_INTERVAL_S = 0.0005
 """A store's thread waits this long for the interpreter while the loop is busy, not the default 5 ms: a dispatch makes
 a dozen calls into the database and would otherwise wait that long for each during another broadcast's fan-out."""
+GC_THRESHOLDS: Final = (20_000, 10, 20)
+"""New objects before a collection of the youngest, about 1 ms; young ones before one of the older, and so on."""
 _log = structlog.get_logger(__name__)
 
 
@@ -121,7 +123,8 @@ async def run_services(
             # What start-up built lives as long as the process: a full collection would walk all of it, for 50 ms.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(20_000, 50, 1000)
+            # By default every 700 new objects are walked, in a herd of connects again and again: all of them stay.
+            gc.set_threshold(*GC_THRESHOLDS)
             if on_ready:
                 await on_ready()
             await asyncio.wait({stopped, *(entry[1] for entry in running)}, return_when=asyncio.FIRST_COMPLETED)
