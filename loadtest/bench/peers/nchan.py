@@ -27,14 +27,14 @@ _TIMEOUT_S: Final = 10.0
 
 
 def nginx_configuration(directory: Path, *, port: int, module: Path | None) -> str:
-    """One worker, no logs, one channel that keeps one message; `module` None: nchan is compiled in."""
+    """One process, no logs, one channel that keeps one message; `module` None: nchan is compiled in."""
     load = f"load_module {module};\n" if module is not None else ""
     return (
         load
         + f"""
 daemon off;
+master_process off;
 worker_processes 1;
-worker_rlimit_nofile 19900;
 pid {directory}/nginx.pid;
 error_log {directory}/nchan.log warn;
 events {{ worker_connections 19000; multi_accept on; }}

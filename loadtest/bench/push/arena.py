@@ -25,7 +25,7 @@ from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.push.subject import Subject
 
-__all__ = ["OURS", "PEERS", "VARIANTS", "Arena", "check_devices", "check_peers", "open_arena", "open_variant"]
+__all__ = ["OURS", "PEERS", "VARIANTS", "Arena", "check_peers", "make_room_for", "open_arena", "open_variant"]
 
 OURS: Final = "stagecue"
 PEERS: Final = ("floor", "websockets", "nchan")
@@ -64,9 +64,10 @@ def check_peers(named: str) -> tuple[str, ...]:
     return peers
 
 
-def check_devices(devices: int) -> None:
-    """Raises CouldNotRun when one process cannot hold them."""
+def make_room_for(devices: int) -> None:
+    """Have every process started from now on open as many files as it may. Raises CouldNotRun when that is too few."""
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     most = min(files_max - _OTHER_FILES, production().max_connections)
     if not 1 <= devices <= most:
         raise CouldNotRun(f"--devices: 1 to {most}, which one process may hold here")

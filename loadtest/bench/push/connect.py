@@ -19,8 +19,8 @@ from loadtest.bench.push.arena import (
     OURS,
     VARIANTS,
     Arena,
-    check_devices,
     check_peers,
+    make_room_for,
     open_arena,
     open_variant,
 )
@@ -182,7 +182,7 @@ class ConnectFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 async def measure_connect(options: ConnectOptions, reporter: Reporter) -> ConnectFigures:
     """Run it once. Raises CouldNotRun; nothing is left running."""
-    check_devices(options.devices)
+    make_room_for(options.devices)
     peers, cores = check_peers(options.peers), choose_cores()
     with kept_on(cores.load):
         async with open_arena(

@@ -16,7 +16,7 @@ import msgspec
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.outcome import CouldNotRun, ExitCode
-from loadtest.bench.push.arena import OURS, Arena, check_devices, check_peers, open_arena
+from loadtest.bench.push.arena import OURS, Arena, check_peers, make_room_for, open_arena
 from loadtest.bench.push.contender import FanOutRound, OthersMeter
 from loadtest.bench.push.cores import choose_cores, kept_on
 from loadtest.bench.push.judging import invalid_rounds, ratio_of
@@ -164,7 +164,7 @@ class FanOutFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 async def measure_fanout(options: FanOutOptions, reporter: Reporter) -> FanOutFigures:
     """Run it once. Raises CouldNotRun; nothing is left running."""
-    check_devices(options.devices)
+    make_room_for(options.devices)
     peers, cores = check_peers(options.peers), choose_cores()
     with kept_on(cores.load):
         async with open_arena(

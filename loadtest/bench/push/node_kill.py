@@ -28,7 +28,7 @@ from loadtest.bench.envelope import Envelope
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
 from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.outcome import CouldNotRun, ExitCode
-from loadtest.bench.push.arena import check_devices
+from loadtest.bench.push.arena import make_room_for
 from loadtest.bench.push.chain import TOPICS, Chain
 from loadtest.bench.push.cores import choose_cores, kept_on
 from loadtest.bench.push.defaults import live_ack, production
@@ -63,7 +63,7 @@ class NodeKillOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises CouldNotRun naming the option and the rule."""
-        check_devices(self.devices)
+        make_room_for(self.devices)
         if not 2 <= self.nodes <= 16:
             raise CouldNotRun("--nodes: 2 to 16, one is killed")
         if self.lifetime_s < 5:

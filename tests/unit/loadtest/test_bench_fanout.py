@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from loadtest.bench.outcome import CouldNotRun
-from loadtest.bench.push.arena import check_devices, check_peers
+from loadtest.bench.push.arena import check_peers, make_room_for
 from loadtest.bench.push.contender import FanOutRound
 from loadtest.bench.push.cores import choose_cores
 from loadtest.bench.push.fanout import FanOutFigures
@@ -94,9 +94,9 @@ def test_peers_are_named_once_and_known() -> None:
 
 
 def test_more_devices_than_a_process_may_hold_are_refused() -> None:
-    check_devices(1)
+    make_room_for(1)
     with pytest.raises(CouldNotRun, match="--devices: 1 to"):
-        check_devices(10_000_000)
+        make_room_for(10_000_000)
 
 
 def test_server_and_load_get_different_cores_where_there_are_two() -> None:
