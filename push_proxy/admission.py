@@ -7,10 +7,10 @@ cost less than serving. Between both limits lies a lane in which refusals are re
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Final, Literal, NamedTuple
+from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Final, Literal, NamedTuple, NewType
+from zlib import crc32
 
 from contract.errors import InvalidRequest
 
@@ -34,6 +34,9 @@ Room = Literal["yes", "full", "draining", "too_fast", "address"]
 _LANE_MIN: Final = 64
 _MAPPED: Final = 0xFFFF
 """What precedes an IPv4 address mapped into IPv6, in the 96 bits above it."""
+_IPV6: Final = 1 << 64
+_EXEMPT_IPV6: Final = 1 << 128
+"""Above every IPv4 address, and above every /64: kinds of addresses told apart as numbers."""
 
 
 class Capacity(NamedTuple):
@@ -91,25 +94,33 @@ class AdmissionLimits(NamedTuple):
     exempt: tuple[Network, ...] = ()
     """Addresses that stand for many devices: proxies and load balancers of one's own."""
     idle_addresses: int = 8192
-    """Addresses without a connection that are remembered; the longest idle is forgotten first."""
+    """Addresses remembered beside those connected; whoever began first is forgotten first."""
 
 
-class Source:
-    """One address (an IPv6 /64) and its share; the listener keeps it per connection and hands it back."""
+Source = NewType("Source", int)
+"""One address (an IPv6 /64) as a number; the listener keeps it per connection and hands it back.
 
-    __slots__ = ("bucket", "key", "open")
-
-    def __init__(self, key: str, bucket: TokenBucket | None) -> None:
-        self.key = key
-        self.bucket = bucket
-        """None: exempt from the limits per address."""
-        self.open = 0
+Most addresses have one connection, and there are as many as devices: a count and, while it matters, a rate are all
+that is kept of one.
+"""
 
 
 class Admission:
-    """Counts sockets and addresses, and decides. Memory: one Source per address connected, and the idle ones."""
+    """Counts sockets and addresses, and decides. Memory: a number per address connected, another while it is busy."""
 
-    __slots__ = ("_active", "_address_open_max", "_bucket", "_exempt", "_idle", "_limits", "_open", "draining")
+    __slots__ = (
+        "_address_open_max",
+        "_bucket",
+        "_exempt",
+        "_full_at_s",
+        "_limits",
+        "_most_busy",
+        "_open",
+        "_open_of",
+        "_spacing_s",
+        "_tolerance_s",
+        "draining",
+    )
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
@@ -117,8 +128,12 @@ class Admission:
         per_address = limits.connections_per_address
         self._address_open_max = per_address + max(_LANE_MIN, per_address // 10)
         self._exempt = _Exempt(limits.exempt)
-        self._active: dict[str, Source] = {}
-        self._idle: OrderedDict[str, Source] = OrderedDict()
+        self._open_of: dict[Source, int] = {}
+        self._full_at_s: dict[Source, float] = {}
+        """A token bucket per address, as in TokenBucket; one that is full again is forgotten."""
+        self._spacing_s = 1 / limits.handshakes_per_address_per_s
+        self._tolerance_s = (limits.handshake_burst_per_address - 1) / limits.handshakes_per_address_per_s
+        self._most_busy = limits.capacity.open + limits.idle_addresses
         self._open = 0
         self.draining = False
         """Set once a drain has begun: nobody is admitted any more."""
@@ -130,21 +145,26 @@ class Admission:
 
     @property
     def addresses(self) -> tuple[int, int]:
-        """Addresses connected, addresses remembered."""
-        return len(self._active), len(self._idle)
+        """Addresses connected, addresses whose handshakes are remembered."""
+        return len(self._open_of), len(self._full_at_s)
+
+    def open_of(self, source: Source) -> int:
+        """Sockets of one address."""
+        return self._open_of.get(source, 0)
+
+    def exempt(self, source: Source) -> bool:
+        """Whether this address is free of the limits per address."""
+        return self._exempt.covers(source)
 
     def opened(self, host: str) -> Source | None:
         """A socket was accepted from `host`; None: cut it off at once, without an answer and without `closed`."""
         if self._open >= self._limits.capacity.open:
             return None
-        key = host if ":" not in host else self._exempt.key_of_ipv6(host)
-        source = self._active.get(key)
-        if source is None:
-            source = self._idle.pop(key, None) or self._new_source(key)
-            self._active[key] = source
-        elif source.bucket is not None and source.open >= self._address_open_max:
+        source = self._exempt.source(host)
+        count = self._open_of.get(source, 0)
+        if count >= self._address_open_max and not self.exempt(source):
             return None
-        source.open += 1
+        self._open_of[source] = count + 1
         self._open += 1
         return source
 
@@ -152,27 +172,32 @@ class Admission:
         """Judge a request for a stream, `sessions` being served now; only "yes" uses up the rates."""
         if self.draining:
             return "draining"
-        bucket = source.bucket
-        if bucket is not None and not (source.open <= self._limits.connections_per_address and bucket.ready(now_s)):
+        full_at_s = self._full_at_s.get(source, now_s)
+        crowded = self._open_of.get(source, 0) > self._limits.connections_per_address
+        if (crowded or full_at_s - now_s > self._tolerance_s) and not self.exempt(source):
             return "address"
         if sessions >= self._limits.capacity.sessions:
             return "full"
         if not self._bucket.take(now_s):
             return "too_fast"
-        if bucket is not None:
-            bucket.take(now_s)
+        self._remember(source, max(full_at_s, now_s) + self._spacing_s, now_s)
         return "yes"
 
     def closed(self, source: Source) -> None:
         """A socket that was opened is gone; exactly once each."""
-        assert source.open > 0, "closed more often than opened"
+        count = self._open_of.get(source, 0)
+        assert count > 0, "closed more often than opened"
         self._open -= 1
-        source.open -= 1
-        if source.open == 0:
-            del self._active[source.key]
-            self._idle[source.key] = source
-            if len(self._idle) > self._limits.idle_addresses:
-                self._idle.popitem(last=False)
+        if count == 1:
+            del self._open_of[source]
+        else:
+            self._open_of[source] = count - 1
+
+    def forget_quiet(self, now_s: float) -> None:
+        """Forget addresses whose bucket is full again; call it about once a second."""
+        quiet = [source for source, full_at_s in self._full_at_s.items() if full_at_s <= now_s]
+        for source in quiet:
+            del self._full_at_s[source]
 
     def head_timeout_s(self, usual_s: float, *, sessions: int) -> float:
         """How long a new socket may take to send its request: less as the lane fills, a fifth when it is full.
@@ -183,15 +208,17 @@ class Admission:
         used = min(1.0, max(0, self._open - sessions) / lane)
         return usual_s * (1.0 - 0.8 * used)
 
-    def _new_source(self, key: str) -> Source:
-        limits = self._limits
-        if self._exempt.covers(key):
-            return Source(key, None)
-        return Source(key, TokenBucket(limits.handshakes_per_address_per_s, limits.handshake_burst_per_address))
+    def _remember(self, source: Source, full_at_s: float, now_s: float) -> None:
+        busy = self._full_at_s
+        if len(busy) >= self._most_busy and source not in busy:
+            self.forget_quiet(now_s)
+            while len(busy) >= self._most_busy:  # of those who are all busy, whoever began first
+                del busy[next(iter(busy))]
+        busy[source] = full_at_s
 
 
 class _Exempt:
-    """Networks as numbers and masks: asking `ipaddress` itself costs as much as a whole handshake."""
+    """Addresses and networks as numbers and masks: asking `ipaddress` itself costs as much as a whole handshake."""
 
     __slots__ = ("_ipv4", "_ipv6")
 
@@ -200,31 +227,34 @@ class _Exempt:
         self._ipv4 = tuple((network, mask) for version, network, mask in known if version == 4)
         self._ipv6 = tuple((network, mask) for version, network, mask in known if version == 6)
 
-    def key_of_ipv6(self, host: str) -> str:
-        """What is counted as one address: an exempt one itself, else its /64; the IPv4 address behind a mapped one.
+    def source(self, host: str) -> Source:
+        """What is counted as one address.
 
-        A zone (`%eth0`) says nothing of who it is. What is no address has a key of its own.
+        An IPv4 address, also one mapped into IPv6; the /64 of an IPv6 address, or itself if it is exempt: a proxy
+        may share its /64 with others, who are not. What is no address has a number of its own.
         """
-        bare = host.partition("%")[0]
         try:
-            number = int(IPv6Address(bare))
-        except AddressValueError:
-            return host.replace(":", "_")
-        if number >> 32 == _MAPPED:
-            return str(IPv4Address(number & 0xFFFF_FFFF))
-        # A proxy may share its /64 with others, who are not exempt.
-        return bare if _lies_in(number, self._ipv6) else f"{number >> 64:x}/64"
-
-    def covers(self, key: str) -> bool:
-        """Whether this key, of an IPv4 or IPv6 address, is exempt."""
-        if ":" in key:
-            return True  # only exempt ones keep their own address
-        try:
-            first, second, third, fourth = key.split(".")
-            number = int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth)
+            first, second, third, fourth = host.split(".")
+            return Source(int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth))
         except ValueError:
-            return False
-        return _lies_in(number, self._ipv4)
+            return self._source_of_ipv6(host)
+
+    def _source_of_ipv6(self, host: str) -> Source:
+        try:
+            number = int(IPv6Address(host.partition("%")[0]))  # a zone (`%eth0`) says nothing of who it is
+        except AddressValueError:
+            return Source(-1 - crc32(host.encode()))
+        if number >> 32 == _MAPPED:
+            return Source(number & 0xFFFF_FFFF)
+        if _lies_in(number, self._ipv6):
+            return Source(_EXEMPT_IPV6 | number)
+        return Source(_IPV6 | number >> 64)
+
+    def covers(self, source: Source) -> bool:
+        """Whether this address is exempt."""
+        if source >= _EXEMPT_IPV6:
+            return True
+        return 0 <= source < _IPV6 and _lies_in(source, self._ipv4)
 
 
 def parse_networks(text: str, *, field: str) -> tuple[Network, ...]:

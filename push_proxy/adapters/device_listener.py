@@ -130,7 +130,8 @@ class DeviceListener:
             connection.on_time(now_s)
 
     def every_second(self) -> None:
-        """What changes slowly: due times, the reconnect window, what siblings know."""
+        """What changes slowly: due times, the reconnect window, what siblings know, addresses that are quiet again."""
+        self._admission.forget_quiet(self.clock.monotonic_s())
         self._know_due()
         self._tell_refusals()
         self._siblings.publish(len(self._sessions), 0 if self._admission.draining else self._capacity)
