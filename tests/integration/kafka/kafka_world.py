@@ -47,12 +47,26 @@ class Polled:
     def broadcasts(self) -> list[Broadcast]:
         return [entry.broadcast for entry in self.entries if entry.broadcast is not None]
 
+    @property
+    def places(self) -> set[tuple[int, int]]:
+        """Partition and offset of what was given out: once each, though a rebalance gives out again what is not
+        committed, so that nobody waits for a number that a count of entries has jumped over."""
+        return {(entry.partition, entry.offset) for entry in self.entries}
+
     async def until(self, condition: Callable[[], bool], within_s: float = 45.0) -> None:
         async with asyncio.timeout(within_s):
             while not condition():
-                if self._task.done():
-                    self._task.result()
+                self.check()
                 await asyncio.sleep(0.005)
+
+    def check(self) -> None:
+        """Raises what ended the polling, if anything did."""
+        if self._task.done():
+            self._task.result()
+
+    def go_on(self) -> None:
+        """Poll again after `stop`."""
+        self._task = asyncio.create_task(self._run(), name="polled")
 
     async def stop(self) -> None:
         self._task.cancel()
