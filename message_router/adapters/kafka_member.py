@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -30,6 +31,10 @@ _RECOVERING_S: Final = 0.2
 _ACTIVE_S: Final = 2.0
 _FAILURES_MAX: Final = 3
 _log = structlog.get_logger(__name__)
+
+
+_Stand = tuple[int, int | None]
+"""Rebalances so far, and the sum of our next offsets; None: not known yet."""
 
 
 class _Partition:
@@ -61,10 +66,11 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._stuck = StuckClient(settings)
         self._trouble: LogUnavailable | None = None
         self._unassigned_since_s: float | None = time.monotonic()
-        self._polled_s = time.monotonic()
+        self._asking = False
+        self._asked_s = time.monotonic()
         self._failures = 0
-        self._behind: tuple[int, float] | None = None
-        """Sum of our next offsets while records waited, and since when it has not moved."""
+        self._behind: tuple[_Stand, float] | None = None
+        """Where we stood while there was more to come, and since when that has not moved."""
         self.broken = False
         """It got nowhere for long, or failed for good: close it and join anew."""
         self._watching = asyncio.create_task(self._watch(), name="kafka-member-health")
@@ -90,6 +96,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             except BaseException:
                 await close_consumer(consumer)
                 raise
+        _look_at_commits(consumer)
         member = cls(settings, consumer)
         consumer.subscribe(list(_TOPICS), listener=member)
         return member
@@ -151,13 +158,10 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
     async def take(self, max_entries: int, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
         """Records that arrived, or nothing after `timeout_s` or when Kafka moved partitions. Cancel-safe."""
         rebalances = self._rebalances
-        self._polled_s = time.monotonic()
-        with log_trouble("taking records"):
+        with log_trouble("taking records"), self._asked():
             try:
                 async with self._interruptible(timeout_s):
-                    records: Mapping[TopicPartition, Sequence[Any]] = await self._consumer.getmany(
-                        timeout_ms=max(0, round(timeout_s * 1000)), max_records=max_entries
-                    )
+                    records = await self._records(max_entries, timeout_s)
             except TimeoutError:
                 return {}
             except KafkaError:
@@ -172,6 +176,19 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             self._trouble = None  # somebody answers
         return records
 
+    async def _records(self, max_entries: int, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
+        timeout_ms = max(0, round(timeout_s * 1000))
+        try:
+            records: Mapping[TopicPartition, Sequence[Any]]
+            records = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=max_entries)
+        except BaseException:
+            # aiokafka takes a call that did not return for one that still goes on, and would never again find that
+            # nobody polls and leave the group (max_poll_interval_ms).
+            fetches = self._consumer._subscription
+            fetches._fetch_count, fetches._last_fetch_ended = 0, time.monotonic()
+            raise
+        return records
+
     async def positions(self) -> dict[int, int] | None:
         """Committed offset of every partition just assigned, or Kafka's first; None: it moved them meanwhile.
 
@@ -180,7 +197,7 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
         assigned, rebalances = self._assigned, self._rebalances
         assert assigned is not None
         found = {}
-        with log_trouble("asking for committed offsets"):
+        with log_trouble("asking for committed offsets"), self._asked():
             try:
                 async with self._interruptible(_ANSWER_WITHIN_S):
                     for partition in sorted(assigned):
@@ -250,6 +267,16 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
     def _interruptible(self, timeout_s: float) -> _Interruptible:
         return _Interruptible(self._waits, timeout_s)
 
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Somebody polls."""
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+            self._asked_s = time.monotonic()
+
     # -- health -------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
@@ -282,19 +309,25 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 ours.end = ends[_tp(partition)]
 
     def _stalled(self) -> bool:
-        """Whether brokers answer, records wait, somebody polls, and yet nothing comes."""
+        """Whether brokers answer, somebody polls, there is more to come, and yet nothing comes."""
+        stand = self._stand()
+        if stand is None or not (self._asking or self._waited_s(self._asked_s) <= _ACTIVE_S):
+            self._behind = None
+            return False
+        if self._behind is None or self._behind[0] != stand:
+            self._behind = (stand, time.monotonic())
+        return self._waited_s(self._behind[1]) >= self._settings.renew_after_s
+
+    def _stand(self) -> _Stand | None:
+        """What moves on while a consumer works; None: there is nothing more to come."""
+        if self._assigned is not None:
+            return self._rebalances, None  # where its partitions begin
         paused = self._consumer.paused()
         waiting = any(
             one.end is not None and one.end > one.next_offset and _tp(partition) not in paused
             for partition, one in self._ours.items()
         )
-        if not waiting or self._waited_s(self._polled_s) > _ACTIVE_S:
-            self._behind = None
-            return False
-        at = sum(one.next_offset for one in self._ours.values())
-        if self._behind is None or self._behind[0] != at:
-            self._behind = (at, time.monotonic())
-        return self._waited_s(self._behind[1]) >= self._settings.renew_after_s
+        return (self._rebalances, sum(one.next_offset for one in self._ours.values())) if waiting else None
 
     @property
     def _patience_s(self) -> float:
@@ -319,6 +352,22 @@ class _Interruptible:
     async def __aexit__(self, *error: Any) -> None:
         self._waits.discard(self._timeout)
         await self._timeout.__aexit__(*error)
+
+
+def _look_at_commits(consumer: AIOKafkaConsumer) -> None:
+    """See how each commit ends: aiokafka forgets one that is given up on its way, and asyncio then reports its error
+    as lost, though a commit of a member that was expelled has to fail.
+    """
+    coordinator = consumer._coordinator
+    send = coordinator._do_commit_offsets
+
+    async def seen(*args: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        await send(*args)
+
+    coordinator._do_commit_offsets = seen
 
 
 def _tp(partition: int) -> TopicPartition:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import UnknownMemberIdError
+from aiokafka.protocol.commit import OffsetCommitRequest
 
 from contract.names import KAFKA_SCHEDULE
 from contract.runtime.kafka_connect import ensure_topics
@@ -30,7 +34,7 @@ async def test_a_lone_router_gets_every_partition_of_both_topics(kafka: KafkaSet
             )
             for event in EVENTS:
                 await log.publish_broadcast(broadcast(event, 1))
-            await router.until(lambda: len(router.entries) == len(EVENTS) + 1)
+            await router.until(lambda: len(router.places) == len(EVENTS) + 1)
             assert sorted(router.ours) == [0, 1, 2, 1_000_000, 1_000_001, 1_000_002]
             assert {entry.schedule.topic for entry in router.entries if entry.schedule} == {"event:e0"}
             assert all(entry.traceparent for entry in router.entries)
@@ -78,13 +82,14 @@ async def test_what_was_not_committed_is_given_out_again(kafka: KafkaSettings, k
     """A router that took entries and went away without finishing them loses nothing."""
     async with publisher(kafka) as log:
         async with polled(kafka, kafka_group, commits=False) as first:
+            await first.until(lambda: len(first.ours) == 6)
             for number in range(1, 11):
                 await log.publish_broadcast(broadcast("e0", number))
-            await first.until(lambda: len(first.entries) == 10)
+            await first.until(lambda: len(first.places) == 10)
             partition = first.entries[0].partition
-            await first.log.commit({partition: first.entries[4].offset + 1})
+            await first.log.commit({partition: 5})
         async with polled(kafka, kafka_group) as second:
-            await second.until(lambda: len(second.entries) == 5)
+            await second.until(lambda: len(second.places) == 5)
             assert [one.timestamp for one in second.broadcasts] == [BASE + number for number in range(6, 11)]
 
 
@@ -116,9 +121,10 @@ async def test_a_commit_never_goes_backwards_nor_touches_what_is_not_ours(
     """Lower offsets and partitions of others are left out without an error."""
     async with publisher(kafka) as log:
         async with polled(kafka, kafka_group, commits=False) as first:
+            await first.until(lambda: len(first.ours) == 6)
             for number in range(1, 11):
                 await log.publish_broadcast(broadcast("e0", number))
-            await first.until(lambda: len(first.entries) == 10)
+            await first.until(lambda: len(first.places) == 10)
             partition = first.entries[0].partition
             await first.log.commit({partition: 8})
             await first.log.commit({partition: 3, 77: 1})
@@ -126,6 +132,71 @@ async def test_a_commit_never_goes_backwards_nor_touches_what_is_not_ours(
         async with polled(kafka, kafka_group) as second:
             await second.until(lambda: bool(second.ours))
             assert second.ours[partition] == 8
+
+
+async def test_a_router_that_polls_no_more_gives_its_partitions_up(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Goal: what a router that hangs was given reaches the audience by another one; it is back as soon as it polls."""
+    hasty = kafka.model_copy(update={"max_poll_interval_ms": 10_000})
+    async with publisher(kafka) as log, polled(hasty, kafka_group) as here, polled(hasty, kafka_group) as hung:
+
+        def shared() -> bool:
+            hung.check()
+            return 0 < len(here.ours) < 6 and len(here.ours) + len(hung.ours) == 6
+
+        await here.until(shared)
+        await hung.stop()
+        for event in EVENTS:
+            await log.publish_broadcast(broadcast(event, 1))
+        await here.until(lambda: len({one.topic for one in here.broadcasts}) == len(EVENTS))
+        assert len(here.ours) == 6
+        hung.go_on()
+        await here.until(shared)
+
+
+async def test_a_router_that_finds_no_place_to_start_from_joins_anew(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Goal: a client that broke is replaced even if it broke before it said where its new partitions begin."""
+    hasty = kafka.model_copy(
+        update={"renew_after_s": 3.0, "health_interval_s": 0.2, "session_timeout_ms": 2_000, "send_timeout_s": 1.0}
+    )
+    async with publisher(kafka) as log, polled(hasty, kafka_group) as here:
+        await here.until(lambda: len(here.ours) == 6)
+        broken = here.log._member
+        broken._consumer._fetcher._fetch_task.cancel()
+        async with polled(hasty, kafka_group) as there:
+            await here.until(lambda: here.log._member is not broken)
+            for event in EVENTS:
+                await log.publish_broadcast(broadcast(event, 1))
+            await here.until(lambda: len({one.topic for one in (*here.broadcasts, *there.broadcasts)}) == len(EVENTS))
+            await here.until(lambda: 0 < len(here.ours) < 6 and len(here.ours) + len(there.ours) == 6)
+
+
+async def test_a_commit_that_is_given_up_on_its_way_ends_unnoticed(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Goal: that an expelled router's commit is refused is no error that somebody lost."""
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: lost.append(told))
+    on_its_way, refuse = asyncio.Event(), asyncio.Event()
+    async with polled(kafka, kafka_group, commits=False) as router:
+        await router.until(lambda: len(router.ours) == 6)
+        member = router.log._member
+        coordinator = member._consumer._coordinator
+        send = coordinator._send_req
+
+        async def refused(request: Any) -> Any:
+            if not isinstance(request, OffsetCommitRequest):
+                return await send(request)
+            on_its_way.set()
+            await refuse.wait()
+            raise UnknownMemberIdError(kafka_group)
+
+        coordinator._send_req = refused
+        committing = asyncio.create_task(router.log.commit({0: 1}))
+        await on_its_way.wait()
+        member.on_partitions_revoked([])
+        await committing
+        refuse.set()
+        await asyncio.sleep(0.1)
+    gc.collect()
+    assert not lost
 
 
 async def test_reserve(kafka: KafkaSettings, kafka_group: str) -> None:
