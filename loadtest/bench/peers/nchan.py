@@ -67,7 +67,7 @@ http {{
 
 class NchanPeer(Member):
     role: ClassVar[str] = "nchan"
-    does: ClassVar[str] = "upgrade, 1 channel, 1 message replayed; no token"
+    does: ClassVar[str] = "upgrade, 1 channel, 1 message replayed, which is most of its cost; no token"
 
     def __init__(self, directory: Path, *, core: int) -> None:
         super().__init__("nchan", directory / "nchan")
