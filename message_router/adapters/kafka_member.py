@@ -290,6 +290,10 @@ class GroupMember(ConsumerRebalanceListener):  # type: ignore[misc]
             except LogUnavailable as exc:
                 self._trouble = exc
                 self.broken |= await self._stuck.failed()
+            except Exception:
+                # A mistake of the client's own. Without this task nobody would find out that it is broken.
+                _log.exception("kafka_health_unknown")
+                self.broken = True
             else:
                 self._trouble = None
                 self._stuck.worked()

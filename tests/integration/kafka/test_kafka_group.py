@@ -170,6 +170,22 @@ async def test_a_router_that_finds_no_place_to_start_from_joins_anew(kafka: Kafk
             await here.until(lambda: 0 < len(here.ours) < 6 and len(here.ours) + len(there.ours) == 6)
 
 
+async def test_a_router_whose_client_fails_unforeseen_joins_anew(kafka: KafkaSettings, kafka_group: str) -> None:
+    """Goal: what looks after a client goes on, and has it replaced, whatever that client raises."""
+    hasty = kafka.model_copy(update={"health_interval_s": 0.2})
+
+    async def mistake() -> None:
+        raise KeyError(1)
+
+    async with publisher(kafka) as log, polled(hasty, kafka_group) as router:
+        await router.until(lambda: len(router.ours) == 6)
+        broken = router.log._member
+        broken._look = mistake
+        await router.until(lambda: router.log._member not in (broken, None) and len(router.ours) == 6)
+        await log.publish_broadcast(broadcast("e0", 1))
+        await router.until(lambda: bool(router.broadcasts))
+
+
 async def test_a_commit_that_is_given_up_on_its_way_ends_unnoticed(kafka: KafkaSettings, kafka_group: str) -> None:
     """Goal: that an expelled router's commit is refused is no error that somebody lost."""
     lost: list[dict[str, Any]] = []
