@@ -20,7 +20,8 @@ from tests.fuzz.inputs import check_request_head
 
 
 def main() -> None:
-    atheris.Setup(sys.argv, check_request_head)
+    # For -merge and -jobs libFuzzer starts itself anew: the first argument, by a shell.
+    atheris.Setup([f"{sys.executable} {sys.argv[0]}", *sys.argv[1:]], check_request_head)
     atheris.Fuzz()
 
 

@@ -29,7 +29,8 @@ from tests.fuzz.inputs import check_websocket
 
 
 def main() -> None:
-    atheris.Setup(sys.argv, check_websocket)
+    # For -merge and -jobs libFuzzer starts itself anew: the first argument, by a shell.
+    atheris.Setup([f"{sys.executable} {sys.argv[0]}", *sys.argv[1:]], check_websocket)
     atheris.Fuzz()
 
 
