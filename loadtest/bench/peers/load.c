@@ -4,7 +4,7 @@
  *
  * Device i connects from 127.BLOCK.y.z, one of SOURCES addresses in turn, at most WINDOW at once on their way.
  * It is ready once every MARKER came in COUNT messages: of a WebSocket, or server-sent events. The first PROBES devices
- * measure round trips when asked.
+ * measure round trips when asked: one of them in turn sends a ping every millisecond.
  * Commands on standard input, each answered with one line of JSON, in order:
  *
  *     connect TIMEOUT_MS REQUESTS FRAME    REQUESTS: a file of requests, one per device, each after its size
@@ -12,8 +12,10 @@
  *         {"ready":N,"refused":N,"failed":N,"lost":N,"wall_us":N,"error":"..."}
  *     expect TIMEOUT_MS PROBING MARKER     answers {"armed":true}, and once every ready device received a text message
  *                                          with MARKER, or at the end of the time,
- *         {"received":N,"repeated":N,"bytes":N,"at_ns":N,"arrivals_us":[...],"probes":N,"probe_us_max":N,
- *          "probe_us_p50":N,"blind_us_max":N}      arrivals after at_ns (CLOCK_MONOTONIC); bytes of one such message
+ *         {"received":N,"repeated":N,"bytes":N,"at_ns":N,"probes":N,"probe_us_max":N,"probe_us_p50":N,
+ *          "blind_us_max":N,"lost":N,"error":"...","arrivals_us":[...]}
+ *                                          arrivals after at_ns (CLOCK_MONOTONIC), bytes of one such message; lost: cut
+ *                                          off or closed since `connect`
  *     status  {"open":N,"ready":N,"lost":N,"errors":N,"closed_by":N,"error":"..."}
  *     close   cuts every connection off with a reset: {"closed":N}
  *
@@ -54,14 +56,12 @@ struct marker {
     size_t size;
 };
 
-struct probe {
-    int64_t sent_ns, asked_ns; /* asked_ns: 0 unless a ping is under way */
-};
-
 static int epoll, port, total, window, sources, block, probes, events_mode, marker_count;
 static struct device *devices;
 static struct marker markers[MARKERS_MAX];
-static struct probe probe_of[PROBES_MAX];
+static int64_t asked_ns[PROBES_MAX]; /* when a probe's ping left; 0: none is under way */
+static int64_t pinged_ns;            /* when the last one did */
+static unsigned next_probe;
 
 static const unsigned char *requests;
 static size_t requests_size;
@@ -107,6 +107,7 @@ static void drop(struct device *device, int *counter) {
     if (device->state == READY) ready_count--;
     else if (device->state != GONE && device->state != IDLE) under_way--;
     free(device->rest);
+    if (device - devices < probes) asked_ns[device - devices] = 0;
     *device = (struct device){.fd = -1, .state = GONE};
     if (counter) (*counter)++;
 }
@@ -225,10 +226,10 @@ static void text_message(struct device *device, const char *bytes, size_t size) 
 }
 
 static void pong_received(struct device *device) {
-    struct probe *probe = probe_of + (device - devices);
-    if (device - devices >= probes || !probe->asked_ns) return;
-    if (probing && rtt_count < rtt_room) rtts_us[rtt_count++] = (int32_t)((now_ns() - probe->asked_ns) / 1000);
-    probe->asked_ns = 0;
+    long at = device - devices;
+    if (at >= probes || !asked_ns[at]) return;
+    if (probing && rtt_count < rtt_room) rtts_us[rtt_count++] = (int32_t)((now_ns() - asked_ns[at]) / 1000);
+    asked_ns[at] = 0;
 }
 
 static void answer_ping(struct device *device, const char *payload, size_t size) {
@@ -316,21 +317,27 @@ static void readable(struct device *device) {
 
 /* ---- probing ---- */
 
-/* Looks at the probes before anything else, and asks again those whose answer came. */
+/* Sends the next ping, of the next device in turn whose last one was answered. */
+static void send_ping(int64_t now) {
+    static const char ping[6] = {(char)0x89, (char)0x80, 0, 0, 0, 0};
+    for (int tried = 0; tried < probes; tried++) {
+        int at = next_probe++ % probes;
+        struct device *device = devices + at;
+        if (device->state != READY || asked_ns[at]) continue;
+        pinged_ns = asked_ns[at] = now;
+        if (send(device->fd, ping, sizeof ping, MSG_NOSIGNAL) < 0) note_errno("ping", errno);
+        return;
+    }
+}
+
+/* Looks at the probes before anything else. */
 static void look_at_probes(void) {
     int64_t now = now_ns();
     if (now - looked_ns > blind_ns) blind_ns = now - looked_ns;
-    for (int at = 0; at < probes; at++) {
-        struct device *device = devices + at;
-        struct probe *probe = probe_of + at;
-        if (device->state != READY) continue;
-        if (probe->asked_ns) readable(device);
-        else if (arrived < ready_count && now - probe->sent_ns >= PROBE_EVERY_NS * probes) {
-            static const char ping[6] = {(char)0x89, (char)0x80, 0, 0, 0, 0};
-            probe->sent_ns = probe->asked_ns = now_ns();
-            if (send(device->fd, ping, sizeof ping, MSG_NOSIGNAL) < 0) note_errno("ping", errno);
-        }
-    }
+    for (int at = 0; at < probes; at++)
+        if (asked_ns[at]) readable(devices + at);
+    now = now_ns();
+    if (arrived < ready_count && now - pinged_ns >= PROBE_EVERY_NS) send_ping(now);
     looked_ns = now_ns();
 }
 
@@ -403,7 +410,7 @@ static void begin_expecting(char *arguments) {
     expectation++;
     arrived = repeated = rtt_count = 0;
     message_bytes = 0;
-    for (int at = 0; at < probes; at++) probe_of[at] = (struct probe){0};
+    memset(asked_ns, 0, sizeof asked_ns);
     expect_at_ns = looked_ns = now_ns();
     blind_ns = 0;
     expect_until_ns = expect_at_ns + atoll(timeout) * 1000000;
@@ -413,18 +420,20 @@ static void begin_expecting(char *arguments) {
 
 static void go_on_expecting(void) {
     int asked = 0;
-    for (int at = 0; probing && at < probes; at++) asked |= probe_of[at].asked_ns != 0;
+    for (int at = 0; probing && at < probes; at++) asked |= asked_ns[at] != 0;
     if ((arrived < ready_count || asked) && now_ns() < expect_until_ns) return;
     expecting = 0;
     /* A ping that was never answered took at least until now. */
     for (int at = 0; probing && at < probes; at++)
-        if (probe_of[at].asked_ns && rtt_count < rtt_room)
-            rtts_us[rtt_count++] = (int32_t)((now_ns() - probe_of[at].asked_ns) / 1000);
+        if (asked_ns[at] && rtt_count < rtt_room)
+            rtts_us[rtt_count++] = (int32_t)((now_ns() - asked_ns[at]) / 1000);
     qsort(rtts_us, (size_t)rtt_count, sizeof *rtts_us, by_size);
     printf("{\"received\":%d,\"repeated\":%d,\"bytes\":%zu,\"at_ns\":%lld,\"probes\":%d,\"probe_us_max\":%d,"
-           "\"probe_us_p50\":%d,\"blind_us_max\":%lld,\"arrivals_us\":[",
+           "\"probe_us_p50\":%d,\"blind_us_max\":%lld,\"lost\":%d,\"error\":",
            arrived, repeated, message_bytes, (long long)expect_at_ns, rtt_count, rtt_count ? rtts_us[rtt_count - 1] : 0,
-           rtt_count ? rtts_us[rtt_count / 2] : 0, (long long)(blind_ns / 1000));
+           rtt_count ? rtts_us[rtt_count / 2] : 0, (long long)(blind_ns / 1000), lost);
+    print_json_text(first_error, strlen(first_error), 200);
+    printf(",\"arrivals_us\":[");
     for (int at = 0; at < arrived; at++) printf(at ? ",%d" : "%d", arrivals_us[at]);
     puts("]}");
     fflush(stdout);

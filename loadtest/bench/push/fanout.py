@@ -96,6 +96,9 @@ class FanOutFigures(msgspec.Struct, frozen=True, kw_only=True):
                 found.append(f"a delivery costs {ratio.median:.3f} times {peer}'s, promised <= {most:.2f}")
         if self.missed:
             found.append(f"{self.missed} deliveries missed")
+        last = self.probed[-1].arrivals
+        if last.lost:
+            found.append(f"{last.lost} devices lost their connection ({last.error})")
         if self.probe_rtt_ms_max > limits.probe_rtt_ms_max:
             found.append(
                 f"a probe waited {self.probe_rtt_ms_max:.1f} ms during a fan-out, promised <= "

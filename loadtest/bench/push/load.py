@@ -17,8 +17,8 @@ from loadtest.bench.push.line_member import LineMember
 
 __all__ = ["PROBES", "Arrivals", "Connected", "LoadProcess", "LoadStatus", "device_tokens", "write_requests"]
 
-PROBES: Final = 4
-"""Devices that measure round trips while a fan-out is under way, in turn."""
+PROBES: Final = 64
+"""Devices that measure round trips while a fan-out is under way, in turn: a single one's pings would be a flood."""
 _ADDRESSES_MAX: Final = 62_500
 _WINDOW: Final = 256
 """Connects under way at once: enough that the server never waits for the client."""
@@ -62,6 +62,10 @@ class Arrivals(msgspec.Struct, frozen=True):
     probes: int
     probe_us_max: int
     probe_us_p50: int
+    lost: int
+    """Devices whose connections ended since they were connected."""
+    error: str
+    """The first thing that went wrong since then; empty: nothing."""
     blind_us_max: int
     """Longest time in which the client did not look at its probes: round trips are that much too long at most."""
 

@@ -174,6 +174,14 @@ async def test_its_probe_measures_what_a_pause_of_the_server_does_to_others(tmp_
             assert found.probes > 4
             assert found.probe_us_max > 70_000
             assert found.probe_us_p50 < found.probe_us_max
+            assert (found.lost, found.error) == (0, "")
+            await load.expect("last", within_s=20, probing=True)
+            await connections[0].close(4009, "flood")  # it may be one whose ping is under way
+            for connection in connections[1:]:
+                await connection.send("last")
+            found = await load.arrivals(within_s=20)
+            assert (found.received, found.lost, found.probe_us_max < 10_000_000) == (5, 1, True)
+            assert "flood" in found.error
 
 
 async def test_refusals_and_vanished_servers_are_told_not_hung_on(tmp_path: Path) -> None:

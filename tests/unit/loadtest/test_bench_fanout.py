@@ -19,7 +19,7 @@ def fan_out(
 ) -> FanOutRound:
     arrivals = Arrivals(
         received=4, repeated=0, bytes=bytes_each, at_ns=1_000_000, arrivals_us=[3000, 4000, 5000, 9000], probes=10,
-        probe_us_max=int(probe_ms * 1000), probe_us_p50=200, blind_us_max=int(blind_ms * 1000),
+        probe_us_max=int(probe_ms * 1000), probe_us_p50=200, lost=0, error="", blind_us_max=int(blind_ms * 1000),
     )  # fmt: skip
     return FanOutRound(us_per_delivery=us, missed=missed, sent_at_ns=3_000_000, arrivals=arrivals, load_cores=0.4)
 
