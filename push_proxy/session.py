@@ -238,7 +238,8 @@ class Session:
         allowed, held = self.grant.topics, frame.held
         for topic, cursor in frame.topics.items():
             latest = latest_of(topic)
-            if cursor is not None and latest is not None and 0 <= cursor <= latest and allowed is None:
+            good = cursor is not None and latest is not None and 0 <= cursor <= latest
+            if good and (allowed is None or topic in allowed):
                 # Nearly every subscribe: the node follows the topic already, so its name is good, and the cursor is.
                 actions.append(self._following(topic, cursor, held.get(topic)))
                 continue

@@ -21,7 +21,10 @@ from push_proxy.session import Grant, Session, SessionTerms
 from push_proxy.settings import PushSettings
 from push_proxy.siblings import Siblings
 
-__all__ = ["Terms"]
+__all__ = ["MAX_TOPIC_SETS", "Terms"]
+
+MAX_TOPIC_SETS: Final = 1_024
+"""Sets of topics kept to be shared; tokens that name others have one of their own."""
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -49,6 +52,7 @@ class Terms:
         self._returns = Returns(
             settings.window_rule(), accept_per_s=settings.handshakes_per_s, now_s=clock.monotonic_s()
         )
+        self._topic_sets: dict[tuple[str, ...], frozenset[str]] = {}
         self._due: DueTimes = NOTHING_DUE
         self._guards: StageGuards = self._guard(NOTHING_DUE)
         self._common = self._session_terms()
@@ -60,8 +64,17 @@ class Terms:
         now_ms = self._clock.now_ms()
         claims, _ = self._ring.verify_device_within(token, now_s=now_ms / 1000, grace_s=self._settings.grace_s)
         expires_at_s = self._clock.monotonic_s() + claims.exp - now_ms / 1000
-        topics = frozenset(claims.topics) if claims.topics is not None else None
-        return Grant(claims.sub, claims.dev, expires_at_s, topics)
+        topics = claims.topics
+        return Grant(claims.sub, claims.dev, expires_at_s, None if topics is None else self._shared(topics))
+
+    def _shared(self, topics: tuple[str, ...]) -> frozenset[str]:
+        """One set for all devices that may follow the same topics: those of an event, or of tonight's."""
+        known = self._topic_sets.get(topics)
+        if known is None:
+            if len(self._topic_sets) >= MAX_TOPIC_SETS:
+                self._topic_sets.clear()
+            known = self._topic_sets[topics] = frozenset(topics)
+        return known
 
     def renew(self, grant: Grant) -> tuple[str, float]:
         """A token of the same grant with a new, jittered end, and that end on the monotonic clock."""
