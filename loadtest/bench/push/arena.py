@@ -125,7 +125,7 @@ class _Room:
     async def enter(self, name: str) -> Contender:
         """Start it and its devices' process, and see what memory it has before anybody connects."""
         # A chain each: a node that did not get all of its own would rightly look for what is missing.
-        chain = Chain(now_ms, ack=live_ack())
+        chain = Chain(now_ms, ack=live_ack(), guarded=True)
         subject = self._subject(name, chain)
         self._stack.push_async_callback(subject.stop)
         await subject.start()

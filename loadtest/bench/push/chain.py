@@ -17,12 +17,16 @@ TOPICS: Final = ("event:tyson-paul", "event:tyson-paul-undercard")
 _EVENT: Final = "tyson-paul"
 _STAGES: Final = ("upcoming", "starting-soon", "live", "ended", "replay")
 _REVISION, _VERSION = 3, 2
+_GUARDED_STAGES: Final = 8
+_GUARDED_EVERY_MS: Final = 100_000
+"""Each keeps connections for a minute before and after it; together they must not last a quarter of an hour."""
 
 
 class Chain:
     """Broadcasts of the first topic, one after the other; each topic begins with two."""
 
-    def __init__(self, now_ms: Callable[[], int], *, ack: AckRequest | None) -> None:
+    def __init__(self, now_ms: Callable[[], int], *, ack: AckRequest | None, guarded: bool = False) -> None:
+        """`guarded`: stages are due for the next twelve minutes, as on a night, so that no connection's life ends."""
         self._now_ms = now_ms
         self._ack = ack
         start = now_ms()
@@ -36,7 +40,7 @@ class Chain:
         self.schedules = tuple(
             TopicSchedule(
                 topic=topic, event_id=_EVENT, title="Tyson vs Paul", revision=_REVISION, version=_VERSION,
-                starts_at=start, stages=tuple(PlannedStage(key=key, order=at) for at, key in enumerate(_STAGES)),
+                starts_at=start, stages=tuple(_planned(start if guarded else None)),
             )
             for topic in TOPICS
         )  # fmt: skip
@@ -64,3 +68,16 @@ class Chain:
         cursors = {TOPICS[0]: self._latest[TOPICS[0]][0], TOPICS[1]: self._latest[TOPICS[1]][1]}
         held = {topic: Held(version=_VERSION, revision=_REVISION) for topic in TOPICS}
         return SubscribeFrame(topics=dict(cursors), held=held)
+
+
+def _planned(start_ms: int | None) -> list[PlannedStage]:
+    """Stages of the schedule; those that guard from `start_ms` on, if that is wanted, behind the event's own."""
+    found = [PlannedStage(key=key, order=order) for order, key in enumerate(_STAGES)]
+    if start_ms is not None:
+        found += [
+            PlannedStage(
+                key=f"part-{number}", order=len(_STAGES) + number, due_at=start_ms + number * _GUARDED_EVERY_MS
+            )
+            for number in range(_GUARDED_STAGES)
+        ]
+    return found

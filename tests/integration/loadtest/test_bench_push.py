@@ -109,6 +109,14 @@ async def test_settings_of_the_caller_do_not_reach_the_node(monkeypatch: pytest.
         await measure_fanout(limited, Reporter(as_json=True))
 
 
+async def test_no_life_ends_while_a_night_is_measured() -> None:
+    """Lives of seconds, all over within the run: a device sent away would count as one that missed its broadcasts."""
+    short = {"PUSH_LIFETIME_MIN_S": "4", "PUSH_LIFETIME_MAX_S": "5"}  # a node looks for stages about once a second
+    options = FanOutOptions(devices=40, peers="", rounds=25, environment=short)
+    found = await measure_fanout(options, Reporter(as_json=True))
+    assert (found.missed, found.probed[-1].arrivals.lost) == (0, 0)
+
+
 # the load client
 
 
