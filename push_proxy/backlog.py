@@ -7,6 +7,8 @@ missed, and reports a hole only where there is one (R8, R18).
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from contract.frames import (
@@ -20,10 +22,11 @@ from contract.frames import (
     encode_frame,
 )
 
-__all__ = ["Backlog", "Coalesced", "coalesce"]
+__all__ = ["Backlog", "Coalesced"]
 
 _NEWEST_COUNTS: Final = (ScheduleFrame, StaleFrame, TokenFrame, WindowFrame)
 """Frames that tell a state: of one kind (and topic) only the newest is worth sending."""
+_LIST_BYTES: Final = len(',"skipped":[]')
 
 
 class Coalesced(NamedTuple):
@@ -33,25 +36,65 @@ class Coalesced(NamedTuple):
     timestamp: int
 
 
-def coalesce(waiting: BroadcastFrame, newer: BroadcastFrame) -> BroadcastFrame:
-    """One frame for both; `newer` was to be written after `waiting`, on the same topic."""
-    assert waiting.topic == newer.topic
-    if newer.timestamp <= waiting.timestamp:  # an older one found late: above it the device would not apply it anyway
-        return _with(waiting, waiting.prev, (*waiting.skipped, newer.timestamp))
-    unbroken = newer.prev == waiting.timestamp
-    return _with(newer, waiting.prev if unbroken else newer.prev, (*waiting.skipped, waiting.timestamp, *newer.skipped))
+class _Merged:
+    """The broadcasts of a topic that wait for one frame; what one more costs does not depend on how many there are."""
+
+    __slots__ = ("_listed_digits", "_newest", "_newest_bytes", "_prev", "_skipped")
+
+    def __init__(self, frame: BroadcastFrame) -> None:
+        self._skipped: list[int] = []
+        """Rising, without repeats."""
+        self._listed_digits = 0
+        self._become(frame, frame.prev)
+        self._list(frame.skipped)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the one frame, encoded."""
+        listed = len(self._skipped)
+        return self._newest_bytes + (_LIST_BYTES + self._listed_digits + listed - 1 if listed else 0)
+
+    def add(self, frame: BroadcastFrame) -> int:
+        """The timestamp of the one of `frame` and the newest so far that will not be written itself."""
+        waiting = self._newest.timestamp
+        if frame.timestamp <= waiting:  # an older one found late: above it the device would not apply it anyway
+            if frame.timestamp < waiting:
+                self._list((frame.timestamp,))
+            return frame.timestamp
+        self._become(frame, self._prev if frame.prev == waiting else frame.prev)
+        self._list((waiting, *frame.skipped))
+        return waiting
+
+    def frame(self) -> BroadcastFrame:
+        """One for all."""
+        newest = self._newest
+        return BroadcastFrame(
+            topic=newest.topic,
+            state_key=newest.state_key,
+            timestamp=newest.timestamp,
+            prev=self._prev,
+            replayed=newest.replayed,
+            skipped=tuple(self._skipped),
+            ack=newest.ack,
+        )
+
+    def _become(self, newest: BroadcastFrame, prev: int) -> None:
+        self._newest, self._prev = newest, prev
+        own = newest.skipped
+        own_list_bytes = _LIST_BYTES + sum(map(_digits, own)) + len(own) - 1 if own else 0
+        self._newest_bytes = len(encode_frame(newest)) - own_list_bytes + _digits(prev) - _digits(newest.prev)
+
+    def _list(self, timestamps: Iterable[int]) -> None:
+        skipped = self._skipped
+        for timestamp in timestamps:
+            place = bisect_left(skipped, timestamp)  # the end, but for one found late
+            if place == len(skipped) or skipped[place] != timestamp:
+                skipped.insert(place, timestamp)
+                self._listed_digits += _digits(timestamp)
 
 
-def _with(frame: BroadcastFrame, prev: int, skipped: tuple[int, ...]) -> BroadcastFrame:
-    return BroadcastFrame(
-        topic=frame.topic,
-        state_key=frame.state_key,
-        timestamp=frame.timestamp,
-        prev=prev,
-        replayed=frame.replayed,
-        skipped=tuple(sorted(set(skipped) - {frame.timestamp})),
-        ack=frame.ack,
-    )
+def _digits(number: int) -> int:
+    return len(str(number))
 
 
 class Backlog:
@@ -64,7 +107,7 @@ class Backlog:
         """When the socket stopped taking bytes, monotonic."""
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._frames: dict[int, ServerFrame] = {}
+        self._frames: dict[int, ServerFrame | _Merged] = {}
         """By a rising number; one that is replaced keeps its number, so that nothing overtakes."""
         self._newest: dict[tuple[type, str], int] = {}
 
@@ -89,10 +132,7 @@ class Backlog:
             if waiting is None:
                 self._put(number, frame)
                 return None
-            assert isinstance(waiting, BroadcastFrame)
-            merged = coalesce(waiting, frame)
-            self._put(number, merged)
-            return Coalesced(topic, frame.timestamp if merged.timestamp == waiting.timestamp else waiting.timestamp)
+            return Coalesced(topic, self._merge(number, waiting, frame))
         if isinstance(frame, _NEWEST_COUNTS):
             if number is not None and isinstance(frame, ScheduleFrame):
                 known = self._frames[number]
@@ -111,7 +151,7 @@ class Backlog:
 
     def frames(self) -> tuple[ServerFrame, ...]:
         """All that waits, in order."""
-        return tuple(self._frames.values())
+        return tuple(frame.frame() if isinstance(frame, _Merged) else frame for frame in self._frames.values())
 
     def _next(self) -> int:
         return next(reversed(self._frames), -1) + 1
@@ -119,6 +159,19 @@ class Backlog:
     def _put(self, number: int, frame: ServerFrame) -> None:
         known = self._frames.get(number)
         if known is not None:
-            self._bytes -= len(encode_frame(known))
+            self._bytes -= _size_bytes(known)
         self._frames[number] = frame
-        self._bytes += len(encode_frame(frame))
+        self._bytes += _size_bytes(frame)
+
+    def _merge(self, number: int, waiting: ServerFrame | _Merged, frame: BroadcastFrame) -> int:
+        self._bytes -= _size_bytes(waiting)
+        if not isinstance(waiting, _Merged):
+            assert isinstance(waiting, BroadcastFrame)
+            self._frames[number] = waiting = _Merged(waiting)
+        passed_over = waiting.add(frame)
+        self._bytes += waiting.size_bytes
+        return passed_over
+
+
+def _size_bytes(frame: ServerFrame | _Merged) -> int:
+    return frame.size_bytes if isinstance(frame, _Merged) else len(encode_frame(frame))

@@ -11,7 +11,7 @@ from contract.frames import (
     WindowFrame,
     encode_frame,
 )
-from push_proxy.backlog import Backlog, Coalesced, coalesce
+from push_proxy.backlog import Backlog, Coalesced
 
 
 def said(timestamp: int, prev: int, *skipped: int, topic: str = "t", replayed: bool = False) -> BroadcastFrame:
@@ -43,7 +43,19 @@ def test_a_broken_chain_is_told_as_broken() -> None:
 
 def test_an_older_one_found_late_changes_nothing_but_the_list() -> None:
     """A hole that was closed: the device is told of it and does not apply it."""
-    assert coalesce(said(30, 25), said(20, 10)) == said(30, 25, 20)
+    waits = backlog()
+    waits.add(said(30, 25))
+    assert waits.add(said(20, 10)) == Coalesced("t", 20)
+    assert waits.frames() == (said(30, 25, 20),)
+
+
+def test_each_is_listed_once_and_in_order() -> None:
+    """A repeat of what waits, of what is listed, and what a frame itself lists already."""
+    waits = backlog()
+    for frame in (said(10, 5, 9, 8, 9), said(30, 25), said(30, 25), said(20, 10), said(20, 10), said(40, 30, 35, 10)):
+        waits.add(frame)
+    assert waits.frames() == (said(40, 25, 8, 9, 10, 20, 30, 35),)
+    assert waits.size_bytes == len(encode_frame(waits.frames()[0]))
 
 
 def test_topics_wait_side_by_side_and_nothing_overtakes() -> None:
