@@ -114,8 +114,14 @@ class DeviceListener:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
+        settings, secret = self.settings, self._tls is not None
         self._server = await loop.create_server(
-            lambda: HeadReader(self), sock=self._sock, backlog=self.settings.backlog, ssl=self._tls
+            lambda: HeadReader(self),
+            sock=self._sock,
+            backlog=settings.backlog,
+            ssl=self._tls,
+            ssl_handshake_timeout=settings.handshake_timeout_s if secret else None,
+            ssl_shutdown_timeout=settings.close_timeout_s if secret else None,
         )
         self._readiness.hold("push.listener")
 

@@ -241,5 +241,29 @@ async def test_a_node_speaks_wss(certificate: tuple[Path, Path]) -> None:
         await world.end()
 
 
+async def test_whoever_begins_no_tls_handshake_is_cut_off(certificate: tuple[Path, Path]) -> None:
+    """Sockets that say nothing, or half a hello, to a listener with TLS: gone after its handshake timeout, not 60 s."""
+    cert, key = certificate
+    world = World(tls_cert_file=cert, tls_key_file=key, handshake_timeout_s=0.5)
+    await world.start()
+    quiet = [socket.create_connection(("127.0.0.1", world.port)) for _ in range(10)]
+    try:
+        for number, each in enumerate(quiet):
+            each.setblocking(False)
+            if number % 2:
+                each.send(b"\x16\x03\x01\x02\x00\x01")  # a record of 512 bytes, of which one comes
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(25):
+            assert set(await asyncio.gather(*(_end(loop, each) for each in quiet))) == {b""}
+        trusting = ssl.create_default_context(cafile=cert)
+        async with asyncio.timeout(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", world.port, ssl=trusting)
+        writer.close()
+    finally:
+        for each in quiet:
+            each.close()
+        await world.end()
+
+
 def _bytes(message: str | bytes) -> bytes:
     return message.encode() if isinstance(message, str) else message
