@@ -5,7 +5,7 @@ JSON text frames, tagged by `type`; unknown fields are ignored, unknown types an
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -63,6 +63,10 @@ UNKNOWN_TOPIC: Final = "unknown_topic"
 Verdict = Literal["complete", "gap", "ahead", "pending"]
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""What JavaScript counts exactly; JSON's integers may have thousands of digits."""
+
+
 class _Frame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
     pass
 
@@ -71,8 +75,8 @@ class _Frame(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
 class Held(msgspec.Struct, frozen=True):
     """The stage map a device holds for a topic: the node's share of coverage."""
 
-    version: int
-    revision: int
+    version: _Count
+    revision: _Count
 
 
 class SubscribeFrame(_Frame, frozen=True, tag="subscribe"):

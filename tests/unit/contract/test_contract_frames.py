@@ -68,6 +68,9 @@ def test_frames_keep_their_bytes_on_the_wire(frame, golden):
     assert decode(golden) == frame
 
 
+HOLDS = b'{"type":"subscribe","topics":{"event:a":1},"held":{"event:a":{"version":%b,"revision":%b}}}'
+
+
 @pytest.mark.parametrize(
     ("data", "field", "said"),
     [
@@ -82,6 +85,9 @@ def test_frames_keep_their_bytes_on_the_wire(frame, golden):
         (b'{"type":"subscribe","topics":{"event:a":"yesterday"}}', "topics[...]", "int | null"),
         (b'{"type":"subscribe","topics":{"event:a":1.5}}', "topics[...]", "int | null"),
         (b'{"type":"ack","topic":"event:a"}', "frame", "timestamp"),
+        (HOLDS % (b"9" * 4000, b"1"), "held[...].version", "<= 9007199254740991"),
+        (HOLDS % (b"1", b"9007199254740992"), "held[...].revision", "<= 9007199254740991"),
+        (HOLDS % (b"-1", b"1"), "held[...].version", ">= 0"),
         (b'{"type":"subscribe","topics":{"' + b"a" * MAX_CLIENT_FRAME_BYTES + b'":null}}', "frame", "at most 16384"),
     ],
 )
@@ -90,6 +96,12 @@ def test_a_bad_device_frame_names_field_and_rule(data, field, said):
         decode_client_frame(data)
     assert caught.value.field == field
     assert said in str(caught.value)
+
+
+def test_what_a_device_holds_may_be_as_new_as_numbers_go():
+    frame = decode_client_frame(HOLDS % (b"0", b"9007199254740991"))
+    assert isinstance(frame, SubscribeFrame)
+    assert frame.held == {"event:a": Held(0, 2**53 - 1)}
 
 
 def test_devices_ignore_what_they_do_not_know():
