@@ -7,6 +7,7 @@ The first slice is written before the call returns: with few devices nothing wai
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -121,14 +122,28 @@ class FanOut:
             job.written += visit(one)
 
     def _write(self, job: _Job, part: Iterator[Subscription]) -> None:
-        # The hot path of the whole system: one turn per delivery, over objects that are rarely in any cache.
+        # The hot path of the whole system: one turn per delivery, over objects that are rarely in any cache. So the
+        # system call is made here: going through the transport would touch it, its buffer and the loop's queue.
         assert job.frame is not None
         self._current, encoded, written = job.frame.frame, job.encoded, 0
+        size, write = len(encoded), os.write
         try:
             for subscription in part:
-                if subscription.phase > 0:
+                if subscription.phase <= 0:
+                    continue
+                fd = subscription.fd
+                if fd < 0:
                     subscription.write(encoded)
-                    written += 1
+                else:
+                    try:
+                        sent = write(fd, encoded)
+                    except BlockingIOError:
+                        sent = 0
+                    except OSError:
+                        continue  # it is gone; its transport will say so
+                    if sent != size:
+                        subscription.sink.spill(encoded[sent:])
+                written += 1
         finally:
             job.written += written - self._held_back
             self._held_back = 0
@@ -143,10 +158,12 @@ class FanOut:
     def flowing(self, port: DevicePort) -> None:
         """Its socket takes bytes again."""
         for subscription in port.subscriptions:
+            subscription.fd = port.fd
             subscription.write = port.write
 
     def joined(self, subscription: Subscription) -> None:
         """A new subscription of a port that is congested."""
+        subscription.fd = -1
         subscription.write = partial(self._hold_back, subscription.sink)
 
     def _hold_back(self, port: DevicePort, encoded: bytes, /) -> None:

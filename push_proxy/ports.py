@@ -24,11 +24,17 @@ class DevicePort(Protocol):
     """What its frames look like; streams with the same form get the same bytes."""
     congested: bool
     """Whether its socket takes no more: then `hold_back` instead of `write`."""
+    fd: int
+    """The socket a fan-out may write to itself; -1: it must call `write`."""
     subscriptions: list[Subscription]
     """What it follows; kept by the hub."""
 
     def write(self, frame: bytes, /) -> None:
         """One frame in this port's form; several, back to back, where the form is JOINABLE."""
+        ...
+
+    def spill(self, rest: bytes, /) -> None:
+        """The kernel took a frame only up to `rest`, which goes out before anything else; only where there is an fd."""
         ...
 
     def hold_back(self, frame: ServerFrame, /) -> None:

@@ -68,7 +68,7 @@ class Subscription:
     Two of them belong to nearly every device of a node, at rest: no field is kept that is not needed then.
     """
 
-    __slots__ = ("held_version", "marks", "phase", "place", "sink", "told_revision", "topic", "waiting", "write")
+    __slots__ = ("fd", "held_version", "marks", "phase", "place", "sink", "told_revision", "topic", "waiting", "write")
 
     def __init__(
         self,
@@ -81,8 +81,9 @@ class Subscription:
     ) -> None:
         """`waiting` None: its answer is known and about to be written."""
         self.sink = sink
+        self.fd = sink.fd
         self.write = sink.write
-        """The sink's own; another one while the sink is congested. A fan-out then touches nothing but this object."""
+        """Both the sink's own; others while the sink is congested. A fan-out touches nothing but this object."""
         self.topic = topic
         self.phase = Phase.LIVE if waiting is None else Phase.WAITING
         self.waiting = waiting

@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "congested",
         "due_bucket",
+        "fd",
         "form",
         "session",
         "subscriptions",
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._backlog: Backlog | None = None
         self.congested = False
         self.due_bucket = NOT_SET
+        self.fd = -1
         self.form = form
         self.session: Session | None = None
         self.subscriptions: list[Subscription] = []
@@ -134,6 +136,9 @@ class Connection(asyncio.Protocol):
         else:
             form = self.form
             self.write(b"".join([frame.in_form(form) for frame in frames]))
+
+    def spill(self, rest: bytes, /) -> None:
+        raise NotImplementedError
 
     def unfollow(self, topic: str, code: str, message: str) -> None:
         if self.session is not None:

@@ -83,6 +83,8 @@ class DeviceListener:
         self._readiness = readiness
         self._sock = sock
         self._tls = tls
+        self.writes_directly = tls is None
+        """Whether a connection may write to its socket itself: bytes on the wire are what it wrote."""
         self._siblings = siblings
         self._status = status
         self._isolated = isolated

@@ -63,7 +63,7 @@ def stream_documents() -> Documents:
 class OperationPort(Operation):
     """DevicePort of one operation: frames are payloads, wrapped with the operation's id on their way out."""
 
-    __slots__ = ("_connection", "congested", "subscriptions")
+    __slots__ = ("_connection", "congested", "fd", "subscriptions")
 
     def __init__(
         self, connection: GraphqlConnection, prefix: bytes, form: GraphqlForm, topics: tuple[str, ...]
@@ -71,6 +71,7 @@ class OperationPort(Operation):
         super().__init__(prefix, form, topics)
         self._connection = connection
         self.congested = connection.congested
+        self.fd = -1
         self.subscriptions: list[Subscription] = []
 
     def write(self, frame: bytes, /) -> None:
@@ -86,6 +87,9 @@ class OperationPort(Operation):
 
     def hold_back(self, frame: ServerFrame, /) -> None:
         self._connection.hold_back(frame)
+
+    def spill(self, rest: bytes, /) -> None:
+        raise NotImplementedError
 
     def unfollow(self, topic: str, code: str, message: str) -> None:
         self._connection.lose(topic, code, message)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from contract.close_codes import CloseCode
 from contract.frames import MAX_CLIENT_FRAME_BYTES, ErrorFrame
+from push_proxy.adapters.connection import discard
 from push_proxy.adapters.websocket_connection import WebSocketConnection
 from push_proxy.forms import v1_form
 
@@ -18,11 +20,21 @@ __all__ = ["StreamConnection"]
 
 
 class StreamConnection(WebSocketConnection):
+    """Writes to its socket itself, without the transport in between, as long as the kernel takes every byte at once.
+
+    What the kernel does not take spills into the transport; from then on everything goes through it, in order, and the
+    connection counts as congested until the transport has no byte left. The descriptor is the transport's: loops close
+    it only after `connection_lost`, and from there on nothing is written. With TLS the transport writes, always.
+    """
+
     __slots__ = ()
     protocol = "v1"
 
     def __init__(self, listener: DeviceListener, transport: asyncio.Transport, source: Source) -> None:
         super().__init__(listener, transport, source, v1_form)
+        if listener.writes_directly:
+            self.fd = transport.get_extra_info("socket").fileno()
+            self.write = self._write_now
 
     def text(self, data: bytes) -> None:
         listener, session = self._listener, self.session
@@ -36,7 +48,20 @@ class StreamConnection(WebSocketConnection):
             verify=listener.verify,
             read=listener.known_frames.read,
         )
-        self.carry_out(actions)
+        if len(actions) == 1 or self.fd < 0 or self.congested:
+            self.carry_out(actions)
+            return
+        # Several topics, one system call.
+        answers: list[bytes] = []
+        write = self.write
+        self.write = gather = answers.append
+        try:
+            self.carry_out(actions)
+        finally:
+            if self.write is gather:
+                self.write = write
+            if answers:
+                write(b"".join(answers))
 
     def failed(self, code: int, why: str) -> None:
         if code == CloseCode.TOO_BIG:
@@ -44,3 +69,29 @@ class StreamConnection(WebSocketConnection):
             message = f"frame: too large (at most {MAX_CLIENT_FRAME_BYTES} bytes)"
             self.say(ErrorFrame(code="malformed_frame", message=message))
         super().failed(code, why)
+
+    # Writing.
+
+    def _write_now(self, frame: bytes, /) -> None:
+        try:
+            sent = os.write(self.fd, frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # it is gone; the transport will say so
+        if sent != len(frame):
+            self.spill(frame[sent:])
+
+    def spill(self, rest: bytes, /) -> None:
+        transport = self._transport
+        if transport is None or self.write is discard:
+            return
+        self.write = transport.write
+        transport.write(rest)
+        # Tells at once that writing is to pause, and, once the last byte has left, that it may go on.
+        transport.set_write_buffer_limits(high=0)
+
+    def resume_writing(self) -> None:
+        if self.fd >= 0 and self.write is not discard:
+            self.write = self._write_now
+        super().resume_writing()

@@ -28,6 +28,7 @@ class FakePort:
         self.form = form
         self.congested = congested
         self.breaks = breaks
+        self.fd = -1
         self.subscriptions: list[Subscription] = []
         self.held_back: list[ServerFrame] = []
         self.refused: list[tuple[str, str, str]] = []
@@ -39,6 +40,9 @@ class FakePort:
 
     def hold_back(self, frame: ServerFrame, /) -> None:
         self.held_back.append(frame)
+
+    def spill(self, rest: bytes, /) -> None:
+        raise AssertionError("there is no socket")
 
     def send(self, frames: Sequence[PreparedFrame], /) -> None:
         for frame in frames:
