@@ -127,6 +127,14 @@ IN_ERROR: dict[str, tuple[str, str | bytes | dict[str, Any]]] = {
     "a negative cursor": ("malformed_cursor", {"type": "subscribe", "topics": {TOPIC: -1}}),
     "a cursor from the future": ("cursor_in_future", {"type": "subscribe", "topics": {TOPIC: 2**60}}),
     "a cursor of 300 digits": ("cursor_in_future", f'{{"type":"subscribe","topics":{{"{TOPIC}":{"9" * 300}}}}}'),
+    "a held map of 4,000 digits": (
+        "malformed_frame",
+        f'{{"type":"subscribe","topics":{{"{TOPIC}":0}},"held":{{"{TOPIC}":{{"version":{"9" * 4000},"revision":1}}}}}}',
+    ),
+    "a held map from below zero": (
+        "malformed_frame",
+        {"type": "subscribe", "topics": {TOPIC: 0}, "held": {TOPIC: {"version": 1, "revision": -(2**70)}}},
+    ),
     "a topic nobody has": ("unknown_topic", {"type": "subscribe", "topics": {"event:nobody": 0}}),
     "a topic without a name": ("unknown_topic", {"type": "subscribe", "topics": {"": 0}}),
     "a topic of control characters": ("unknown_topic", {"type": "subscribe", "topics": {"\0\r\n\x1b[2J": 0}}),
@@ -162,9 +170,6 @@ HARMLESS: dict[str, bytes] = {
     "an ack from the future": text({"type": "ack", "topic": TOPIC, "timestamp": 2**60}),
     "an ack of before": text({"type": "ack", "topic": TOPIC, "timestamp": -1}),
     "an unsubscribe of nothing followed": text({"type": "unsubscribe", "topics": ["event:nobody", "", "a" * 9_000]}),
-    "a held map of nonsense": text(
-        {"type": "subscribe", "topics": {TOPIC: 0}, "held": {TOPIC: {"version": -(2**70), "revision": -(2**70)}}}
-    ),
     "a held map of a topic not named": text(
         {"type": "subscribe", "topics": {TOPIC: 0}, "held": {f"t{n}": {"version": n, "revision": 1} for n in range(99)}}
     ),
