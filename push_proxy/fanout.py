@@ -10,12 +10,10 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from contract.frames import ServerFrame
 from push_proxy.forms import PreparedFrame
 from push_proxy.ports import DevicePort
 from push_proxy.recovery import Subscription
@@ -60,8 +58,6 @@ class FanOut:
         self._slice_size = slice_size
         self._jobs: deque[_Job] = deque()
         self._pumping = False
-        self._current: ServerFrame | None = None
-        self._held_back = 0
 
     @property
     def waiting(self) -> int:
@@ -125,7 +121,7 @@ class FanOut:
         # The hot path of the whole system: one turn per delivery, over objects that are rarely in any cache. So the
         # system call is made here: going through the transport would touch it, its buffer and the loop's queue.
         assert job.frame is not None
-        self._current, encoded, written = job.frame.frame, job.encoded, 0
+        encoded, written = job.encoded, 0
         size, write = len(encoded), os.write
         try:
             for subscription in part:
@@ -133,40 +129,23 @@ class FanOut:
                     continue
                 fd = subscription.fd
                 if fd < 0:
-                    subscription.write(encoded)
-                else:
-                    try:
-                        sent = write(fd, encoded)
-                    except BlockingIOError:
-                        sent = 0
-                    except OSError:
-                        continue  # it is gone; its transport will say so
-                    if sent != size:
-                        subscription.sink.spill(encoded[sent:])
+                    written += self._write_through(subscription.sink, job.frame, encoded)
+                    continue
+                try:
+                    sent = write(fd, encoded)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    continue  # it is gone; its transport will say so
+                if sent != size:
+                    subscription.sink.spill(encoded[sent:])
                 written += 1
         finally:
-            job.written += written - self._held_back
-            self._held_back = 0
+            job.written += written
 
-    # Ports whose socket takes no more.
-
-    def congested(self, port: DevicePort) -> None:
-        """From now on broadcasts for `port` are held back by it, and not counted as written; idempotent."""
-        for subscription in port.subscriptions:
-            self.joined(subscription)
-
-    def flowing(self, port: DevicePort) -> None:
-        """Its socket takes bytes again."""
-        for subscription in port.subscriptions:
-            subscription.fd = port.fd
-            subscription.write = port.write
-
-    def joined(self, subscription: Subscription) -> None:
-        """A new subscription of a port that is congested."""
-        subscription.fd = -1
-        subscription.write = partial(self._hold_back, subscription.sink)
-
-    def _hold_back(self, port: DevicePort, encoded: bytes, /) -> None:
-        self._held_back += 1
-        assert self._current is not None
-        port.hold_back(self._current)
+    def _write_through(self, port: DevicePort, frame: PreparedFrame, encoded: bytes) -> bool:
+        if port.congested:
+            port.hold_back(frame.frame)
+            return False
+        port.write(encoded)
+        return True

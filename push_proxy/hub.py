@@ -35,7 +35,7 @@ class Hub:
         peers = forms.setdefault(port.form, [])
         subscription.place = len(peers)
         peers.append(subscription)
-        port.subscriptions.append(subscription)
+        port.subscriptions = (*port.subscriptions, subscription)
         self._count += 1
         return former
 
@@ -43,14 +43,14 @@ class Hub:
         """End one subscription and return it; None for an unknown one."""
         subscription = self.get(port, topic)
         if subscription is not None:
-            port.subscriptions.remove(subscription)
+            port.subscriptions = tuple(one for one in port.subscriptions if one is not subscription)
             self._take_out(subscription)
         return subscription
 
-    def drop(self, port: DevicePort) -> list[Subscription]:
+    def drop(self, port: DevicePort) -> tuple[Subscription, ...]:
         """End every subscription of this port, and of no other; returns them."""
-        ended = list(port.subscriptions)
-        port.subscriptions.clear()
+        ended = port.subscriptions
+        port.subscriptions = ()
         for subscription in ended:
             self._take_out(subscription)
         return ended

@@ -69,6 +69,9 @@ class StreamNode:
         self._topics: dict[str, FollowedTopic] = {}
         self._unsettled: dict[str, None] = {}
         self._uncounted: list[ReadyAnswer] = []
+        self._acked: dict[Subscription, int] = {}
+        self._holes_told: dict[Subscription, int] = {}
+        """Newest timestamps acknowledged, and at which a hole was told: of one device in a hundred, or of none."""
         self._ack = AckRequest(settings.ack_one_in, settings.ack_within_ms) if settings.ack_one_in else None
         self.reader = TopicReader(
             self._topics,
@@ -133,9 +136,9 @@ class StreamNode:
     def _register(self, followed: FollowedTopic, subscription: Subscription) -> None:
         former = self._hub.add(subscription)
         if subscription.sink.congested:
-            self._fanout.joined(subscription)
+            subscription.fd = -1
         if former is not None:
-            self.coverage.left(followed.topic, former.held_version)
+            self._forget(former)
         followed.empty_since_s = None
 
     def leave(self, device: DevicePort, topic: str) -> None:
@@ -150,16 +153,16 @@ class StreamNode:
 
     def acked(self, device: DevicePort, topic: str, timestamp: int) -> None:
         subscription = self._hub.get(device, topic)
-        if subscription is not None and timestamp > subscription.marks[0]:
-            subscription.marks = (timestamp, subscription.marks[1])
+        if subscription is not None and timestamp > self._acked.get(subscription, 0):
+            self._acked[subscription] = timestamp
             if self._knows(topic, timestamp):
                 self._metrics.count("acks")
                 self._tally.acked(topic, timestamp, now_s=self._clock.monotonic_s())
 
     def hole_reported(self, device: DevicePort, topic: str, timestamp: int) -> None:
         subscription = self._hub.get(device, topic)
-        if subscription is not None and timestamp > subscription.marks[1]:
-            subscription.marks = (subscription.marks[0], timestamp)
+        if subscription is not None and timestamp > self._holes_told.get(subscription, 0):
+            self._holes_told[subscription] = timestamp
             if self._knows(topic, timestamp):
                 self._metrics.count("holes_reported")
                 self._tally.hole_told(topic, timestamp, now_s=self._clock.monotonic_s())
@@ -272,12 +275,14 @@ class StreamNode:
     # Slow consumers, and what became of frames that were held back for them.
 
     def congested(self, device: DevicePort) -> None:
-        """Its socket takes no more."""
-        self._fanout.congested(device)
+        """Its socket takes no more: a fan-out asks the port itself, which holds back."""
+        for subscription in device.subscriptions:
+            subscription.fd = -1
 
     def flowing(self, device: DevicePort) -> None:
         """Its socket takes bytes again, and nothing is held back any more."""
-        self._fanout.flowing(device)
+        for subscription in device.subscriptions:
+            subscription.fd = device.fd
 
     def written_late(self, topic: str, timestamp: int) -> None:
         """One device got it after all."""
@@ -316,7 +321,7 @@ class StreamNode:
         ended = self._hub.drop_topic(topic)
         self._close_topic(followed)
         for subscription in ended:
-            self.coverage.left(topic, subscription.held_version)
+            self._forget(subscription)
             subscription.sink.unfollow(topic, UNKNOWN_TOPIC, _no_such_topic(topic))
 
     # Topics.
@@ -342,10 +347,16 @@ class StreamNode:
                 delivery.finish()
         followed.awaited.clear()
 
+    def _forget(self, subscription: Subscription) -> None:
+        """What is counted of it beside the hub."""
+        self.coverage.left(subscription.topic, subscription.held_version)
+        self._acked.pop(subscription, None)
+        self._holes_told.pop(subscription, None)
+
     def _left(self, subscription: Subscription) -> None:
         """A subscription ended; perhaps its topic's last."""
         topic = subscription.topic
-        self.coverage.left(topic, subscription.held_version)
+        self._forget(subscription)
         followed = self._topics.get(topic)
         if followed is not None and not self._hub.by_form(topic):
             followed.empty_since_s = self._clock.monotonic_s()

@@ -26,7 +26,7 @@ class DevicePort(Protocol):
     """Whether its socket takes no more: then `hold_back` instead of `write`."""
     fd: int
     """The socket a fan-out may write to itself; -1: it must call `write`."""
-    subscriptions: list[Subscription]
+    subscriptions: tuple[Subscription, ...]
     """What it follows; kept by the hub."""
 
     def write(self, frame: bytes, /) -> None:

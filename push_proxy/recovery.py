@@ -18,8 +18,6 @@ from push_proxy.topic_state import TopicState
 
 __all__ = ["Answer", "Phase", "Subscription", "Waiting", "judge"]
 
-_NO_MARKS = (0, 0)
-
 
 class Phase(IntEnum):
     """Above zero live broadcasts flow."""
@@ -68,7 +66,7 @@ class Subscription:
     Two of them belong to nearly every device of a node, at rest: no field is kept that is not needed then.
     """
 
-    __slots__ = ("fd", "held_version", "marks", "phase", "place", "sink", "told_revision", "topic", "waiting", "write")
+    __slots__ = ("fd", "held_version", "phase", "place", "sink", "told_revision", "topic", "waiting")
 
     def __init__(
         self,
@@ -82,8 +80,7 @@ class Subscription:
         """`waiting` None: its answer is known and about to be written."""
         self.sink = sink
         self.fd = sink.fd
-        self.write = sink.write
-        """Both the sink's own; others while the sink is congested. A fan-out touches nothing but this object."""
+        """The sink's own, -1 while it is congested: a fan-out then touches nothing but this object."""
         self.topic = topic
         self.phase = Phase.LIVE if waiting is None else Phase.WAITING
         self.waiting = waiting
@@ -93,8 +90,6 @@ class Subscription:
         """Of the stage map this device holds; 0: none (R7)."""
         self.place = 0
         """In the hub's list of its topic and form."""
-        self.marks = _NO_MARKS
-        """Newest timestamps the device acknowledged, and reported a hole at."""
 
     def end(self) -> None:
         self.phase = Phase.DEAD

@@ -141,6 +141,7 @@ class Session:
         "_draw",
         "_errors",
         "_next_ping_s",
+        "_pinged",
         "_subscribe_by_s",
         "_terms",
         "expiry_close_s",
@@ -162,6 +163,7 @@ class Session:
         self._errors = 0
         self._closed = False
         self._awaiting_pong = False
+        self._pinged = False
         self._subscribe_by_s = now_s + terms.subscribe_deadline_s
         self._draw = draw
         self.lifetime_end_s = now_s + lifetime_s
@@ -331,15 +333,20 @@ class Session:
         if now_s >= self._next_ping_s:
             if self._awaiting_pong:
                 return [*actions, self._close(CloseCode.PONG_TIMEOUT)]
-            self._awaiting_pong = True
+            self._awaiting_pong = self._pinged = True
             self._next_ping_s = now_s + self._terms.pong_deadline_s
             actions.append(Ping())
         return actions
 
     def pong(self, now_s: float) -> None:
-        """The answer to our ping: the next one is a full interval away."""
+        """The answer to our ping: the next one is a full interval away. One nobody asked for puts nothing off.
+
+        Some clients send those as their heartbeat (RFC 6455, 5.5.3): each would set the timer back, for ever.
+        """
         self._awaiting_pong = False
-        self._next_ping_s = now_s + self._terms.ping_s
+        if self._pinged:
+            self._pinged = False
+            self._next_ping_s = now_s + self._terms.ping_s
 
     def leave(self, code: CloseCode, *, reason: str) -> list[Action]:
         """The node wants this connection gone: drain."""

@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self.fd = -1
         self.form = form
         self.session: Session | None = None
-        self.subscriptions: list[Subscription] = []
+        self.subscriptions: tuple[Subscription, ...] = ()
         self.write: Callable[[bytes], None] = transport.write
 
     # What a protocol adds.

@@ -43,8 +43,6 @@ __all__ = ["GraphqlConnection", "OperationPort", "stream_documents"]
 
 _BOTH_PINGS: Final = WEBSOCKET_PING + text_frame(PING)
 """The browser answers the first, and nobody else sees it; the second shows a page that its node lives."""
-_NO_SUBSCRIPTIONS: Final[list[Subscription]] = []
-"""Of every GraphQL connection: its operations have them."""
 _MAX_REASON_BYTES: Final = 123
 _OUTCOMES: Final[Mapping[CloseCode | GraphqlCloseCode, HandshakeOutcome]] = {
     CloseCode.BAD_TOKEN: "unauthorized",
@@ -72,7 +70,7 @@ class OperationPort(Operation):
         self._connection = connection
         self.congested = connection.congested
         self.fd = -1
-        self.subscriptions: list[Subscription] = []
+        self.subscriptions: tuple[Subscription, ...] = ()
 
     def write(self, frame: bytes, /) -> None:
         self._connection.write(text_frame(self.prefix + frame + b"}"))
@@ -103,7 +101,6 @@ class GraphqlConnection(WebSocketConnection):
 
     def __init__(self, listener: DeviceListener, transport: asyncio.Transport, source: Source) -> None:
         super().__init__(listener, transport, source, _no_form)
-        self.subscriptions = _NO_SUBSCRIPTIONS
         self._stream: GraphqlStream | None = None
         self._untold_token: TokenFrame | None = None
         """Renewed while no operation ran; told with the next one's welcome."""

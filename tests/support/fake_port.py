@@ -29,7 +29,8 @@ class FakePort:
         self.congested = congested
         self.breaks = breaks
         self.fd = -1
-        self.subscriptions: list[Subscription] = []
+        self.spilled: list[bytes] = []
+        self.subscriptions: tuple[Subscription, ...] = ()
         self.held_back: list[ServerFrame] = []
         self.refused: list[tuple[str, str, str]] = []
 
@@ -42,7 +43,7 @@ class FakePort:
         self.held_back.append(frame)
 
     def spill(self, rest: bytes, /) -> None:
-        raise AssertionError("there is no socket")
+        self.spilled.append(rest)
 
     def send(self, frames: Sequence[PreparedFrame], /) -> None:
         for frame in frames:

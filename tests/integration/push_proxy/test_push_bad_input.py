@@ -193,7 +193,11 @@ async def test_full_node(world: World) -> None:
     assert int(refused.value.response.headers["Retry-After"]) >= 1
     browser = await world.connect(welcome=False, origin=websockets.Origin("https://tv"))
     goaway = await browser.next()
-    assert (goaway["type"], goaway["reason"], goaway["window_ms"]) == ("goaway", "full", world.settings.reconnect_window_ms)
+    assert (goaway["type"], goaway["reason"], goaway["window_ms"]) == (
+        "goaway",
+        "full",
+        world.settings.reconnect_window_ms,
+    )
     assert 0 <= goaway["reconnect_after_ms"] < world.settings.reconnect_window_ms
     assert await browser.closed() == 4002
     await inside.subscribe(0)

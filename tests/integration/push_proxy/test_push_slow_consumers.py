@@ -61,7 +61,7 @@ def reach(world: World, name: str) -> int:
 
 
 async def until_congested(world: World, neighbour: Device) -> int:
-    """Broadcast until the deaf one's socket takes no more, for good; returns the last timestamp. The neighbour reads."""
+    """Broadcast until the deaf one's socket takes no more, for good; returns the last timestamp."""
     last, held = 0, 0
     while held < 3:
         written = await play(world, last + 1, last + 50)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
 from websockets.frames import Frame, Opcode
@@ -79,16 +81,13 @@ async def test_who_takes_no_more_holds_the_frame_back() -> None:
     """It is not written to, and not counted as written; its neighbours are; once it flows again it is."""
     log: list[tuple[int, bytes]] = []
     done: list[int] = []
-    slow = FakePort(9, log)
+    slow = FakePort(9, log, congested=True)
     to = [*live(log, 2), Subscription(slow, "t", waiting=None)]
-    slow.subscriptions.append(to[2])
     fanout = FanOut()
-    fanout.congested(slow)
-    fanout.congested(slow)
     fanout.broadcast(PreparedFrame(ONE), to, lambda count, nbytes: done.append(count))
     assert [number for number, _ in log] == [0, 1]
     assert (slow.held_back, done) == ([ONE], [2])
-    fanout.flowing(slow)
+    slow.congested = False
     fanout.broadcast(PreparedFrame(TWO), to, lambda count, nbytes: done.append(count))
     assert (slow.held_back, done) == ([ONE], [2, 3])
 
@@ -98,15 +97,53 @@ async def test_one_that_congests_in_the_middle_of_a_fan_out_gets_each_frame_once
     log: list[tuple[int, bytes]] = []
     slow = FakePort(9, log)
     to = [*live(log, 3), Subscription(slow, "t", waiting=None)]
-    slow.subscriptions.append(to[3])
     fanout = FanOut(slice_size=2)
     fanout.broadcast(PreparedFrame(ONE), to, ignore)
     fanout.broadcast(PreparedFrame(TWO), to, ignore)
-    fanout.congested(slow)
+    slow.congested = True
     for _ in range(10):
         await asyncio.sleep(0)
     assert slow.held_back == [ONE, TWO]
     assert [number for number, _ in log] == [0, 1, 2, 0, 1, 2]
+
+
+async def test_what_a_socket_does_not_take_spills_into_its_port() -> None:
+    """Of a frame the kernel took in part the rest goes to the port, and no byte is lost."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        port = FakePort(0)
+        port.fd = ours.fileno()
+        to = [Subscription(port, "t", waiting=None)]
+        fanout, frame = FanOut(), PreparedFrame(ErrorFrame(code="x", message="m" * 3000))
+        rounds = 0
+        while not port.spilled:
+            fanout.broadcast(frame, to, ignore)
+            rounds += 1
+            assert rounds < 1000
+        theirs.settimeout(1)
+        got = b""
+        with contextlib.suppress(TimeoutError):
+            while len(got) + len(port.spilled[0]) < rounds * len(v1_form(frame.frame)):
+                got += theirs.recv(65_536)
+        assert got + port.spilled[0] == v1_form(frame.frame) * rounds
+        assert port.log == []
+
+
+async def test_a_socket_that_is_gone_is_not_counted() -> None:
+    """Its transport will say so; until then nothing is raised, and nobody else is touched."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.close()
+    log: list[tuple[int, bytes]] = []
+    done: list[int] = []
+    port = FakePort(9)
+    port.fd = ours.fileno()
+    to = [Subscription(port, "t", waiting=None), *live(log, 2)]
+    FanOut().broadcast(PreparedFrame(ONE), to, lambda count, nbytes: done.append(count))
+    ours.close()
+    assert ([number for number, _ in log], done) == ([0, 1], [2])
 
 
 async def test_failure_of_one_is_its_own() -> None:

@@ -232,6 +232,20 @@ def test_ping_and_pong() -> None:
     assert book.session.on_time(47.5) == [Close(CloseCode.PONG_TIMEOUT)]
 
 
+def test_a_pong_nobody_asked_for_puts_nothing_off() -> None:
+    """Some clients send those as a heartbeat: our own ping, and whatever is done at its time, comes when it is due."""
+    book = Book()
+    book.subscribes(a=1)
+    for second in range(7):
+        book.session.alive()
+        book.session.pong(float(second))
+        assert book.session.next_deadline_s() == 7.0
+    assert book.session.on_time(7.0) == [Ping()]
+    book.session.pong(7.5)
+    book.session.pong(8.5)
+    assert book.session.next_deadline_s() == 37.5
+
+
 def test_any_sign_of_life_counts() -> None:
     """A device that talks but whose pong is late is asked again instead of closed."""
     book = Book()
@@ -255,6 +269,7 @@ def test_a_departure_may_be_put_off() -> None:
     book.subscribes(a=1)
     assert book.session.departs_at_s == 525.0  # the token's end, and this connection's share of the spread
     book.session.expiry_close_s = 700.0
+    book.session.on_time(7.0)
     book.session.pong(600.0)
     assert book.session.on_time(610.0) == []
     assert book.session.on_time(700.0) == [Close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
@@ -264,6 +279,7 @@ def test_token_expiry() -> None:
     """Without renewal the session ends a little after its token; with it a new one is asked for in time."""
     book = Book()
     book.subscribes(a=1)
+    book.session.on_time(7.0)
     book.session.pong(510.0)
     assert book.session.on_time(524.0) == []
     assert book.session.on_time(525.0) == [Close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
