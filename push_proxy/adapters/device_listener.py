@@ -39,10 +39,12 @@ from push_proxy.sse import EventsRequest
 from push_proxy.terms import Terms
 from push_proxy.timer_wheel import TimerWheel
 
-__all__ = ["TICK_S", "DeviceListener"]
+__all__ = ["LINGER_S", "TICK_S", "DeviceListener"]
 
 TICK_S: Final = 0.05
 """How often deadlines are looked at; no bound of the protocol is finer than ten of these."""
+LINGER_S: Final = 1.0
+"""How long a client may take to read its answer and close."""
 _BROKEN: Final = 1006
 """Close code of a connection that ended without one (RFC 6455, 7.4.1)."""
 _LOOK_AGAIN_S: Final = 60.0
@@ -265,6 +267,10 @@ class DeviceListener:
     def goaway(self, why: str) -> GoawayFrame:
         self.metrics.count("goaways")
         return self.terms.goaway(why)
+
+    def answered(self, reader: HeadReader) -> None:
+        """It has its answer; what is left is for the client to close."""
+        self._wheel.set(reader, self.clock.monotonic_s() + min(LINGER_S, self.settings.close_timeout_s))
 
     def replaced(self, reader: HeadReader, connection: Connection) -> None:
         """The request was answered: from now on `connection` has the socket."""

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from push_proxy.admission import Source
     from push_proxy.metrics import HandshakeOutcome, StreamProtocol
 
-__all__ = ["HeadReader"]
+__all__ = ["MAX_UNREAD_BYTES", "HeadReader"]
 
+MAX_UNREAD_BYTES: Final = 262_144
+"""What a client may go on sending after its answer before it is cut off."""
 _TOO_LARGE: Final = frozenset((414, 431))
 
 
@@ -49,7 +51,7 @@ _KINDS: Final[Mapping[StreamProtocol, Callable[[DeviceListener, asyncio.Transpor
 class HeadReader(asyncio.Protocol):
     """One per connection that has not said yet what it wants. The listener's deadline ends those who never do."""
 
-    __slots__ = ("_buffer", "_cut", "_listener", "_source", "_transport", "due_bucket")
+    __slots__ = ("_answered", "_buffer", "_cut", "_listener", "_source", "_transport", "_unread", "due_bucket")
 
     def __init__(self, listener: DeviceListener) -> None:
         self._listener = listener
@@ -57,6 +59,9 @@ class HeadReader(asyncio.Protocol):
         self._buffer: HeadBuffer | None = None
         self._cut: CutHead | None = None
         self._source: Source | None = None
+        self._answered = False
+        self._unread = 0
+        """Bytes that came after the answer."""
         self.due_bucket = NOT_SET
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,7 +81,12 @@ class HeadReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
-            return  # answered already
+            return
+        if self._answered:
+            self._unread += len(data)
+            if self._unread > MAX_UNREAD_BYTES:
+                self._transport.abort()
+            return
         buffer = self._buffer
         if buffer is None:
             # A head nearly always comes in one piece, and looks like one that was judged before.
@@ -115,7 +125,7 @@ class HeadReader(asyncio.Protocol):
 
     def on_time(self, now_s: float) -> None:
         """The handshake's deadline, or that of a refusal nobody reads."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self._answered:
             self._listener.refused("late")
         self.abort()
 
@@ -181,7 +191,13 @@ class HeadReader(asyncio.Protocol):
         lines += [f"Content-Length: {len(body)}", "Connection: close", "Cache-Control: no-store"]
         lines += [f"{name}: {value}" for name, value in headers]
         transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
-        transport.close()
+        self._answered = True
+        if transport.can_write_eof():
+            # Closing now would reset a client that is still sending, and lose it the answer: it closes, or a deadline.
+            transport.write_eof()
+            self._listener.answered(self)
+        else:
+            transport.close()
 
 
 def _opening(request: RequestHead, protocol: StreamProtocol) -> bytes:

@@ -48,6 +48,9 @@ class StreamConnection(WebSocketConnection):
             verify=listener.verify,
             read=listener.known_frames.read,
         )
+        if len(actions) > 1:
+            # Each topic is a log that may be replayed: subscribes without end cost more than their frames say.
+            self._frames_left = max(0, self._frames_left - len(actions) + 1)
         if len(actions) == 1 or self.fd < 0 or self.congested:
             self.carry_out(actions)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import socket
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import websockets
 from hostile_client import (
     CONTINUATION,
     PATIENCE_S,
@@ -25,7 +27,7 @@ from hostile_client import (
     neighbour_of,
     text,
 )
-from push_world import TOPIC, Device, World, broadcast, eventually
+from push_world import TOPIC, Device, World, broadcast, eventually, schedule
 
 _MB = 1_000_000
 _PATIENT = {"link_ping_s": 4.0, "link_silence_s": 60.0, "lease_s": 30.0}
@@ -225,3 +227,19 @@ async def test_a_crowd_that_connects_and_vanishes(world: World) -> None:
                 raw.cut()
         await eventually(lambda: b"stagecue_push_connections 1.0" in world.node.metrics.render(), PATIENCE_S)
         await eventually(lambda: b"stagecue_push_subscriptions 1.0" in world.node.metrics.render(), PATIENCE_S)
+
+
+async def test_subscribes_count_by_their_topics(world: World) -> None:
+    """Sixty topics at a time, again and again: few frames, much to answer; the fifth is one too many."""
+    topics = [f"event:many-{number}" for number in range(60)]
+    for topic in topics:
+        await world.view.put(schedule(topic=topic))
+    device = await world.connect()
+    subscribe = json.dumps({"type": "subscribe", "topics": dict.fromkeys(topics)})
+    with contextlib.suppress(websockets.ConnectionClosed):
+        for _ in range(8):
+            await device.connection.send(subscribe)
+    assert await device.closed(PATIENCE_S) == 4009
+    neighbour = await world.connect()
+    await neighbour.send({"type": "subscribe", "topics": dict.fromkeys(topics)})
+    assert (await neighbour.until("continuity", PATIENCE_S))["verdict"] == "complete"

@@ -228,3 +228,34 @@ async def test_random_bytes(world: World) -> None:
         answer = await raw.rest()
         assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")), (data, answer)
         raw.cut()
+
+
+async def test_who_is_still_sending_reads_its_refusal(world: World) -> None:
+    """A head far too long, a piece at a time: the answer is not lost with a reset, however slowly it is read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    whole = head(world, more=[(b"X-A", b"a" * 65_536)])
+    try:
+        for at in range(0, len(whole), 1_024):
+            writer.write(whole[at : at + 1_024])
+            await writer.drain()
+            await asyncio.sleep(0.002)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+    finally:
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_who_never_stops_sending_is_cut_off(world: World) -> None:
+    """After its answer a client may finish what it was at, not more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(head(world, target=b"/nowhere"))
+    assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE_S)).startswith(b"HTTP/1.1 404 ")
+
+    async def send_on() -> None:
+        while True:
+            writer.write(b"x" * 4_096)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send_on(), PATIENCE_S)
+    writer.close()
