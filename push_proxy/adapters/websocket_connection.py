@@ -79,12 +79,19 @@ class WebSocketConnection(Connection):
                     self.text(text)
                 return
             codec = self._codec = WebSocketCodec(MAX_CLIENT_FRAME_BYTES, max_frames=self._frames_left)
+        allowed = codec.allowed_frames
         for event in codec.feed(data):
             if type(event) is not Text:
                 self._rare(event)
-            elif self.write is not discard:
+            elif self.write is discard:
+                continue
+            elif self._frames_left:
                 self.text(event.data)
-        self._frames_left = codec.allowed_frames
+            else:
+                self.failed(POLICY_VIOLATION, "what came before used up all that may come")
+        # A message may have used up more than its frames.
+        self._frames_left = max(0, self._frames_left - (allowed - codec.allowed_frames))
+        codec.allow_frames(self._frames_left)
         if codec.idle:
             self._codec = None
 

@@ -44,7 +44,7 @@ FLOODS = {
     "subscribes": (4009, b"", frame(TEXT, SUBSCRIBE)),
     "subscribes and unsubscribes": (4009, b"", frame(TEXT, SUBSCRIBE) + frame(TEXT, _UNSUBSCRIBE)),
     "acks": (4009, frame(TEXT, SUBSCRIBE), text({"type": "ack", "topic": TOPIC, "timestamp": 1})),
-    "subscribes to 64 topics nobody has": (4503, b"", text({"type": "subscribe", "topics": _OTHERS})),
+    "subscribes to 64 topics nobody has": (4009, b"", text({"type": "subscribe", "topics": _OTHERS})),
     "tokens": (4503, b"", text({"type": "auth", "token": "a.b.c"})),
 }
 
