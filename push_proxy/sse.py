@@ -59,7 +59,7 @@ UNKNOWN_TOPIC_WINDOWS: Final = 4
 _MAX_CURSOR_DIGITS: Final = 16
 """A millisecond timestamp has 13; JavaScript counts exactly up to 16."""
 _MAX_VERSION_DIGITS: Final = 9
-_NO_REVISION: Final = -1
+_NO_REVISION: Final = 0
 _MAX_QUERY_FIELDS: Final = 16
 _TAILORED: Final = (b"event: welcome\n", b"event: continuity\n", b"event: window\n", b"event: error\n")
 _SHOWN_CHARS: Final = 40

@@ -26,7 +26,6 @@ from contract.frames import (
 )
 from contract.replay_log import LogSnapshot
 from device_sim.topic import TopicState as DeviceTopic
-from push_proxy.ports import DevicePort
 from push_proxy.recovery import Answer, Phase, Subscription, Waiting
 from push_proxy.sse import (
     HEARTBEAT,
@@ -39,10 +38,11 @@ from push_proxy.sse import (
 )
 from push_proxy.topic_state import TopicState
 from tests.support.event_source import EventSourceParser, StreamEvent
+from tests.support.fake_port import FakePort
 
 T = "event:fight"
 WELCOME = WelcomeFrame("n1", 1, 3600.0, 30.0, 10_000, 60_000)
-NOBODY = cast("DevicePort", object())
+NOBODY = FakePort()
 
 
 class Night:

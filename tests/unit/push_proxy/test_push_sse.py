@@ -124,8 +124,8 @@ def test_what_is_refused(query: str, headers: dict[str, str], field: str, says: 
     [
         ("topic=a", None),
         ("topic=a&heldVersion=", None),
-        ("topic=a&heldVersion=7", Held(7, -1)),
-        ("topic=a&heldVersion=0", Held(0, -1)),
+        ("topic=a&heldVersion=7", Held(7, 0)),
+        ("topic=a&heldVersion=0", Held(0, 0)),
     ],
 )
 def test_the_map_held_is_told_by_its_version(query: str, held: Held | None) -> None:
