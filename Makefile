@@ -29,8 +29,8 @@ demo: setup ## one compressed night with 500 devices, on this machine alone
 cluster: setup ## Kafka, Redis, PostgreSQL and every service on this machine, until Ctrl-C
 	@$(BIN)/stagecue cluster up
 
-test: setup-dev lint types ## every test that needs no external server
-	@$(BIN)/python -m pytest -n 2 -m "not external_service"
+test: setup-dev lint types ## every test that needs no external server, but the slow ones
+	@$(BIN)/python -m pytest -n 2 -m "not external_service and not slow"
 
 lint: setup-dev ## ruff and the import contracts
 	@$(BIN)/ruff check .
@@ -40,12 +40,12 @@ lint: setup-dev ## ruff and the import contracts
 types: setup-dev ## mypy, strict
 	@$(BIN)/mypy
 
-kills: setup-dev ## fifty more kill -9 of the producer and of the whole system, at random instants
-	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k random tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
+kills: setup-dev ## kill -9 of the whole system at every failpoint, and fifty more at random instants
+	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k "random or every_failpoint" tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
 
-integration: setup-dev $(NODE_CLIENTS)/node_modules/.installed ## tests on Kafka, Redis, PostgreSQL, a browser and Node clients, as processes of this machine
+integration: setup-dev $(NODE_CLIENTS)/node_modules/.installed ## slow tests, and tests on Kafka, Redis, PostgreSQL, a browser and Node clients, as processes of this machine
 	@$(BIN)/python -m loadtest.cluster.requirements
-	@$(BIN)/python -m pytest -m external_service
+	@$(BIN)/python -m pytest -m "external_service or slow" --deselect tests/e2e/test_kill9_whole_system.py
 
 $(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing (for Node clients): apt-get install nodejs npm" >&2; exit 2; }

@@ -179,6 +179,7 @@ SKIPS = {"producer.schedule.before_commit": 0, "producer.schedule.after_commit":
 """The schedule is stored once; everything else happens again and again, and dies in the middle."""
 
 
+@pytest.mark.slow
 async def test_death_at_every_failpoint_loses_nothing(tmp_path):
     """Before and after every commit, publication, delivery and acknowledgement."""
     await play_all([Night(tmp_path / name, failpoint=name, skip=SKIPS.get(name, 1)) for name in sorted(FAILPOINTS)])

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from device_sim.audit import audit_fleet, distinct_map_share, outbox_from_json
 from device_sim.client import now_ms
@@ -24,6 +25,7 @@ def moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
 
 
+@pytest.mark.slow
 async def test_a_short_night(tmp_path: Path) -> None:
     settings = {"PUSH_RECONNECT_WINDOW_MS": "300", "PUSH_REFETCH_WINDOW_MS": "2000", "PUSH_ACK_ONE_IN": "5"}
     async with (

@@ -63,6 +63,7 @@ async def test_a_fan_out_beside_two_peers(tmp_path: Path) -> None:
     found.tabulate(Reporter(as_json=True))
 
 
+@pytest.mark.slow
 async def test_connects_of_every_protocol_and_token(tmp_path: Path) -> None:
     before = children()
     options = ConnectOptions(devices=60, peers="floor", rounds=1)
@@ -86,6 +87,7 @@ async def test_nchan_is_measured_beside_ours() -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 async def test_devices_of_a_killed_node_come_back_and_catch_up() -> None:
     before = children()
     options = NodeKillOptions(devices=100, nodes=3, lifetime_s=5.0)
@@ -109,6 +111,7 @@ async def test_settings_of_the_caller_do_not_reach_the_node(monkeypatch: pytest.
         await measure_fanout(limited, Reporter(as_json=True))
 
 
+@pytest.mark.slow
 async def test_no_life_ends_while_a_night_is_measured() -> None:
     """Lives of seconds, all over within the run: a device sent away would count as one that missed its broadcasts."""
     short = {"PUSH_LIFETIME_MIN_S": "4", "PUSH_LIFETIME_MAX_S": "5"}  # a node looks for stages about once a second

@@ -39,7 +39,10 @@ class Sleeper(Member):
             await asyncio.sleep(0.01)
 
     def children(self) -> list[int]:
-        return [int(word) for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        try:
+            return [int(word) for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        except FileNotFoundError:
+            return []  # it has ended already
 
 
 def state(pid: int) -> str:

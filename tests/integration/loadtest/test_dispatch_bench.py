@@ -19,6 +19,7 @@ sys.exit(run_dispatch(DispatchOptions(devices=40, stages=12, events=3, span_s=4.
 """
 
 
+@pytest.mark.slow
 def test_a_small_run() -> None:
     done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, timeout=50, check=False)
     found = json.loads(done.stdout)

@@ -22,6 +22,7 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.system import EmbeddedSystem
 
 
+@pytest.mark.slow
 async def test_what_it_records_is_what_was_broadcast(tmp_path: Path) -> None:
     """Two dead addresses among three: every device ends on the living one; a drop in the middle is replayed."""
     events = EventPlan(events=3, stages=12, span_s=4.0, seed=1)

@@ -11,7 +11,7 @@ import pytest
 from coverage_world import ME, CoverageWorld, coverage_world
 from system_support import FAST, operator, rfc3339
 
-from contract.errors import Conflict
+from contract.errors import Conflict, InvalidRequest
 from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.system import EmbeddedSystem
@@ -133,7 +133,7 @@ async def test_devices_that_refetch_bring_the_share_up(tmp_path: Path) -> None:
             device=DeviceOptions(reconnect_window_ms=100, refetch_window_ms=300),
         )
         async with Fleet(options) as fleet:
-            await fleet.prefetch_all()
+            await known_to_the_dgs(fleet)
             await fleet.connect_all()
             assert await held(client) == [{"version": 1, "subscribers": 4}]
             stages.append({"key": "encore", "anchor": "manual"})
@@ -143,6 +143,18 @@ async def test_devices_that_refetch_bring_the_share_up(tmp_path: Path) -> None:
             cued = await client.post("/v1/events/night/cue", json={"stage": "encore"})
             assert cued.status_code == 200, cued.text
             await fleet.wait_caught_up({"event:night": cued.json()["broadcasts"][0]["timestamp"]}, timeout_s=20)
+
+
+async def known_to_the_dgs(fleet: Fleet) -> None:
+    """The event was just created; the schedule view has it a moment later."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await fleet.prefetch_all()
+            except InvalidRequest:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 async def held(client: httpx.AsyncClient, *, version: int = 1) -> list[dict[str, int]]:
