@@ -219,6 +219,8 @@ class GraphqlConnection(WebSocketConnection):
         if self.session is None and self.write is not discard:
             self._listener.refused("lost")
         super().connection_lost(exc)
+        # Its operations know it, too: kept, they would all wait for the collector of cycles.
+        self._stream = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
