@@ -1,4 +1,4 @@
-"""A connection that ended leaves nothing to the collector of cycles: a herd that returns would pile up until it runs."""
+"""A connection that ended leaves nothing to the collector of cycles: returning herds would pile up until it runs."""
 
 from __future__ import annotations
 
