@@ -57,12 +57,24 @@ LatestOf = Callable[[str], int | None]
 class Grant(NamedTuple):
     """What a verified token allows."""
 
-    subject: str
-    device: str
+    identity: str
+    """Subject and device, as one string: every connection keeps it, and nearly never looks at it."""
     expires_at_s: float
     """On the node's monotonic clock."""
     topics: frozenset[str] | None = None
     """None: any topic."""
+
+    @classmethod
+    def of(cls, subject: str, device: str, expires_at_s: float, topics: frozenset[str] | None = None) -> Grant:
+        return cls(f"{subject}\0{device}", expires_at_s, topics)
+
+    @property
+    def subject(self) -> str:
+        return self.identity.rpartition("\0")[0]
+
+    @property
+    def device(self) -> str:
+        return self.identity.rpartition("\0")[2]
 
 
 class SessionTerms(NamedTuple):
@@ -140,11 +152,11 @@ class Session:
         "_closed",
         "_draw",
         "_errors",
+        "_expiry_put_off_s",
         "_next_ping_s",
         "_pinged",
         "_subscribe_by_s",
         "_terms",
-        "expiry_close_s",
         "grant",
         "lifetime_end_s",
         "topics",
@@ -168,8 +180,7 @@ class Session:
         self._draw = draw
         self.lifetime_end_s = now_s + lifetime_s
         """When it is sent away because it lived long enough; may be put off."""
-        self.expiry_close_s = grant.expires_at_s + draw * terms.expiry_spread_s
-        """When it is closed because its token was not renewed; may be put off."""
+        self._expiry_put_off_s: float | None = None
         self._next_ping_s = now_s + first_ping_s
 
     def welcome(self, *, node: str, server_time_ms: int, now_s: float) -> WelcomeFrame:
@@ -289,7 +300,7 @@ class Session:
             return self.rejected(exc.code, str(exc))
         except BroadcastSystemError as exc:
             return self.rejected(exc.code, str(exc))
-        if (grant.subject, grant.device) != (self.grant.subject, self.grant.device):
+        if grant.identity != self.grant.identity:
             return self.rejected("unauthorized", "token: of another device (renew the one this connection began with)")
         self._hold(grant)
         lost = [topic for topic in sorted(self.topics) if grant.topics is not None and topic not in grant.topics]
@@ -313,7 +324,7 @@ class Session:
     def next_deadline_s(self) -> float:
         """When `on_time` must be called next, monotonic."""
         return min(
-            self._subscribe_by_s, self.lifetime_end_s, self.expiry_close_s, self._next_ping_s, self._renew_at_s()
+            self._subscribe_by_s, self.lifetime_end_s, self._expiry_close_s(), self._next_ping_s, self._renew_at_s()
         )
 
     def on_time(self, now_s: float) -> list[Action]:
@@ -326,7 +337,7 @@ class Session:
         if now_s >= self._renew_at_s():
             # Before its expiry is judged: who came back within the grace has an expired token, and is here for this.
             actions.append(RenewToken(self.grant))
-        elif now_s >= self.expiry_close_s:
+        elif now_s >= self._expiry_close_s():
             return [self._close(CloseCode.TOKEN_EXPIRED_RENEWABLE)]
         if now_s >= self._subscribe_by_s:
             return [*actions, self._close(CloseCode.NO_SUBSCRIBE)]
@@ -355,16 +366,29 @@ class Session:
     @property
     def departs_at_s(self) -> float:
         """When it is to be sent away, for whichever reason comes first."""
-        return min(self.lifetime_end_s, self.expiry_close_s)
+        return min(self.lifetime_end_s, self._expiry_close_s())
 
     @property
     def expiry_late_s(self) -> float:
         """How long after its token's end this connection is closed."""
         return self._draw * self._terms.expiry_spread_s
 
+    @property
+    def expiry_close_s(self) -> float:
+        """When it is closed because its token was not renewed; may be put off."""
+        return self._expiry_close_s()
+
+    @expiry_close_s.setter
+    def expiry_close_s(self, at_s: float) -> None:
+        self._expiry_put_off_s = at_s
+
+    def _expiry_close_s(self) -> float:
+        at_s = self._expiry_put_off_s
+        return self.grant.expires_at_s + self._draw * self._terms.expiry_spread_s if at_s is None else at_s
+
     def _hold(self, grant: Grant) -> None:
         self.grant = grant
-        self.expiry_close_s = grant.expires_at_s + self.expiry_late_s
+        self._expiry_put_off_s = None
 
     def _renew_at_s(self) -> float:
         before_s = self._terms.renew_before_s

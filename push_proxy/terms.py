@@ -65,7 +65,7 @@ class Terms:
         claims, _ = self._ring.verify_device_within(token, now_s=now_ms / 1000, grace_s=self._settings.grace_s)
         expires_at_s = self._clock.monotonic_s() + claims.exp - now_ms / 1000
         topics = claims.topics
-        return Grant(claims.sub, claims.dev, expires_at_s, None if topics is None else self._shared(topics))
+        return Grant.of(claims.sub, claims.dev, expires_at_s, None if topics is None else self._shared(topics))
 
     def _shared(self, topics: tuple[str, ...]) -> frozenset[str]:
         """One set for all devices that may follow the same topics: those of an event, or of tonight's."""

@@ -31,7 +31,7 @@ from push_proxy.graphql_stream import (
 from push_proxy.session import Close, Follow, Grant, Session, SessionTerms
 
 DOCUMENTS = Documents(stream_schema((Path(contract.__file__).parent / "broadcasts.graphql").read_text()))
-GRANT = Grant("p1", "d1", 1e9, frozenset({"t0", "t1", "t2", "t3"}))
+GRANT = Grant.of("p1", "d1", 1e9, frozenset({"t0", "t1", "t2", "t3"}))
 TERMS = SessionTerms(
     ping_s=30,
     pong_deadline_s=10,

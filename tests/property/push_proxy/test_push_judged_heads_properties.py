@@ -50,7 +50,7 @@ def judged(head: bytes) -> tuple[str, str] | None:
         tokens.append(token)
         if not token:
             raise Unauthorized("no token", field="token")
-        return Grant("p", "d", 1.0)
+        return Grant.of("p", "d", 1.0)
 
     try:
         verdict = judge_request(

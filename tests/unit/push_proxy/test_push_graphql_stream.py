@@ -39,7 +39,7 @@ from push_proxy.session import Acked, Close, Follow, Grant, HoleReported, Send, 
 
 SCHEMA = stream_schema((Path(contract.__file__).parent / "broadcasts.graphql").read_text())
 QUERY = "subscription ($t: [TopicCursor!]!) { broadcasts(topics: $t) { __typename } }"
-GRANT = Grant("p1", "d1", 1e9)
+GRANT = Grant.of("p1", "d1", 1e9)
 TERMS = SessionTerms(
     ping_s=30,
     pong_deadline_s=10,
@@ -132,7 +132,7 @@ def test_a_bad_token_is_forbidden(payload: dict[str, Any] | None) -> None:
 
 
 def test_the_token_of_the_request_is_enough_and_one_in_the_message_counts_more() -> None:
-    grant = Grant("p2", "d2", 5.0)
+    grant = Grant.of("p2", "d2", 5.0)
     assert Machine(grant).give({"type": "connection_init"}) == [Open(grant), Reply(ACK)]
     assert Machine(grant).give({"type": "connection_init", "payload": {"token": "good"}})[0] == Open(GRANT)
     assert dropped(Machine(grant).give({"type": "connection_init", "payload": {"token": "bad"}}))

@@ -13,7 +13,7 @@ from push_proxy.handshake import Accept, Page, Refuse, RefuseSoftly, Verdict, ju
 from push_proxy.request_head import parse_head
 from push_proxy.session import Grant
 
-GRANT = Grant("p", "d", 1.0)
+GRANT = Grant.of("p", "d", 1.0)
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 WS = {
     "Upgrade": "WebSocket",

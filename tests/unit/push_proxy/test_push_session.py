@@ -36,17 +36,17 @@ TERMS = SessionTerms(
     renew_before_s=0.0,
     expiry_spread_s=100.0,
 )
-GRANT = Grant("p1", "d1", 500.0)
+GRANT = Grant.of("p1", "d1", 500.0)
 
 
 def verify(token: str) -> Grant:
     if token == "other":
-        return Grant("p2", "d9", 900.0)
+        return Grant.of("p2", "d9", 900.0)
     if token == "narrow":
-        return Grant("p1", "d1", 900.0, frozenset({"event:b"}))
+        return Grant.of("p1", "d1", 900.0, frozenset({"event:b"}))
     if token != "good":
         raise Unauthorized("expired 9 s ago", field="token", rule="ask for a new one")
-    return Grant("p1", "d1", 900.0)
+    return Grant.of("p1", "d1", 900.0)
 
 
 class Book:
