@@ -185,6 +185,7 @@ async def test_death_at_every_failpoint_loses_nothing(tmp_path):
     await play_all([Night(tmp_path / name, failpoint=name, skip=SKIPS.get(name, 1)) for name in sorted(FAILPOINTS)])
 
 
+@pytest.mark.slow
 async def test_death_at_random_instants_loses_nothing(tmp_path):
     """Seeded instants over the whole event, from its creation to its last stage."""
     chance = random.Random(7)
