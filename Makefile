@@ -44,8 +44,8 @@ kills: setup-dev ## kill -9 of the whole system at every failpoint, and fifty mo
 	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k "random or every_failpoint" tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
 
 # Brokers, benchmarks and whole clusters have the machine to themselves; the others mostly wait.
-ALONE := tests/integration/kafka tests/integration/loadtest tests/e2e --deselect tests/e2e/test_kill9_whole_system.py
-SIDE_BY_SIDE := tests --ignore tests/integration/kafka --ignore tests/integration/loadtest --ignore tests/e2e
+ALONE := tests/integration/kafka tests/integration/loadtest tests/integration/stagecue/test_wrong_servers.py tests/e2e --deselect tests/e2e/test_kill9_whole_system.py
+SIDE_BY_SIDE := tests --ignore tests/integration/stagecue/test_wrong_servers.py --ignore tests/integration/kafka --ignore tests/integration/loadtest --ignore tests/e2e
 
 integration: setup-dev $(NODE_CLIENTS)/node_modules/.installed ## slow tests, and tests on Kafka, Redis, PostgreSQL, a browser and Node clients, as processes of this machine
 	@$(BIN)/python -m loadtest.cluster.requirements
