@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import msgspec
 
-from loadtest.bench.envelope import Envelope
-from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.push.arena import (
     OURS,
     VARIANTS,
@@ -28,6 +26,7 @@ from loadtest.bench.push.contender import ConnectRound, Contender, OthersMeter
 from loadtest.bench.push.cores import Cores, choose_cores, kept_on
 from loadtest.bench.push.judging import invalid_rounds, ratio_of
 from loadtest.bench.report import Reporter
+from loadtest.bench.running import run_benchmark
 
 __all__ = ["LIMITS", "ConnectFigures", "ConnectLimits", "ConnectOptions", "measure_connect", "run_connect"]
 
@@ -244,21 +243,4 @@ async def _round(contender: Contender) -> tuple[ConnectRound, float]:
 
 def run_connect(options: ConnectOptions, *, as_json: bool = False) -> int:
     """Measure, print, and return the exit code."""
-    import uvloop
-
-    reporter = Reporter(as_json=as_json)
-    envelope = Envelope(seed=None)
-    try:
-        figures = uvloop.run(measure_connect(options, reporter))
-    except CouldNotRun as exc:
-        reporter.note(f"could not run: {exc}")
-        return ExitCode.COULD_NOT_RUN
-    for because in figures.invalid_because():
-        envelope.invalid(because)
-        reporter.note(f"not valid: {because}")
-    figures.tabulate(reporter)
-    shortfalls = figures.shortfalls()
-    for line in shortfalls:
-        reporter.note(f"falls short: {line}")
-    reporter.emit(envelope.seal({**figures.keys(), "falls_short": shortfalls}))
-    return ExitCode.HELD if not shortfalls and envelope.valid else ExitCode.FELL_SHORT
+    return run_benchmark(lambda reporter: measure_connect(options, reporter), seed=None, as_json=as_json)

@@ -13,15 +13,14 @@ from typing import Any, Final
 
 import msgspec
 
-from loadtest.bench.envelope import Envelope
 from loadtest.bench.histogram import LatencyHistogram
-from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.push.arena import OURS, Arena, check_peers, make_room_for, open_arena
 from loadtest.bench.push.contender import FanOutRound, OthersMeter
 from loadtest.bench.push.cores import choose_cores, kept_on
 from loadtest.bench.push.judging import invalid_rounds, ratio_of
 from loadtest.bench.report import Reporter
 from loadtest.bench.rounds import Ratio
+from loadtest.bench.running import run_benchmark
 
 __all__ = ["LIMITS", "FanOutFigures", "FanOutLimits", "FanOutOptions", "measure_fanout", "run_fanout"]
 
@@ -210,24 +209,7 @@ async def _measure(options: FanOutOptions, reporter: Reporter, arena: Arena) -> 
 
 def run_fanout(options: FanOutOptions, *, as_json: bool = False) -> int:
     """Measure, print, and return the exit code."""
-    import uvloop
-
-    reporter = Reporter(as_json=as_json)
-    envelope = Envelope(seed=None)
-    try:
-        figures = uvloop.run(measure_fanout(options, reporter))
-    except CouldNotRun as exc:
-        reporter.note(f"could not run: {exc}")
-        return ExitCode.COULD_NOT_RUN
-    for because in figures.invalid_because():
-        envelope.invalid(because)
-        reporter.note(f"not valid: {because}")
-    figures.tabulate(reporter)
-    shortfalls = figures.shortfalls()
-    for line in shortfalls:
-        reporter.note(f"falls short: {line}")
-    reporter.emit(envelope.seal({**figures.keys(), "falls_short": shortfalls}))
-    return ExitCode.HELD if not shortfalls and envelope.valid else ExitCode.FELL_SHORT
+    return run_benchmark(lambda reporter: measure_fanout(options, reporter), seed=None, as_json=as_json)
 
 
 def _rounded(value: float | None) -> float | None:

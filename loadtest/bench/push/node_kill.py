@@ -24,10 +24,9 @@ from contract.errors import NodeUnreachable
 from device_sim.audit import OutboxBroadcast, audit_fleet
 from device_sim.client import now_ms
 from loadtest.bench.cpu import others_cpu_s
-from loadtest.bench.envelope import Envelope
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
 from loadtest.bench.fleet_process import FleetProcess
-from loadtest.bench.outcome import CouldNotRun, ExitCode
+from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.push.arena import make_room_for
 from loadtest.bench.push.chain import TOPICS, Chain
 from loadtest.bench.push.cores import choose_cores, kept_on
@@ -36,6 +35,7 @@ from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.node_kill_figures import NodeKillFigures, Published, node_kill_figures
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.report import Reporter
+from loadtest.bench.running import run_benchmark
 from loadtest.bench.validity import GeneratorLimits, GeneratorReport, others_invalid
 from loadtest.cluster.ports import reserve_ports
 
@@ -127,8 +127,8 @@ class _Nodes:
             await node.start()
 
 
-async def measure_node_kill(options: NodeKillOptions, reporter: Reporter) -> tuple[NodeKillFigures, list[str]]:
-    """The figures, and why they do not count (nothing: they do). Raises CouldNotRun; nothing is left running."""
+async def measure_node_kill(options: NodeKillOptions, reporter: Reporter) -> NodeKillFigures:
+    """Run it once. Raises CouldNotRun; nothing is left running."""
     options.check()
     cores = choose_cores()
     async with AsyncExitStack() as stack:
@@ -147,9 +147,7 @@ async def measure_node_kill(options: NodeKillOptions, reporter: Reporter) -> tup
         return await _measure(options, reporter, nodes, await stack.enter_async_context(fleet))
 
 
-async def _measure(
-    options: NodeKillOptions, reporter: Reporter, nodes: _Nodes, fleet: FleetProcess
-) -> tuple[NodeKillFigures, list[str]]:
+async def _measure(options: NodeKillOptions, reporter: Reporter, nodes: _Nodes, fleet: FleetProcess) -> NodeKillFigures:
     with reporter.progress("devices connected", options.devices) as progress:
         await fleet.connect(over_s=options.devices / 5_000)
         await fleet.subscribed(20.0 + options.devices / _CONNECTED_PER_S, progress=progress)
@@ -198,7 +196,8 @@ async def _measure(
         )
     )
     assert record.generator is not None, "it was watched"
-    return figures, [*_generator_invalid(record.generator), *others_invalid(others_cores)]
+    invalid = (*_generator_invalid(record.generator), *others_invalid(others_cores))
+    return msgspec.structs.replace(figures, invalid=invalid)
 
 
 def _generator_invalid(found: GeneratorReport) -> list[str]:
@@ -235,21 +234,4 @@ async def _in_background(broadcasting: _Broadcasting) -> AsyncIterator[None]:
 
 def run_node_kill(options: NodeKillOptions, *, as_json: bool = False) -> int:
     """Measure, print, and return the exit code."""
-    import uvloop
-
-    reporter = Reporter(as_json=as_json)
-    envelope = Envelope(seed=options.seed)
-    try:
-        figures, invalid_because = uvloop.run(measure_node_kill(options, reporter))
-    except CouldNotRun as exc:
-        reporter.note(f"could not run: {exc}")
-        return ExitCode.COULD_NOT_RUN
-    for because in invalid_because:
-        envelope.invalid(because)
-        reporter.note(f"not valid: {because}")
-    figures.tabulate(reporter)
-    shortfalls = figures.shortfalls()
-    for line in shortfalls:
-        reporter.note(f"falls short: {line}")
-    reporter.emit(envelope.seal({**figures.keys(), "falls_short": shortfalls}))
-    return ExitCode.HELD if not shortfalls and envelope.valid else ExitCode.FELL_SHORT
+    return run_benchmark(lambda reporter: measure_node_kill(options, reporter), seed=options.seed, as_json=as_json)

@@ -49,6 +49,11 @@ class NodeKillFigures(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_s: float
     broadcasts: int
     audit: FleetAudit
+    invalid: Sequence[str] = ()
+
+    def invalid_because(self) -> Sequence[str]:
+        """Why the measurement does not count; empty: it does."""
+        return self.invalid
 
     def shortfalls(self) -> list[str]:
         """What the promise is missed by; empty: it holds."""

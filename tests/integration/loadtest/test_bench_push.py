@@ -91,7 +91,7 @@ async def test_nchan_is_measured_beside_ours() -> None:
 async def test_devices_of_a_killed_node_come_back_and_catch_up() -> None:
     before = children()
     options = NodeKillOptions(devices=100, nodes=3, lifetime_s=5.0)
-    found, _ = await measure_node_kill(options, Reporter(as_json=True))
+    found = await measure_node_kill(options, Reporter(as_json=True))
     assert children() == before
     assert (found.on_node, len(found.back_s), len(found.caught_up_s)) == (100, 100, 100)
     assert (found.audit.missed, found.audit.unknown_frames, found.audit.out_of_order) == (0, 0, 0)
