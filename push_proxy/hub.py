@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from push_proxy.forms import Form
+from push_proxy.peers import Peers
 from push_proxy.ports import DevicePort
 from push_proxy.recovery import Phase, Subscription
 
@@ -14,15 +15,13 @@ __all__ = ["Hub"]
 class Hub:
     """Ports are told apart by identity: a newer connection of the same device is another one.
 
-    A subscription that is replaced or removed is ended, so that a fan-out in progress skips it. Subscriptions of a
-    topic lie in one list per form, in no order: a list is the smallest thing that can be written to in one go, and
-    each subscription knows its place in it.
+    A subscription that is replaced or removed is ended, so that a fan-out in progress skips it.
     """
 
     __slots__ = ("_by_topic", "_count")
 
     def __init__(self) -> None:
-        self._by_topic: dict[str, dict[Form, list[Subscription]]] = {}
+        self._by_topic: dict[str, dict[Form, Peers]] = {}
         self._count = 0
 
     def add(self, subscription: Subscription) -> Subscription | None:
@@ -32,9 +31,10 @@ class Hub:
         if former is not None:
             self.remove(port, topic)
         forms = self._by_topic.setdefault(topic, {})
-        peers = forms.setdefault(port.form, [])
-        subscription.place = len(peers)
-        peers.append(subscription)
+        peers = forms.get(port.form)
+        if peers is None:
+            peers = forms[port.form] = Peers()
+        peers.add(subscription)
         port.subscriptions = (*port.subscriptions, subscription)
         self._count += 1
         return former
@@ -73,7 +73,12 @@ class Hub:
         for peers in self._by_topic.get(topic, {}).values():
             yield from peers
 
-    def by_form(self, topic: str) -> Mapping[Form, list[Subscription]]:
+    def write_to(self, port: DevicePort, fd: int) -> None:
+        """From now on fan-outs write to `fd` for this port; -1: they ask the port itself."""
+        for subscription in port.subscriptions:
+            self._by_topic[subscription.topic][port.form].set_fd(subscription, fd)
+
+    def by_form(self, topic: str) -> Mapping[Form, Peers]:
         """Not to be changed, nor kept across a wait."""
         return self._by_topic.get(topic, {})
 
@@ -97,10 +102,7 @@ class Hub:
         forms = self._by_topic[subscription.topic]
         form = subscription.sink.form
         peers = forms[form]
-        last = peers.pop()
-        if last is not subscription:
-            peers[subscription.place] = last
-            last.place = subscription.place
+        peers.remove(subscription)
         if not peers:
             del forms[form]
             if not forms:

@@ -135,8 +135,6 @@ class StreamNode:
 
     def _register(self, followed: FollowedTopic, subscription: Subscription) -> None:
         former = self._hub.add(subscription)
-        if subscription.sink.congested:
-            subscription.fd = -1
         if former is not None:
             self._forget(former)
         followed.empty_since_s = None
@@ -276,13 +274,11 @@ class StreamNode:
 
     def congested(self, device: DevicePort) -> None:
         """Its socket takes no more: a fan-out asks the port itself, which holds back."""
-        for subscription in device.subscriptions:
-            subscription.fd = -1
+        self._hub.write_to(device, -1)
 
     def flowing(self, device: DevicePort) -> None:
         """Its socket takes bytes again, and nothing is held back any more."""
-        for subscription in device.subscriptions:
-            subscription.fd = device.fd
+        self._hub.write_to(device, device.fd)
 
     def written_late(self, topic: str, timestamp: int) -> None:
         """One device got it after all."""
@@ -310,7 +306,7 @@ class StreamNode:
         if not followed.put_schedule(schedule):
             return
         assert followed.prepared_schedule is not None
-        for peers in self._hub.by_form(followed.topic).values():
+        for peers in tuple(self._hub.by_form(followed.topic).values()):
             to = [s for s in peers if s.phase > 0 and s.told_revision < schedule.revision]
             for subscription in to:
                 subscription.told_revision = schedule.revision
@@ -395,22 +391,29 @@ class StreamNode:
         """Write each to the topic's subscribers; `settled_only` leaves out those who are about to be answered."""
         for broadcast in broadcasts:
             timestamp = broadcast.timestamp
-            least = Phase.LIVE if settled_only else Phase.PENDING
-            by_form = [
-                # A settled subscription has nothing to remember: most are, so the method is called for the others only.
-                [s for s in peers if s.phase is Phase.LIVE or (s.phase >= least and s.flow(timestamp))]
-                for peers in self._hub.by_form(followed.topic).values()
-            ]
             deliveries = followed.awaited.pop(timestamp, [])
             if delivery is not None:
                 delivery.begin()
                 deliveries.append(delivery)
             self._metrics.count("broadcasts")
-            subscribers = sum(map(len, by_form))
-            self._tally.begin(followed.topic, timestamp, subscribers=subscribers, now_s=self._clock.monotonic_s())
+            by_form, unsettled = self._hub.by_form(followed.topic), followed.topic in self._unsettled
             frame, written = followed.live_frame(broadcast), _Written(self, broadcast, deliveries, len(by_form))
-            for to in by_form or ([],):
-                self._fanout.broadcast(frame, to, written)
+            if not unsettled:
+                self._begin_count(followed, timestamp, sum(map(len, by_form.values())))
+                for form, peers in tuple(by_form.items()):  # whoever is too slow leaves while it is written to
+                    self._fanout.to_all(frame, peers, form, written)
+            else:
+                # Somebody waits for an answer, and remembers what it was sent meanwhile.
+                least = Phase.LIVE if settled_only else Phase.PENDING
+                some = [[s for s in peers if s.phase >= least and s.flow(timestamp)] for peers in by_form.values()]
+                self._begin_count(followed, timestamp, sum(map(len, some)))
+                for to in some:
+                    self._fanout.broadcast(frame, to, written)
+            if not by_form:
+                written(0, 0)
+
+    def _begin_count(self, followed: FollowedTopic, timestamp: int, subscribers: int) -> None:
+        self._tally.begin(followed.topic, timestamp, subscribers=subscribers, now_s=self._clock.monotonic_s())
 
     def written(self, broadcast: Broadcast, deliveries: Sequence[Delivery], count: int, nbytes: int) -> None:
         """A broadcast's fan-out is done."""

@@ -66,7 +66,7 @@ class Subscription:
     Two of them belong to nearly every device of a node, at rest: no field is kept that is not needed then.
     """
 
-    __slots__ = ("fd", "held_version", "phase", "place", "sink", "told_revision", "topic", "waiting")
+    __slots__ = ("held_version", "phase", "place", "sink", "told_revision", "topic", "waiting")
 
     def __init__(
         self,
@@ -79,8 +79,6 @@ class Subscription:
     ) -> None:
         """`waiting` None: its answer is known and about to be written."""
         self.sink = sink
-        self.fd = sink.fd
-        """The sink's own, -1 while it is congested: a fan-out then touches nothing but this object."""
         self.topic = topic
         self.phase = Phase.LIVE if waiting is None else Phase.WAITING
         self.waiting = waiting
@@ -89,7 +87,7 @@ class Subscription:
         self.held_version = held_version
         """Of the stage map this device holds; 0: none (R7)."""
         self.place = 0
-        """In the hub's list of its topic and form."""
+        """In the row of its topic and form (`peers`)."""
 
     def end(self) -> None:
         self.phase = Phase.DEAD

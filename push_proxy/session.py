@@ -149,16 +149,17 @@ class Session:
 
     __slots__ = (
         "_awaiting_pong",
+        "_calm_until_s",
         "_closed",
         "_draw",
         "_errors",
         "_expiry_put_off_s",
+        "_lifetime_end_s",
         "_next_ping_s",
         "_pinged",
         "_subscribe_by_s",
         "_terms",
         "grant",
-        "lifetime_end_s",
         "topics",
     )
 
@@ -178,10 +179,11 @@ class Session:
         self._pinged = False
         self._subscribe_by_s = now_s + terms.subscribe_deadline_s
         self._draw = draw
-        self.lifetime_end_s = now_s + lifetime_s
-        """When it is sent away because it lived long enough; may be put off."""
+        self._lifetime_end_s = now_s + lifetime_s
         self._expiry_put_off_s: float | None = None
         self._next_ping_s = now_s + first_ping_s
+        self._calm_until_s = self._calm_until()
+        """Until then it is neither sent away nor is its token renewed: known beforehand, and asked at every ping."""
 
     def welcome(self, *, node: str, server_time_ms: int, now_s: float) -> WelcomeFrame:
         """The first frame of every session."""
@@ -189,7 +191,7 @@ class Session:
         return WelcomeFrame(
             node=node,
             server_time=server_time_ms,
-            lifetime_s=round(self.lifetime_end_s - now_s, 3),
+            lifetime_s=round(self._lifetime_end_s - now_s, 3),
             ping_s=terms.ping_s,
             reconnect_window_ms=terms.reconnect_window_ms,
             refetch_window_ms=terms.refetch_window_ms,
@@ -323,15 +325,13 @@ class Session:
 
     def next_deadline_s(self) -> float:
         """When `on_time` must be called next, monotonic."""
-        return min(
-            self._subscribe_by_s, self.lifetime_end_s, self._expiry_close_s(), self._next_ping_s, self._renew_at_s()
-        )
+        return min(self._subscribe_by_s, self._calm_until_s, self._next_ping_s)
 
     def on_time(self, now_s: float) -> list[Action]:
         """Deadlines that passed; harmless when called early."""
         if self._closed:
             return []
-        if now_s >= self.lifetime_end_s:
+        if now_s >= self._lifetime_end_s:
             return [self._close(CloseCode.LIFETIME, "lifetime")]
         actions: list[Action] = []
         if now_s >= self._renew_at_s():
@@ -344,10 +344,22 @@ class Session:
         if now_s >= self._next_ping_s:
             if self._awaiting_pong:
                 return [*actions, self._close(CloseCode.PONG_TIMEOUT)]
-            self._awaiting_pong = self._pinged = True
-            self._next_ping_s = now_s + self._terms.pong_deadline_s
+            self._pinged_at(now_s)
             actions.append(Ping())
         return actions
+
+    def only_ping_due(self, now_s: float) -> bool:
+        """Whether a ping is all that is due, as nearly always; then it counts as sent, and nothing else is to do."""
+        if self._closed or self._awaiting_pong or now_s < self._next_ping_s:
+            return False
+        if now_s >= self._calm_until_s or now_s >= self._subscribe_by_s:
+            return False
+        self._pinged_at(now_s)
+        return True
+
+    def _pinged_at(self, now_s: float) -> None:
+        self._awaiting_pong = self._pinged = True
+        self._next_ping_s = now_s + self._terms.pong_deadline_s
 
     def pong(self, now_s: float) -> None:
         """The answer to our ping: the next one is a full interval away. One nobody asked for puts nothing off.
@@ -366,7 +378,17 @@ class Session:
     @property
     def departs_at_s(self) -> float:
         """When it is to be sent away, for whichever reason comes first."""
-        return min(self.lifetime_end_s, self._expiry_close_s())
+        return min(self._lifetime_end_s, self._expiry_close_s())
+
+    @property
+    def lifetime_end_s(self) -> float:
+        """When it is sent away because it lived long enough; may be put off."""
+        return self._lifetime_end_s
+
+    @lifetime_end_s.setter
+    def lifetime_end_s(self, at_s: float) -> None:
+        self._lifetime_end_s = at_s
+        self._calm_until_s = self._calm_until()
 
     @property
     def expiry_late_s(self) -> float:
@@ -381,6 +403,7 @@ class Session:
     @expiry_close_s.setter
     def expiry_close_s(self, at_s: float) -> None:
         self._expiry_put_off_s = at_s
+        self._calm_until_s = self._calm_until()
 
     def _expiry_close_s(self) -> float:
         at_s = self._expiry_put_off_s
@@ -389,6 +412,10 @@ class Session:
     def _hold(self, grant: Grant) -> None:
         self.grant = grant
         self._expiry_put_off_s = None
+        self._calm_until_s = self._calm_until()
+
+    def _calm_until(self) -> float:
+        return min(self._lifetime_end_s, self._expiry_close_s(), self._renew_at_s())
 
     def _renew_at_s(self) -> float:
         before_s = self._terms.renew_before_s

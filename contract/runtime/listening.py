@@ -11,13 +11,21 @@ import ctypes
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-__all__ = ["GRACE_S", "TLS_WITHIN_S", "close_listener", "is_shared", "refuse_new_connections"]
+__all__ = [
+    "GRACE_S",
+    "TLS_WITHIN_S",
+    "HandOver",
+    "close_listener",
+    "is_shared",
+    "refuse_new_connections",
+    "to_the_loop",
+]
 
 GRACE_S: Final = 0.5
 """A handshake begun before new ones were refused is over by then: a slow network's round trip."""
@@ -63,17 +71,22 @@ def refuse_new_connections(sock: socket.socket) -> bool:
     return True
 
 
-async def close_listener(
-    server: asyncio.AbstractServer,
-    sock: socket.socket,
-    protocol: Callable[[], asyncio.BaseProtocol],
-    *,
-    tls: ssl.SSLContext | None = None,
-    grace_s: float = GRACE_S,
-) -> int:
-    """Close `server`, which serves the listener `sock` with `protocol`, over `tls` if given.
+class Closable(Protocol):
+    """What listens on a socket: an asyncio.Server, or a table's ServedListener."""
 
-    Every connection made till then is served, but for those that do not finish a TLS handshake in TLS_WITHIN_S.
+    def close(self) -> None: ...
+
+
+HandOver = Callable[[socket.socket], Awaitable[None]]
+"""Serve one accepted connection from now on; returns when that is arranged. Closes it if it cannot be."""
+
+
+async def close_listener(
+    server: Closable, sock: socket.socket, hand_over: HandOver, *, grace_s: float = GRACE_S
+) -> int:
+    """Close `server`, which serves the listener `sock`; what it had not accepted yet is handed over.
+
+    Every connection made till then is served, but for those that take longer than TLS_WITHIN_S to be handed over.
 
     Returns how many were still waiting. A port nobody else listens on is closed at once. On a shared one this takes
     `grace_s`, unless the kernel hands waiting connections to the others (`net.ipv4.tcp_migrate_req`). Cancelled, it
@@ -85,15 +98,29 @@ async def close_listener(
         if is_shared(own) and not _kernel_migrates() and refuse_new_connections(own):
             await asyncio.sleep(grace_s)
         server.close()
-        return await _accept_all(own, protocol, tls)
+        return await _accept_all(own, hand_over)
     finally:
         server.close()
         own.close()
 
 
-async def _accept_all(
-    own: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None
-) -> int:
+def to_the_loop(protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None) -> HandOver:
+    """Have the event loop serve what waited, over `tls` if given."""
+
+    async def hand_over(connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=tls)
+        except OSError:  # it left meanwhile, or spoke no TLS
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
+
+    return hand_over
+
+
+async def _accept_all(own: socket.socket, hand_over: HandOver) -> int:
     waiting: list[socket.socket] = []
     while len(waiting) < _MOST_WAITING:
         try:
@@ -108,23 +135,10 @@ async def _accept_all(
     own.close()
     try:
         async with asyncio.timeout(TLS_WITHIN_S):
-            await asyncio.gather(*(_hand_over(connection, protocol, tls) for connection in waiting))
+            await asyncio.gather(*(hand_over(connection) for connection in waiting))
     except TimeoutError:
         _log.info("tls_handshakes_cut_off", after_s=TLS_WITHIN_S)
     return len(waiting)
-
-
-async def _hand_over(
-    connection: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None
-) -> None:
-    connection.setblocking(False)
-    try:
-        await asyncio.get_running_loop().connect_accepted_socket(protocol, connection, ssl=tls)
-    except OSError:  # it left meanwhile, or spoke no TLS
-        connection.close()
-    except BaseException:
-        connection.close()
-        raise
 
 
 def _kernel_migrates() -> bool:

@@ -208,8 +208,11 @@ class Connection(asyncio.Protocol):
         if self._backlog is not None and now_s >= self._backlog.since_s + listener.settings.slow_consumer_s:
             self._slow()
             return
-        listener.terms.put_off(session, now_s)
-        self.carry_out(session.on_time(now_s))
+        if session.only_ping_due(now_s):
+            self.ping()
+        else:
+            listener.terms.put_off(session, now_s)
+            self.carry_out(session.on_time(now_s))
         listener.schedule(self)
 
     def send_away(self, code: CloseCode, why: str) -> None:

@@ -16,9 +16,10 @@ import structlog
 from contract.clock import Clock
 from contract.close_codes import CloseCode
 from contract.frames import GoawayFrame
-from contract.runtime.listening import close_listener
+from contract.runtime.listening import HandOver, close_listener, to_the_loop
 from contract.runtime.log_limit import KindLimit
 from contract.runtime.runner import Readiness
+from contract.runtime.socket_table import AVAILABLE, ServedListener, SocketTable
 from push_proxy.adapters.connection import Connection
 from push_proxy.adapters.graphql_connection import stream_documents
 from push_proxy.adapters.head_reader import HeadReader
@@ -85,8 +86,6 @@ class DeviceListener:
         self._readiness = readiness
         self._sock = sock
         self._tls = tls
-        self.writes_directly = tls is None
-        """Whether a connection may write to its socket itself: bytes on the wire are what it wrote."""
         self._siblings = siblings
         self._status = status
         self._isolated = isolated
@@ -95,7 +94,8 @@ class DeviceListener:
         limits = settings.admission_limits(_file_limit())
         self._capacity = limits.capacity.sessions
         self._admission = Admission(limits)
-        self._server: asyncio.Server | None = None
+        self._table: SocketTable | None = None
+        self._server: asyncio.Server | ServedListener | None = None
         self._others: dict[HeadReader | Connection, None] = {}
         """Without a session: in their handshake, or closing."""
         self._sessions: dict[Connection, None] = {}
@@ -117,17 +117,36 @@ class DeviceListener:
         return len(self._sessions)
 
     async def start(self) -> None:
+        """Accept from now on: plain bytes by a table of our own; TLS, and elsewhere than on Linux, by the loop."""
         loop = asyncio.get_running_loop()
         settings, secret = self.settings, self._tls is not None
-        self._server = await loop.create_server(
-            lambda: HeadReader(self),
-            sock=self._sock,
-            backlog=settings.backlog,
-            ssl=self._tls,
-            ssl_handshake_timeout=settings.handshake_timeout_s if secret else None,
-            ssl_shutdown_timeout=settings.close_timeout_s if secret else None,
-        )
+        if AVAILABLE and not secret:
+            self._table = SocketTable(loop)
+            self._server = self._table.serve(self._sock, self._reader)
+        else:
+            self._server = await loop.create_server(
+                self._reader,
+                sock=self._sock,
+                backlog=settings.backlog,
+                ssl=self._tls,
+                ssl_handshake_timeout=settings.handshake_timeout_s if secret else None,
+                ssl_shutdown_timeout=settings.close_timeout_s if secret else None,
+            )
         self._readiness.hold("push.listener")
+
+    def _reader(self, host: str | None = None) -> HeadReader:
+        return HeadReader(self, host)
+
+    def _hand_over(self) -> HandOver:
+        """For connections nobody accepted before the listener closed."""
+        table = self._table
+        if table is None:
+            return to_the_loop(self._reader, self._tls)
+
+        async def take(connection: socket.socket) -> None:
+            table.take(connection, self._reader)
+
+        return take
 
     # Time.
 
@@ -173,7 +192,7 @@ class DeviceListener:
             await asyncio.sleep(self._put_off_s())
             self._admission.draining = True
             if self._server is not None:
-                await close_listener(self._server, self._sock, lambda: HeadReader(self), tls=self._tls)
+                await close_listener(self._server, self._sock, self._hand_over())
             await self._send_all_away()
             loop = asyncio.get_running_loop()
             deadline_s = loop.time() + self.settings.close_timeout_s
@@ -184,6 +203,8 @@ class DeviceListener:
                 self._server.close()
             for connection in (*self._sessions, *self._others):
                 connection.abort()
+            if self._table is not None:
+                self._table.close()
 
     def _put_off_s(self) -> float:
         """How long the drain waits for a due stage to have passed: devices must not be away just then."""
@@ -272,14 +293,14 @@ class DeviceListener:
         """It has its answer; what is left is for the client to close."""
         self._wheel.set(reader, self.clock.monotonic_s() + min(LINGER_S, self.settings.close_timeout_s))
 
-    def replaced(self, reader: HeadReader, connection: Connection) -> None:
-        """The request was answered: from now on `connection` has the socket."""
+    def replaced(self, reader: HeadReader) -> None:
+        """The request was answered: from now on a connection has the socket, and says itself what it waits for."""
         self._others.pop(reader, None)
         self._wheel.cancel(reader)
-        self._others[connection] = None
 
     def waits_for_token(self, connection: Connection) -> None:
         """The stream is open, but not yet anybody's."""
+        self._others[connection] = None
         self._wheel.set(connection, self.clock.monotonic_s() + self.settings.authentication_deadline_s)
 
     def open_session(self, connection: Connection, grant: Grant, now_s: float) -> Session:
@@ -319,6 +340,10 @@ class DeviceListener:
                 self.metrics.count("closed_silent")
             for port in connection.ports():
                 self.node.dropped(port)
+        self.parting(connection)
+
+    def parting(self, connection: Connection) -> None:
+        """It has its goodbye: whether it answers or not, it is gone before long."""
         self._others[connection] = None
         self._wheel.set(connection, self.clock.monotonic_s() + self.settings.close_timeout_s)
 

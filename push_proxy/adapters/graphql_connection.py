@@ -151,6 +151,8 @@ class GraphqlConnection(WebSocketConnection):
                     listener.schedule(self)
             elif isinstance(action, Open):
                 self.session = listener.open_session(self, action.grant, asking.now_s)
+                if self._transport is not None and self._transport.get_write_buffer_size():
+                    self.pause_writing()  # what was said so far waits: that was told to nobody
             else:
                 self._drop(action)
 

@@ -51,10 +51,12 @@ _KINDS: Final[Mapping[StreamProtocol, Callable[[DeviceListener, asyncio.Transpor
 class HeadReader(asyncio.Protocol):
     """One per connection that has not said yet what it wants. The listener's deadline ends those who never do."""
 
-    __slots__ = ("_answered", "_buffer", "_cut", "_listener", "_source", "_transport", "_unread", "due_bucket")
+    __slots__ = ("_answered", "_buffer", "_cut", "_host", "_listener", "_source", "_transport", "_unread", "due_bucket")
 
-    def __init__(self, listener: DeviceListener) -> None:
+    def __init__(self, listener: DeviceListener, host: str | None = None) -> None:
+        """`host`: the peer's address; None: the transport knows it."""
         self._listener = listener
+        self._host = host
         self._transport: asyncio.Transport | None = None
         self._buffer: HeadBuffer | None = None
         self._cut: CutHead | None = None
@@ -66,8 +68,11 @@ class HeadReader(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self._source = self._listener.opened(self, peer[0] if peer else "")
+        host = self._host
+        if host is None:
+            peer = transport.get_extra_info("peername")
+            host = peer[0] if peer else ""
+        self._source = self._listener.opened(self, host)
         if self._source is None:
             self._transport.abort()
 
@@ -158,6 +163,7 @@ class HeadReader(asyncio.Protocol):
             connection = self._switch(request, verdict)
             goaway = listener.goaway(verdict.why) if verdict.why is not None else None
             connection.refuse(verdict.code, goaway, _opening(request, verdict.protocol))
+            listener.parting(connection)
         else:
             self._refuse(verdict)
 
@@ -177,7 +183,7 @@ class HeadReader(asyncio.Protocol):
     def _hand_over(self, transport: asyncio.Transport, connection: Connection) -> None:
         transport.set_protocol(connection)
         self._transport = None
-        self._listener.replaced(self, connection)
+        self._listener.replaced(self)
 
     def _refuse(self, refusal: Refuse) -> None:
         self._listener.refused(refusal.outcome)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode
 from contract.frames import UNKNOWN_TOPIC, GoawayFrame, SubscribeFrame, encode_frame
+from contract.runtime.socket_table import SocketTransport
 from push_proxy.adapters.connection import Connection, discard
 from push_proxy.forms import PreparedFrame
 from push_proxy.session import Grant
@@ -86,14 +87,15 @@ class SseConnection(Connection):
             self.close(CloseCode.FORBIDDEN)  # said why; what can be known beforehand was refused before
 
     def _notice_silence(self, transport: asyncio.Transport) -> None:
-        sock: socket.socket | None = transport.get_extra_info("socket")
+        if not hasattr(socket, "TCP_USER_TIMEOUT"):
+            return  # not Linux: the kernel's own patience counts
         settings = self._listener.settings
-        if sock is not None and hasattr(
-            socket, "TCP_USER_TIMEOUT"
-        ):  # Linux; elsewhere the kernel's own patience counts
-            timeout_ms = int(1000 * (settings.ping_s + settings.pong_deadline_s))
-            with contextlib.suppress(OSError):  # gone already: connection_lost follows
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * (settings.ping_s + settings.pong_deadline_s)))
+        with contextlib.suppress(OSError):  # gone already: connection_lost follows
+            if isinstance(transport, SocketTransport):
+                transport.set_option(*option)
+            else:
+                transport.get_extra_info("socket").setsockopt(*option)
 
     # What the protocol adds to a connection.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from contract.close_codes import CloseCode
 from contract.frames import MAX_CLIENT_FRAME_BYTES, ErrorFrame
+from contract.runtime.socket_table import SocketTransport
 from push_proxy.adapters.connection import discard
 from push_proxy.adapters.websocket_connection import WebSocketConnection
 from push_proxy.forms import v1_form
@@ -23,8 +24,8 @@ class StreamConnection(WebSocketConnection):
     """Writes to its socket itself, without the transport in between, as long as the kernel takes every byte at once.
 
     What the kernel does not take spills into the transport; from then on everything goes through it, in order, and the
-    connection counts as congested until the transport has no byte left. The descriptor is the transport's: loops close
-    it only after `connection_lost`, and from there on nothing is written. With TLS the transport writes, always.
+    connection counts as congested until the transport has no byte left. The descriptor is the transport's, which closes
+    it only after `connection_lost`: from there on nothing is written. With TLS the loop's own transport writes, always.
     """
 
     __slots__ = ()
@@ -32,8 +33,8 @@ class StreamConnection(WebSocketConnection):
 
     def __init__(self, listener: DeviceListener, transport: asyncio.Transport, source: Source) -> None:
         super().__init__(listener, transport, source, v1_form)
-        if listener.writes_directly:
-            self.fd = transport.get_extra_info("socket").fileno()
+        if isinstance(transport, SocketTransport):
+            self.fd = transport.fd
             self.write = self._write_now
 
     def text(self, data: bytes) -> None:
@@ -91,8 +92,8 @@ class StreamConnection(WebSocketConnection):
             return
         self.write = transport.write
         transport.write(rest)
-        # Tells at once that writing is to pause, and, once the last byte has left, that it may go on.
-        transport.set_write_buffer_limits(high=0)
+        if not self.congested and self.write is not discard:
+            self.write = self._write_now  # there was room again
 
     def resume_writing(self) -> None:
         if self.fd >= 0 and self.write is not discard:

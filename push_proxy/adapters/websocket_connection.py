@@ -34,6 +34,10 @@ __all__ = ["FRAMES_PER_LOOK", "WebSocketConnection"]
 FRAMES_PER_LOOK: Final = 256
 """Frames a device may send between two looks of the timer, `ping_s` apart at most: four per topic it may follow."""
 
+_EMPTY_PONG: Final = bytes((0x8A, 0x80))
+"""How the answer to our pings, which carry nothing, begins; a mask of four bytes follows."""
+_EMPTY_PONG_BYTES: Final = 6
+
 
 class WebSocketConnection(Connection):
     """Everything of RFC 6455 but the handshake; a subclass reads the messages.
@@ -78,6 +82,10 @@ class WebSocketConnection(Connection):
                 if self.write is not discard:  # closing: whatever still arrives must not subscribe again
                     self.text(text)
                 return
+            if len(data) == _EMPTY_PONG_BYTES and data.startswith(_EMPTY_PONG) and self._frames_left:
+                self._frames_left -= 1
+                self._ponged()
+                return
             codec = self._codec = WebSocketCodec(MAX_CLIENT_FRAME_BYTES, max_frames=self._frames_left)
         allowed = codec.allowed_frames
         for event in codec.feed(data):
@@ -103,9 +111,7 @@ class WebSocketConnection(Connection):
 
     def _rare(self, event: Event) -> None:
         if isinstance(event, Pong):
-            if self.session is not None:
-                self.session.pong(self._listener.clock.monotonic_s())
-                self._listener.schedule(self)
+            self._ponged()
         elif isinstance(event, Ping):
             self._answer_ping(event.data)
         elif isinstance(event, Binary):
@@ -114,6 +120,11 @@ class WebSocketConnection(Connection):
             self._closed_by_peer(event)
         elif isinstance(event, Failed):
             self.failed(event.code, event.reason)
+
+    def _ponged(self) -> None:
+        if self.session is not None:
+            self.session.pong(self._listener.clock.monotonic_s())
+            self._listener.schedule(self)
 
     def _answer_ping(self, data: bytes) -> None:
         """A pong, unless it could not leave: a flood of pings from one who does not read must not fill our memory."""

@@ -139,6 +139,18 @@ async def test_an_origin_that_is_none_of_ours(world: World, origin: bytes) -> No
     assert (await raw.answer()).status == 403
 
 
+@pytest.mark.parametrize("world", [{"close_timeout_s": 0.2}], indirect=True)
+@pytest.mark.parametrize("subprotocol", [b"stagecue.v1", b"graphql-transport-ws"])
+async def test_one_refused_in_its_own_form_that_never_closes(world: World, subprotocol: bytes) -> None:
+    """It read its goodbye and stays: a socket nobody has a use for is not kept."""
+    raw = await Raw.connect(world)
+    asked = head(world, token=b"bad", without=[b"Sec-WebSocket-Protocol"], more=[(b"Origin", b"https://tv")])
+    await raw.say(asked[:-2] + b"Sec-WebSocket-Protocol: " + subprotocol + b"\r\n\r\n")
+    await raw.upgraded()
+    assert (await raw.closed())[0] in (4403, 4500)
+    await raw.rest()
+
+
 async def test_a_head_split_at_every_byte(world: World) -> None:
     """Two pieces, wherever the cut lies: the handshake succeeds as if it had come in one."""
     async with asyncio.timeout(3 * PATIENCE_S):

@@ -76,7 +76,7 @@ def test_closing_one_of_two_listeners_resets_nobody(
                 server = await loop.create_server(Echo, sock=sock)
                 await asyncio.sleep(0.05)
                 time.sleep(0.03)  # noqa: ASYNC251 - the loop is busy: connections queue
-                await listening.close_listener(server, sock, Echo, grace_s=0.1)
+                await listening.close_listener(server, sock, listening.to_the_loop(Echo), grace_s=0.1)
         stays.close()
         assert set(became) == {"answered"}, became
         assert became["answered"] > 50
@@ -96,7 +96,9 @@ def test_whoever_waits_at_the_only_listener_is_served_and_the_next_is_refused_at
         port = sock.getsockname()[1]
         server = await loop.create_server(Echo, sock=sock)
         waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(20)]
-        assert await listening.close_listener(server, sock, Echo) == 20, "none was accepted before: the loop was busy"
+        assert await listening.close_listener(server, sock, listening.to_the_loop(Echo)) == 20, (
+            "none was accepted before: the loop was busy"
+        )
         for connection in waiting:
             connection.sendall(b"x")
         for connection in waiting:
@@ -134,7 +136,7 @@ def test_a_cancelled_close_closes() -> None:
         sock = listen_on("127.0.0.1", 0, shared=True)
         port = sock.getsockname()[1]
         server = await loop.create_server(Echo, sock=sock)
-        closing = asyncio.create_task(listening.close_listener(server, sock, Echo, grace_s=60))
+        closing = asyncio.create_task(listening.close_listener(server, sock, listening.to_the_loop(Echo), grace_s=60))
         await asyncio.sleep(0.05)
         closing.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -68,7 +68,8 @@ class HubMachine(RuleBasedStateMachine):
             assert {id(s) for s in self.hub.unanswered(topic)} == expected
             for form, peers in self.hub.by_form(topic).items():
                 assert peers, "a form without a subscriber is forgotten"
-                assert all(s.sink.form is form and peers[s.place] is s for s in peers)
+                assert all(s.sink.form is form and peers.at(s.place) is s for s in peers)
+                assert all(peers.fds[s.place] == s.sink.fd for s in peers)
         for number, port in enumerate(self.ports):
             assert {s.topic for s in port.subscriptions} == {t for p, t in self.model if p == number}
         assert set(self.hub.topics()) == {t for _, t in self.model}

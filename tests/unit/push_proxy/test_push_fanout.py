@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from contract.frames import ErrorFrame, ServerFrame, decode_server_frame
 from push_proxy.fanout import FanOut
 from push_proxy.forms import MAX_FORMS, PreparedFrame, v1_form
+from push_proxy.peers import Peers
 from push_proxy.recovery import Subscription
 from tests.support.fake_port import FakePort
 
@@ -20,6 +21,13 @@ ONE, TWO = ErrorFrame(code="one", message=""), ErrorFrame(code="two", message=""
 
 def live(log: list[tuple[int, bytes]], count: int, *, broken: int = -1) -> list[Subscription]:
     return [Subscription(FakePort(number, log, breaks=number == broken), "t", waiting=None) for number in range(count)]
+
+
+def row(*subscriptions: Subscription) -> Peers:
+    peers = Peers()
+    for subscription in subscriptions:
+        peers.add(subscription)
+    return peers
 
 
 def ignore(count: int, nbytes: int) -> None:
@@ -115,11 +123,11 @@ async def test_what_a_socket_does_not_take_spills_into_its_port() -> None:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         port = FakePort(0)
         port.fd = ours.fileno()
-        to = [Subscription(port, "t", waiting=None)]
+        to = row(Subscription(port, "t", waiting=None))
         fanout, frame = FanOut(), PreparedFrame(ErrorFrame(code="x", message="m" * 3000))
         rounds = 0
         while not port.spilled:
-            fanout.broadcast(frame, to, ignore)
+            fanout.to_all(frame, to, v1_form, ignore)
             rounds += 1
             assert rounds < 1000
         theirs.settimeout(1)
@@ -140,10 +148,62 @@ async def test_a_socket_that_is_gone_is_not_counted() -> None:
     done: list[int] = []
     port = FakePort(9)
     port.fd = ours.fileno()
-    to = [Subscription(port, "t", waiting=None), *live(log, 2)]
-    FanOut().broadcast(PreparedFrame(ONE), to, lambda count, nbytes: done.append(count))
+    gone = Subscription(port, "t", waiting=None)
+    for to in (row(gone, *live(log, 2)), row(gone)):
+        FanOut().to_all(PreparedFrame(ONE), to, v1_form, lambda count, nbytes: done.append(count))
     ours.close()
-    assert ([number for number, _ in log], done) == ([0, 1], [2])
+    assert ([number for number, _ in log], done) == ([0, 1], [2, 0])
+
+
+@pytest.mark.parametrize("beside", [0, 1], ids=["sockets alone", "beside a port that is asked"])
+async def test_a_row_of_sockets_gets_each_frame_once_whoever_leaves_or_comes(beside: int) -> None:
+    """Leaving in the middle of a fan-out leaves a hole and moves nobody; who comes then gets the next frame only."""
+    pairs = [socket.socketpair() for _ in range(7)]
+    log: list[tuple[int, bytes]] = []
+    done: list[int] = []
+    ports = [FakePort(number) for number in range(7)]
+    for port, (ours, _) in zip(ports, pairs, strict=True):
+        ours.setblocking(False)
+        port.fd = ours.fileno()
+    subscriptions = [Subscription(port, "t", waiting=None) for port in ports]
+    peers = row(*live(log, beside), *subscriptions[:6])
+    fanout = FanOut(slice_size=3)
+    fanout.to_all(PreparedFrame(ONE), peers, v1_form, lambda count, nbytes: done.append(count))
+    peers.remove(subscriptions[0])  # had it
+    peers.remove(subscriptions[4])  # has it not
+    peers.add(subscriptions[6])  # comes too late for it
+    fanout.to_all(PreparedFrame(TWO), peers, v1_form, lambda count, nbytes: done.append(count))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert done == [5 + beside, 5 + beside]
+    assert [place for place in range(len(peers.fds)) if peers.at(place) is None] == [], "holes are closed at the end"
+    assert [len(log), len(peers)] == [2 * beside, 5 + beside]
+    one, two = v1_form(ONE), v1_form(TWO)
+    expected = [one, one + two, one + two, one + two, b"", one + two, two]
+    got = []
+    for ours, theirs in pairs:
+        ours.close()
+        got.append(theirs.recv(65_536))
+        theirs.close()
+    assert got == expected
+
+
+async def test_a_socket_that_takes_no_more_is_asked_from_then_on() -> None:
+    """Congested, its port holds back what comes; flowing again, its socket is written to."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        port = FakePort(0)
+        port.fd = ours.fileno()
+        subscription = Subscription(port, "t", waiting=None)
+        peers, fanout = row(subscription), FanOut()
+        port.congested = True
+        peers.set_fd(subscription, -1)
+        fanout.to_all(PreparedFrame(ONE), peers, v1_form, ignore)
+        port.congested = False
+        peers.set_fd(subscription, port.fd)
+        fanout.to_all(PreparedFrame(TWO), peers, v1_form, ignore)
+        assert (port.held_back, theirs.recv(65_536)) == ([ONE], v1_form(TWO))
 
 
 async def test_failure_of_one_is_its_own() -> None:
