@@ -9,7 +9,8 @@
  *
  *     connect TIMEOUT_MS REQUESTS FRAME    REQUESTS: a file of requests, one per device, each after its size
  *                                          (u32, little-endian); FRAME: a file sent as it is after the answer, or -
- *         {"ready":N,"refused":N,"failed":N,"lost":N,"wall_us":N,"error":"..."}
+ *         {"ready":N,"refused":N,"failed":N,"lost":N,"wall_us":N,"idle_us":N,"error":"..."}
+ *                                          idle: of the wall time, what passed in looking for work in vain
  *     expect TIMEOUT_MS PROBING MARKER     answers {"armed":true}, and once every ready device received a text message
  *                                          with MARKER, or at the end of the time,
  *         {"received":N,"repeated":N,"bytes":N,"at_ns":N,"probes":N,"probe_us_max":N,"probe_us_p50":N,
@@ -19,7 +20,8 @@
  *     status  {"open":N,"ready":N,"lost":N,"errors":N,"closed_by":N,"error":"..."}
  *     close   cuts every connection off with a reset: {"closed":N}
  *
- * Pings are answered whenever they come. It ends with its input.
+ * Pings are answered whenever they come. It ends with its input. While it connects or probes it does not sleep: to wake
+ * it would be a cost of the server's, for each of its writes, that no server behind a network has.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -71,7 +73,7 @@ static size_t frame_size;
 
 /* A `connect` under way: next device to open, those opened and not yet ready. */
 static int connecting, next_device, under_way;
-static int64_t connect_began_ns, connect_until_ns;
+static int64_t connect_began_ns, connect_until_ns, connect_idle_ns;
 static int open_count, ready_count, refused, failed, lost, errors, closed_by;
 static char first_error[256];
 
@@ -385,6 +387,7 @@ static void begin_connect(char *arguments) {
     next_device = under_way = refused = failed = lost = errors = closed_by = 0;
     first_error[0] = 0;
     connect_began_ns = now_ns();
+    connect_idle_ns = 0;
     connect_until_ns = connect_began_ns + atoll(timeout) * 1000000;
 }
 
@@ -393,8 +396,9 @@ static void go_on_connecting(void) {
     int done = next_device == total && under_way == 0;
     if (!done && now_ns() < connect_until_ns) return;
     connecting = 0;
-    printf("{\"ready\":%d,\"refused\":%d,\"failed\":%d,\"lost\":%d,\"wall_us\":%lld,\"error\":", ready_count, refused,
-           failed, lost, (long long)((now_ns() - connect_began_ns) / 1000));
+    printf("{\"ready\":%d,\"refused\":%d,\"failed\":%d,\"lost\":%d,\"wall_us\":%lld,\"idle_us\":%lld,\"error\":",
+           ready_count, refused, failed, lost, (long long)((now_ns() - connect_began_ns) / 1000),
+           (long long)(connect_idle_ns / 1000));
     print_json_text(first_error, strlen(first_error), 200);
     puts("}");
     fflush(stdout);
@@ -499,8 +503,8 @@ static void set_up(int argc, char **argv) {
 }
 
 static int wait_ms(void) {
-    if (expecting && probing) return 0; /* a probe's answer is looked for without pause */
-    return connecting || expecting ? 10 : -1;
+    if (connecting || (expecting && probing)) return 0;
+    return expecting ? 10 : -1;
 }
 
 int main(int argc, char **argv) {
@@ -509,7 +513,9 @@ int main(int argc, char **argv) {
     set_up(argc, argv);
     for (;;) {
         struct epoll_event events[EVENTS];
+        int64_t looked_at_ns = connecting ? now_ns() : 0;
         int found = epoll_wait(epoll, events, EVENTS, wait_ms());
+        if (looked_at_ns && found == 0) connect_idle_ns += now_ns() - looked_at_ns;
         if (found < 0 && errno != EINTR) die("epoll_wait");
         for (int at = 0; at < found; at++) {
             if (events[at].data.u32 == INPUT) {

@@ -41,8 +41,9 @@ class ConnectLimits(msgspec.Struct, frozen=True, kw_only=True):
     us_per_connect_max: float = 75.0
     bytes_per_device_max: float = 2_500.0
     growth_share_max: float = 0.05
-    growth_bytes_max: float = 1 << 20
-    """Memory after reconnects above that before, the larger of both: an allocator asks for a megabyte at a time."""
+    growth_bytes_max: float = 2 << 20
+    """Memory after reconnects above that before, the larger of both: an allocator holds on to megabytes, and after each
+    round to others."""
 
 
 LIMITS: Final = ConnectLimits()

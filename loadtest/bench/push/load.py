@@ -36,6 +36,8 @@ class Connected(msgspec.Struct, frozen=True):
     failed: int
     lost: int
     wall_us: int
+    idle_us: int
+    """Of these, what the client had nothing to do; it does not sleep meanwhile."""
     error: str
 
 
