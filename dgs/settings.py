@@ -90,6 +90,70 @@ class DgsSettings(ServiceSettings):
     profile_cache_entries: int = Field(default=10_000, ge=0, description="Profiles kept; about 2 KB each.")
     title_cache_entries: int = Field(default=50_000, ge=0, description="Titles dressed for devices; under 1 KB each.")
     artwork_cache_entries: int = Field(default=4_096, ge=0, description="Drawn pictures kept; about 3 KB each.")
+    max_head_bytes: int = Field(default=16 * 1024, ge=1024, description="Longest request line and header fields.")
+    max_connections: int = Field(default=16_000, ge=1, description="Connections held at once; more are cut off.")
+    idle_timeout_s: float = Field(default=75.0, gt=0, description="A connection without a request is closed after it.")
+    pipelined_max: int = Field(default=16, ge=1, description="Requests of one connection that may wait for answers.")
+
+    tokens: Literal["required", "optional", "off"] = Field(
+        default="optional",
+        description="Profile tokens: `required` on every prefetch; `optional`: one that is shown must be good and "
+        "name the profile asked for.",
+    )
+    operations_path: Path | None = Field(
+        default=None, description="JSON manifest of persisted operations, id to document; unset: the device's own."
+    )
+    operations_mode: Literal["any", "apq", "manifest"] = Field(
+        default="any",
+        description="`manifest`: only its operations; `apq`: and automatic ones by hash; `any`: whole documents, too.",
+    )
+    apq_entries: int = Field(default=1_000, ge=0, description="Automatic persisted operations kept.")
+    apq_bytes: int = Field(default=4 * 1024 * 1024, ge=0, description="Bytes of documents kept for them.")
+    introspection: bool = Field(default=False, description="Answer introspection; development only.")
+    graphiql: bool = Field(default=False, description="Serve GraphiQL at GET /graphql; implies introspection.")
+
+    recommendations: str = Field(
+        default="materialised,catalog",
+        description="Where picks come from, in order: `materialised`, `http`, `catalog`, or the name of a plug-in.",
+    )
+    catalog_source: str = Field(default="file", description="`file`, `sql`, or the name of a plug-in.")
+    catalog_url: str = Field(default="", description="SQLAlchemy URL of the catalog for `sql`.")
+    catalog_query: str = Field(default="SELECT * FROM titles", description="Its query; columns as in the CSV.")
+    catalog_reload_s: float = Field(default=30.0, ge=0, description="How often the catalog is looked at; 0: never.")
+    ranking_url: str = Field(default="", description="The ranking service of source `http`.")
+    ranking_batch: int = Field(default=32, ge=1, description="Profiles asked for at once.")
+    ranking_batch_wait_ms: float = Field(default=2.0, ge=0, description="How long a batch waits for more profiles.")
+    ranking_concurrency: int = Field(default=64, ge=1, description="Calls of the ranking service under way at once.")
+    ranking_deadline_ms: int = Field(default=250, ge=1, description="After it the next source is asked.")
+    ranking_stale_s: float = Field(default=3600.0, ge=0, description="How old an answer of it may be when it fails.")
+    picks_cache_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="Memory for picks; some 300 B each.")
+    picks_ttl_s: float = Field(default=600.0, gt=0, description="Mean age at which picks are asked for anew.")
+    fragment_cache_bytes: int = Field(default=64 * 1024 * 1024, ge=0, description="Memory for rendered titles.")
+    materialised_path: Path | None = Field(
+        default=None, description="Directory of materialised picks, read without a network; unset: the KV store."
+    )
+    materialised_keep_s: int = Field(default=7 * 24 * 3600, ge=60, description="How long those are kept.")
+    schedule_poll_s: float = Field(default=1.0, gt=0, description="How often schedules are compared with the view.")
+    schedule_stale_s: float = Field(default=900.0, gt=0, description="How long they are served while it is silent.")
+    distinct_budget: int = Field(
+        default=0, ge=0, description="Distinct answers per stage; beyond it profiles share their cohort's. 0: any."
+    )
+    cohorts: int = Field(default=256, ge=1, description="Cohorts profiles are sorted into when answers are shared.")
+
+    ruleset_path: Path | None = Field(default=None, description="TOML rules of priorities; unset: the ones that ship.")
+    ruleset_reload_s: float = Field(default=2.0, gt=0, description="How often that file is looked at.")
+    queue_target_ms: float = Field(default=5.0, gt=0, description="Wait in the queue above which load is shed.")
+    queue_max: int = Field(default=4_096, ge=16, description="Requests that may wait; the least important go first.")
+    limit_min: int = Field(default=8, ge=1, description="Least concurrency of a dependency the limiter allows.")
+    limit_max: int = Field(default=1_024, ge=1, description="Most concurrency of it.")
+    cold_per_turn: int = Field(default=2, ge=1, description="Rankings computed before others are looked at again.")
+    trusted_networks: str = Field(
+        default="", description="Peers whose X-Stagecue-Class header may raise a class, networks by commas."
+    )
+    clusters_path: Path | None = Field(default=None, description="TOML of clusters and their scaling; unset: one.")
+    cluster: str = Field(default="", description="Which of them this process belongs to.")
+    log_bytes_per_s: int = Field(default=64 * 1024, ge=1024, description="Most that is logged, on average.")
+
     request_log_window_s: int = Field(default=600, ge=10, description="How far back GET /requests can count.")
     request_log_entries: int = Field(
         default=200_000, ge=1_000, description="Requests remembered for it; 10 ms to count."
