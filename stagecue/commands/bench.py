@@ -167,7 +167,7 @@ _addresses_option = click.option(
 )
 @click.option("--devices", type=click.IntRange(1), default=15_000, show_default=True, help="Devices of each server.")
 @_peers_option
-@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True, help="Alternating rounds.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Alternating rounds.")
 @_addresses_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def fanout(devices: int, peers: str, rounds: int, addresses: int | None, as_json: bool) -> None:

@@ -40,7 +40,7 @@ LIMITS: Final = FanOutLimits()
 class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 15_000
     peers: str = "floor,websockets,nchan"
-    rounds: int = 9
+    rounds: int = 15
     addresses: int | None = None
     """Devices come from as many; None: one each."""
     environment: Mapping[str, str] = {}
