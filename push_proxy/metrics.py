@@ -6,7 +6,6 @@ counted once per fan-out job.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -15,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from contract.close_codes import CloseCode, GraphqlCloseCode
+from contract.runtime.plain_metrics import Histogram
 
 __all__ = [
     "METRICS",
@@ -24,7 +24,6 @@ __all__ = [
     "Described",
     "GaugeName",
     "HandshakeOutcome",
-    "Histogram",
     "NodeMetrics",
     "StreamProtocol",
 ]
@@ -154,37 +153,6 @@ _CODES: Final = {int(code): str(int(code)) for code in (*CloseCode, *GraphqlClos
     _BROKEN: "1006",
 }
 """A device may close with any code; those that mean nothing here share one series."""
-
-
-class Histogram:
-    """Counts per bucket; `observe` costs well under a microsecond."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    @property
-    def count(self) -> int:
-        return sum(self._counts)
-
-    @property
-    def total(self) -> float:
-        return self._sum
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative, as Prometheus wants them: (upper bound, count)."""
-        found, below = [], 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            below += count
-            found.append((bound, float(below)))
-        return found
 
 
 class NodeMetrics:
