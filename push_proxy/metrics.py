@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from contract.close_codes import CloseCode, GraphqlCloseCode
-from contract.runtime.plain_metrics import Histogram
+from contract.plain_metrics import Histogram
 
 __all__ = [
     "METRICS",

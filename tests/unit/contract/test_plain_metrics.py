@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from contract.runtime.plain_metrics import Described, Histogram, PlainMetrics
+from contract.plain_metrics import Described, Histogram, PlainMetrics
 
 LISTED = (
     Described("asked", "counter", ("kind",), "Requests."),
