@@ -119,6 +119,12 @@ class DgsSettings(ServiceSettings):
     catalog_source: str = Field(default="file", description="`file`, `sql`, or the name of a plug-in.")
     catalog_url: str = Field(default="", description="SQLAlchemy URL of the catalog for `sql`.")
     catalog_query: str = Field(default="SELECT * FROM titles", description="Its query; columns as in the CSV.")
+    catalog_stamp_query: str = Field(
+        default="", description="A query whose row changes with the catalog; unset: every look reads all of it."
+    )
+    profiles_source: str = Field(
+        default="", description="`seeded`, `file`, or the name of a plug-in; unset: `file` if there is a path."
+    )
     catalog_reload_s: float = Field(default=30.0, ge=0, description="How often the catalog is looked at; 0: never.")
     ranking_url: str = Field(default="", description="The ranking service of source `http`.")
     ranking_batch: int = Field(default=32, ge=1, description="Profiles asked for at once.")
