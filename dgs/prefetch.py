@@ -26,7 +26,8 @@ from dgs.audience import choose_audience, window_end_ms
 from dgs.model import DeviceContext, EventInfo, Profile, ShownTitle, StageContent, StageMap, Title
 from dgs.ports import ProfileSource, RecommendationSource
 from dgs.settings import DgsSettings
-from dgs.stage_map import build_stage_content, reasons_needed, titles_needed
+from dgs.shelf import catalog_digest, make_picks, stage_content
+from dgs.stage_map import reasons_needed, titles_needed
 from dgs.ttl import jittered_ttl_ms
 
 __all__ = [
@@ -86,6 +87,9 @@ class Prefetch:
         self._settings = settings
         self._push_urls = cycle(settings.push_urls)
         self._titles = {title.id: title for title in titles}
+        self._all = tuple(titles)
+        self._index_of = {title.id: index for index, title in enumerate(titles)}
+        self._catalog = catalog_digest(self._all)
         self._profile = lru_cache(maxsize=settings.profile_cache_entries)(profiles.profile)
         self._recommendations = recommendations
         self._schedule_view = schedule_view
@@ -209,13 +213,27 @@ class Prefetch:
 
     def _build(self, schedule: TopicSchedule, profile: Profile, device: DeviceContext) -> StageContent:
         per_row = self._settings.titles_per_row
-        picks = self._recommendations.recommend(
+        recommendations = self._recommendations.recommend(
             profile,
             titles_needed(schedule, per_row),
             because=reasons_needed(schedule) + _SPARE_REASONS,
             per_because=_BECAUSE_TITLES,
         )
-        return build_stage_content(schedule, picks, lambda title: self._shown(title, device), per_row=per_row)
+        picks = make_picks(
+            schedule,
+            recommendations,
+            index_of=self._index_of,
+            per_row=per_row,
+            catalog=self._catalog,
+            now_ms=self._clock.now_ms(),
+            source="catalog",
+        )
+        return stage_content(
+            schedule,
+            picks,
+            lambda index: self._shown(self._all[index], device),
+            name_of=lambda index: self._all[index].name,
+        )
 
     def _dress(self, title: Title, device: DeviceContext) -> ShownTitle:
         return ShownTitle(

@@ -1,33 +1,31 @@
-"""A topic's schedule + a profile's ranking + a device -> what every stage shows. Pure.
-
-Every stage gets rows of its own: plain rows take the next slice of the ranking, "because you watched" rows the titles
-nearest to one the profile has seen, and no title appears twice in a map while the catalog has others.
-"""
+"""A stage map before any title stands in it: the stages in order, their rows and the words above them. Pure."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from contract.names import CANCELLED, DEFAULT_STATE
 from contract.schedule import PlannedStage, TopicSchedule
-from dgs.model import Row, ShownTitle, StageContent, StageEntry, Title
+from dgs import words
+from dgs.model import Title
+from dgs.picks import Layout
 
 __all__ = [
-    "MAX_TITLES_PER_ROW",
-    "MIN_TITLES_PER_ROW",
+    "BECAUSE_STAGES",
     "Recommendations",
-    "build_stage_content",
+    "StageHead",
+    "ordered_stages",
     "reasons_needed",
+    "stage_heads",
+    "stage_keys",
     "titles_needed",
 ]
 
-MIN_TITLES_PER_ROW: Final = 4
-MAX_TITLES_PER_ROW: Final = 6
+BECAUSE_STAGES: Final = frozenset({"live", "ended"})
+"""Stages with a row for a watched title after the plain one every stage has."""
+_CLOSING: Final = (CANCELLED, DEFAULT_STATE)
 
 
 class Recommendations(msgspec.Struct, frozen=True):
@@ -39,133 +37,58 @@ class Recommendations(msgspec.Struct, frozen=True):
     """(watched title, titles nearest to it, best first), newest watched first."""
 
 
-class _Look(msgspec.Struct, frozen=True):
-    """Wording of a stage. `{event}`, `{key}` and `{seen}` are filled in."""
+class StageHead(NamedTuple):
+    """What a stage shows besides titles: the same for every profile of the topic."""
 
+    key: str
+    order: int
+    starts_at: int | None
     headline: str
-    headings: tuple[str, ...]
-    """One per row; a heading with `{seen}` makes a because-you-watched row."""
+    headings: tuple[str | None, ...]
+    """One per row of the layout; None for a because-row, whose heading names its first cell."""
 
 
-_BECAUSE: Final = "Because you watched {seen}"
-_LOOKS: Final[Mapping[str, _Look]] = {
-    "upcoming": _Look("Coming up: {event}", ("Before {event}",)),
-    "starting_soon": _Look("Starting soon: {event}", ("While you wait",)),
-    "live": _Look("Live now: {event}", ("Live now: {event}", _BECAUSE)),
-    "ended": _Look("{event} has ended", ("More like this", _BECAUSE)),
-    "replay": _Look("Watch the replay: {event}", ("After the replay",)),
-    CANCELLED: _Look("{event} is cancelled", ("Watch instead",)),
-    DEFAULT_STATE: _Look("{event}", ("Picked for you",)),
-}
-_SLOT: Final = re.compile(r"\{(event|key|seen)\}")
-_OTHER: Final = _Look("{key}: {event}", ("{key}: {event}",))
+def ordered_stages(schedule: TopicSchedule) -> tuple[PlannedStage, ...]:
+    """The stages in order, `cancelled` after them and `default` last: these two have no time, whatever is planned."""
+    stages = sorted((stage for stage in schedule.stages if stage.key not in _CLOSING), key=lambda stage: stage.order)
+    own = {stage.key: stage.headline for stage in schedule.stages if stage.key in _CLOSING}
+    after = stages[-1].order + 1 if stages else 0
+    closing = (
+        PlannedStage(key=key, order=after + place, headline=own.get(key, "")) for place, key in enumerate(_CLOSING)
+    )
+    return (*stages, *closing)
+
+
+def stage_keys(schedule: TopicSchedule) -> tuple[str, ...]:
+    """Keys of `ordered_stages`: all that a layout depends on."""
+    stages = sorted((stage.order, place, stage.key) for place, stage in enumerate(schedule.stages))
+    return (*(key for _, _, key in stages if key not in _CLOSING), *_CLOSING)
 
 
 def titles_needed(schedule: TopicSchedule, per_row: int) -> int:
-    """How long a ranking `build_stage_content` can use for this schedule."""
-    keys = [stage.key for stage in schedule.stages] + [CANCELLED, DEFAULT_STATE]
-    return per_row * sum(len(_LOOKS.get(key, _OTHER).headings) for key in keys)
+    """How long a ranking the shelf can use for this schedule."""
+    keys = [*(stage.key for stage in schedule.stages), *_CLOSING]
+    return per_row * (len(keys) + sum(key in BECAUSE_STAGES for key in keys))
 
 
 def reasons_needed(schedule: TopicSchedule) -> int:
-    """How many because-you-watched rows this schedule has."""
-    return sum(_LOOKS.get(stage.key, _OTHER).headings.count(_BECAUSE) for stage in schedule.stages)
+    """How many because-rows this schedule has."""
+    return sum(stage.key in BECAUSE_STAGES for stage in schedule.stages)
 
 
-def build_stage_content(
-    schedule: TopicSchedule,
-    picks: Recommendations,
-    show: Callable[[Title], ShownTitle],
-    *,
-    per_row: int = MIN_TITLES_PER_ROW,
-) -> StageContent:
-    """Every stage of the schedule in order, `cancelled` after them, and `default`.
-
-    `show` dresses a title for the device (artwork, locale). A stage's own headline wins over the usual wording.
-    """
-    assert MIN_TITLES_PER_ROW <= per_row <= MAX_TITLES_PER_ROW
-    stages = sorted(
-        (stage for stage in schedule.stages if stage.key not in (CANCELLED, DEFAULT_STATE)),
-        key=lambda stage: stage.order,
-    )
-    own = {stage.key: stage for stage in schedule.stages}
-    after = stages[-1].order + 1 if stages else 0
-    closing = (
-        _closing(own.get(CANCELLED), CANCELLED, after),
-        _closing(own.get(DEFAULT_STATE), DEFAULT_STATE, after + 1),
-    )
-    shelf = _Shelf(picks, show, per_row)
-    entries = [_entry(stage, schedule.title, shelf) for stage in (*stages, *closing)]
-    return StageContent(stages=tuple(entries[:-1]), default=entries[-1])
-
-
-def _closing(own: PlannedStage | None, key: str, order: int) -> PlannedStage:
-    """`cancelled` and `default` have no time of their own, whatever the schedule says of them."""
-    return PlannedStage(key=key, order=order, headline=own.headline if own else "")
-
-
-def _entry(stage: PlannedStage, event: str, shelf: _Shelf) -> StageEntry:
-    look = _LOOKS.get(stage.key, _OTHER)
-    words = {"event": event, "key": stage.key.replace("_", " ").capitalize()}
-    rows: list[Row] = []
-    for heading in look.headings:
-        if heading == _BECAUSE:
-            row = shelf.because()
-            if row is not None:
-                rows.append(row)
-        else:
-            rows.append(Row(heading=_fill(heading, words), titles=shelf.next()))
-    return StageEntry(
-        key=stage.key,
-        order=stage.order,
-        starts_at=stage.due_at,
-        headline=stage.headline or _fill(look.headline, words),
-        rows=tuple(rows),
-    )
-
-
-class _Shelf:
-    """Hands out titles, each once, and starts over when the catalog is smaller than the map."""
-
-    def __init__(self, picks: Recommendations, show: Callable[[Title], ShownTitle], per_row: int) -> None:
-        self._ranked = _endless(picks.ranked)
-        self._size = len(picks.ranked)
-        self._because = iter(picks.because)
-        self._show = show
-        self._per_row = per_row
-        self._used: set[str] = set()
-
-    def next(self) -> tuple[ShownTitle, ...]:
-        """The next slice of the ranking; fewer than a row only where the catalog has fewer titles."""
-        row: dict[str, Title] = {}
-        for _ in range(2 * self._size):
-            if len(row) == min(self._per_row, self._size):
-                break
-            title = next(self._ranked)
-            if title.id not in self._used and title.id not in row:
-                row[title.id] = title
-                self._used.add(title.id)
-            if len(self._used) >= self._size:
-                self._used.clear()
-        return tuple(self._show(title) for title in row.values())
-
-    def because(self) -> Row | None:
-        """Titles near the next watched one that has enough unused neighbours, or None."""
-        for seen, near in self._because:
-            titles = [title for title in near if title.id not in self._used][: self._per_row]
-            if len(titles) == self._per_row:
-                self._used.update(title.id for title in titles)
-                return Row(
-                    heading=_fill(_BECAUSE, {"seen": seen.name}), titles=tuple(self._show(title) for title in titles)
-                )
-        return None
-
-
-def _endless(titles: Sequence[Title]) -> Iterator[Title]:
-    for index in count():
-        yield titles[index % len(titles)]
-
-
-def _fill(template: str, words: Mapping[str, str]) -> str:
-    """Replace `{name}` in one pass, so that braces inside a title are left alone."""
-    return _SLOT.sub(lambda match: words[match[1]], template)
+def stage_heads(schedule: TopicSchedule, layout: Layout, language: str) -> tuple[StageHead, ...]:
+    """One per stage of the layout, which must fit the schedule."""
+    heads: list[StageHead] = []
+    for stage, (key, rows) in zip(ordered_stages(schedule), layout.stages, strict=True):
+        assert stage.key == key
+        plain = iter(words.headings(language, key, schedule.title))
+        heads.append(
+            StageHead(
+                key=key,
+                order=stage.order,
+                starts_at=stage.due_at,
+                headline=stage.headline or words.headline(language, key, schedule.title),
+                headings=tuple(None if row.because else next(plain) for row in rows),
+            )
+        )
+    return tuple(heads)

@@ -17,9 +17,10 @@ from dgs.artwork import ART_LANGUAGES, artwork_path, draw, parse_artwork_path
 from dgs.model import ArtworkKind, ShownTitle, Title, Viewing
 from dgs.ranking import TfIdfRanking
 from dgs.request_log import RequestLog
+from dgs.shelf import make_picks, stage_content
 from dgs.sources.catalog import CatalogOptions, parse_catalog
 from dgs.sources.tidy import COLUMNS, BadCell, tidy_row
-from dgs.stage_map import Recommendations, build_stage_content
+from dgs.stage_map import Recommendations
 from dgs.ttl import jittered_ttl_ms
 
 CELL = st.text(max_size=40) | st.sampled_from(
@@ -148,12 +149,21 @@ def test_every_key_has_an_entry(keys: list[str], count: int, per_row: int, event
         starts_at=0,
         stages=tuple(PlannedStage(key=key, order=order) for order, key in enumerate(keys)),
     )
-    picks = Recommendations(tuple(Title(id=f"t{number}", name="T") for number in range(count)))
+    titles = tuple(Title(id=f"t{number}", name="T") for number in range(count))
+    picks = make_picks(
+        plan,
+        Recommendations(titles),
+        index_of={title.id: index for index, title in enumerate(titles)},
+        per_row=per_row,
+        catalog="0",
+        now_ms=0,
+        source="catalog",
+    )
 
-    def show(title: Title) -> ShownTitle:
+    def show(index: int) -> ShownTitle:
         return ShownTitle(
-            id=title.id,
-            name=title.name,
+            id=titles[index].id,
+            name="T",
             synopsis=None,
             year=None,
             maturity=None,
@@ -162,7 +172,7 @@ def test_every_key_has_an_entry(keys: list[str], count: int, per_row: int, event
             artwork=(),
         )
 
-    content = build_stage_content(plan, picks, show, per_row=per_row)
+    content = stage_content(plan, picks, show, name_of=lambda index: titles[index].name)
     assert set(content.by_key()) == {*keys, CANCELLED, DEFAULT_STATE}
     for entry in content.by_key().values():
         for row in entry.rows:
