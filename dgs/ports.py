@@ -89,6 +89,14 @@ class ScheduleReader(Protocol):
         """The same, read through to the store if unknown or older than `version`. Raises StoreUnavailable."""
         ...
 
+    def schedule(self, topic: str) -> TopicSchedule | None:
+        """One topic's, if either of the above has given it before: what a `Wanted` is about."""
+        ...
+
+    async def events(self) -> tuple[str, ...]:
+        """Ids of every event there is, sorted, as fresh as the schedules. Raises StoreUnavailable."""
+        ...
+
 
 class PicksSource(Protocol):
     """Picks by whatever way is configured: memory, materialised, ranking service, catalog; never an error for long."""
