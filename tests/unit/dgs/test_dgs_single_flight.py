@@ -86,7 +86,7 @@ async def test_a_call_that_just_landed_is_not_joined() -> None:
     source, flights = Source(), SingleFlight[str, int]()
     source.gate.set()
     first = asyncio.create_task(flights.run("a", source.call))
-    await turns(1)
+    await turns(2)  # the call is made and done, and its caller not told yet
     assert source.calls == 1
     assert not flights.under_way("a")
     assert await flights.run("a", source.call) == 2
