@@ -10,15 +10,15 @@ positive half), and titles are ranked by the cosine between the two (Manning, Ra
 Information Retrieval, sections 6.3 and 9.1.1). Equal scores, frequent with so few terms, are ordered by popularity
 (votes), then by id.
 
-Titles have at most a dozen terms, so a title is a row of term numbers, padded: scoring the whole catalog is one gather
-and one sum per column instead of a matrix product.
+Titles with the same terms have the same cosine with everything: they are one *class*, scored once, and half the size of
+the demo catalog. A class is a row of term numbers, padded: scoring all of them is one gather, one product and one sum.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,23 +47,47 @@ class TfIdfRanking:
 
     def __init__(self, titles: Sequence[Title]) -> None:
         self._titles = tuple(titles)
-        self._index = {title.id: index for index, title in enumerate(self._titles)}
+        self.index_of: Mapping[str, int] = {title.id: index for index, title in enumerate(self._titles)}
         documents = [terms_of(title) for title in self._titles]
-        vocabulary = {term: number for number, term in enumerate(sorted({t for terms in documents for t in terms}))}
+        self._vocabulary = {
+            term: number for number, term in enumerate(sorted({t for terms in documents for t in terms}))
+        }
+        self._term_names = tuple(self._vocabulary)
         frequency = Counter(term for terms in documents for term in terms)
         count = len(self._titles)
-        idf = {term: math.log((1 + count) / (1 + frequency[term])) + 1 for term in vocabulary}
-        width = max((len(terms) for terms in documents), default=0)
+        idf = {term: math.log((1 + count) / (1 + frequency[term])) + 1 for term in self._vocabulary}
+        self._number_classes(documents)
+        self._weigh(list(dict.fromkeys(documents)), idf)
+        self._ties = _popularity_ranks(self._titles) * (_TIE / max(1, count))
+        self._order_members()
+
+    def _number_classes(self, documents: Sequence[tuple[str, ...]]) -> None:
+        numbers = {terms: number for number, terms in enumerate(dict.fromkeys(documents))}
+        self._classes = [numbers[terms] for terms in documents]
+        self._class_of = np.array(self._classes, dtype=np.intp)
+
+    def _weigh(self, classes: Sequence[tuple[str, ...]], idf: Mapping[str, float]) -> None:
+        """Term numbers and weights of each class: padded rows to score with, and pairs to add a watched title by."""
+        width = max((len(terms) for terms in classes), default=0)
         # One extra term with weight 0 is the padding.
-        self._terms = np.full((width, count), len(vocabulary), dtype=np.intp)
-        self._weights: _Floats = np.zeros((width, count))
-        self._vocabulary_size = len(vocabulary) + 1
-        for row, terms in enumerate(documents):
+        self._terms = np.full((width, len(classes)), len(idf), dtype=np.intp)
+        self._weights: _Floats = np.zeros((width, len(classes)))
+        pairs: list[tuple[tuple[int, float], ...]] = []
+        for number, terms in enumerate(classes):
             norm = math.sqrt(math.fsum(idf[term] ** 2 for term in terms))
-            for column, term in enumerate(terms):
-                self._terms[column, row] = vocabulary[term]
-                self._weights[column, row] = idf[term] / norm
-        self._tie = _popularity_ranks(self._titles) * (_TIE / max(1, count))
+            pairs.append(tuple((self._vocabulary[term], idf[term] / norm) for term in terms))
+            for column, (term, weight) in enumerate(pairs[-1]):
+                self._terms[column, number] = term
+                self._weights[column, number] = weight
+        self._pairs = tuple(pairs)
+
+    def _order_members(self) -> None:
+        """The titles of each class, most popular first, and the popularity share of the first."""
+        members: list[list[int]] = [[] for _ in self._pairs]
+        for index in np.argsort(-self._ties, kind="stable").tolist():
+            members[self._class_of[index]].append(index)
+        self._members = tuple(tuple(each) for each in members)
+        self._best_ties = np.array([self._ties[each[0]] for each in members])
 
     @property
     def titles(self) -> tuple[Title, ...]:
@@ -74,31 +98,68 @@ class TfIdfRanking:
 
         History titles the catalog does not know are ignored; with none known, the order is popularity.
         """
-        assert k >= 0
-        watched = [(self._index[seen.title_id], seen.weight) for seen in history if seen.title_id in self._index]
-        score = self.scores(watched)
-        score[[index for index, _ in watched]] = -np.inf
-        k = min(k, len(self._titles) - len({index for index, _ in watched}))
-        if k == 0:
-            return ()
-        best = np.argpartition(score, len(score) - k)[len(score) - k :]
-        # No two scores are equal: the popularity share of each title is its own.
-        best = best[np.argsort(-score[best], kind="stable")]
-        return tuple(self._titles[index] for index in best.tolist())
+        index_of = self.index_of
+        watched = [(index_of[seen.title_id], seen.weight) for seen in history if seen.title_id in index_of]
+        return tuple(self._titles[index] for index in self.rank_indexes(watched, k))
+
+    def rank_indexes(self, watched: Sequence[tuple[int, float]], k: int) -> list[int]:
+        """The same as places in the catalog; `watched` is (title index, weight)."""
+        return self._best(self._taste(watched), {index for index, _ in watched}, k)
+
+    def rank_terms(self, terms: Mapping[str, float], k: int) -> list[int]:
+        """The best for a taste said in terms and their weights; those the catalog does not have are ignored."""
+        vocabulary = self._vocabulary
+        taste = {vocabulary[term]: weight for term, weight in terms.items() if term in vocabulary}
+        return self._best(taste, frozenset(), k)
+
+    def taste_of(self, watched: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """The terms of what was watched, weighted and summed; not scaled."""
+        names = self._term_names
+        return {names[term]: weight for term, weight in self._taste(watched).items()}
 
     def scores(self, watched: Iterable[tuple[int, float]]) -> _Floats:
         """Cosine of every title with the profile, plus the tie-break share; `watched` is (title index, weight)."""
-        profile: _Floats = np.zeros(self._vocabulary_size)
+        scores: _Floats = self._class_scores(self._taste(watched))[self._class_of] + self._ties
+        return scores
+
+    def _taste(self, watched: Iterable[tuple[int, float]]) -> dict[int, float]:
+        taste: dict[int, float] = {}
+        class_of, pairs = self._classes, self._pairs
         for index, weight in watched:
-            for column in range(len(self._terms)):
-                profile[self._terms[column, index]] += weight * self._weights[column, index]
-        norm = math.sqrt(math.fsum((profile * profile).tolist()))
+            for term, share in pairs[class_of[index]]:
+                taste[term] = taste.get(term, 0.0) + weight * share
+        return taste
+
+    def _class_scores(self, taste: Mapping[int, float]) -> _Floats:
+        profile: _Floats = np.zeros(len(self._vocabulary) + 1)
+        norm = math.sqrt(math.fsum([weight * weight for weight in taste.values()]))
         if norm > 0:
-            profile /= norm
-        score: _Floats = np.zeros(len(self._titles))
-        for column in range(len(self._terms)):
-            score += profile[self._terms[column]] * self._weights[column]
-        return np.round(score, 8) + self._tie
+            for term, weight in taste.items():
+                profile[term] = weight / norm
+        products: _Floats = profile.take(self._terms)
+        products *= self._weights
+        scores: _Floats = np.round(products.sum(axis=0), 8)
+        return scores
+
+    def _best(self, taste: Mapping[int, float], watched: set[int] | frozenset[int], k: int) -> list[int]:
+        assert k >= 0
+        k = min(k, len(self._titles) - len(watched))
+        if k == 0:
+            return []
+        scores = self._class_scores(taste)
+        wanted = k + len(watched)
+        if wanted < len(scores):
+            # A class whose most popular title is not among the first `wanted` of these has none among them.
+            best = scores + self._best_ties
+            classes = np.argpartition(best, len(best) - wanted)[len(best) - wanted :].tolist()
+        else:
+            classes = range(len(scores))
+        found = [index for number in classes for index in self._members[number][:wanted] if index not in watched]
+        of = np.array(found)
+        # No two scores are equal: the popularity share of each title is its own.
+        order = np.argsort(-(scores[self._class_of[of]] + self._ties[of]), kind="stable")
+        ranked: list[int] = of[order[:k]].tolist()
+        return ranked
 
 
 def _popularity_ranks(titles: Sequence[Title]) -> _Floats:
