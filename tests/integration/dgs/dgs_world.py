@@ -1,8 +1,10 @@
-"""A DGS over in-memory stores and a manual clock, spoken to through ASGI."""
+"""A DGS over in-memory stores and a manual clock, behind its own server on a real socket."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -11,10 +13,15 @@ from contract.broadcast import Broadcast
 from contract.clock import ManualClock
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
 from contract.names import topic_of
+from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness
+from contract.runtime.system_clock import SystemClock
 from contract.schedule import PlannedStage, TopicSchedule
 from contract.tokens import KeyRing
 from dgs.app import build_dgs
+from dgs.http.asgi_bridge import AsgiBridge
+from dgs.http.limits import ServerLimits
+from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
 
 __all__ = ["CHANNEL", "HOUR_MS", "PREFETCH", "World"]
@@ -54,6 +61,7 @@ class World:
         self.ring = KeyRing("stagecue.device", {"k1": b"d" * 32}, "k1")
         self.readiness = Readiness()
         self.http: httpx.AsyncClient
+        self.server: DgsServer
 
     def build(self, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> Any:
         return build_dgs(
@@ -122,5 +130,28 @@ class World:
         (error,) = answer["errors"]
         return error  # type: ignore[no-any-return]
 
-    def client(self, app: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dgs")
+    @asynccontextmanager
+    async def client(self, app: Any) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of a server that serves `app`; both end together, and the server with nobody left behind.
+
+        The server's clock is the system's: tests move the world's by hours.
+        """
+        sock = listen_on("127.0.0.1", 0)
+        port = sock.getsockname()[1]
+        self.server = DgsServer(
+            sock,
+            endpoint=AsgiBridge(app, deadline_s=5.0),
+            limits=ServerLimits(),
+            clock=SystemClock(),
+            readiness=self.readiness,
+        )
+        ready, stop = asyncio.Event(), asyncio.Event()
+        serving = asyncio.create_task(self.server.run(ready, stop), name="dgs-under-test")
+        try:
+            await asyncio.wait_for(ready.wait(), 5)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                yield client
+        finally:
+            stop.set()
+            await asyncio.wait_for(serving, 10)
+        assert self.server.stats()["connections"] == 0
