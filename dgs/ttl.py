@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["jittered_ttl_ms"]
+__all__ = ["Spans", "free_spans", "jittered_ttl_ms", "spread_in"]
+
+Spans = tuple[tuple[int, int], ...]
+"""(from, up to) in ms since the epoch, ascending and disjoint, none empty."""
 
 
 def jittered_ttl_ms(
@@ -23,9 +26,17 @@ def jittered_ttl_ms(
     Where less than a quarter of the interval is left, the interval grows upwards: a map lives longer rather than
     expire at a stage. `draw` is uniform over [0, 1) and the only randomness.
     """
+    spans = free_spans(now_ms=now_ms, mean_ms=mean_ms, spread=spread, stage_times=stage_times, guard_ms=guard_ms)
+    return spread_in(spans, draw) - now_ms
+
+
+def free_spans(*, now_ms: int, mean_ms: int, spread: float, stage_times: Iterable[int], guard_ms: int) -> Spans:
+    """When something made now may expire, as `jittered_ttl_ms` says; at least one span.
+
+    The same for all that is made of one topic in the same second: kept for it, a draw costs the spans alone.
+    """
     assert mean_ms > 0
     assert 0 <= spread < 1
-    assert 0 <= draw < 1
     low = now_ms + round(mean_ms * (1 - spread))
     width = max(1, round(mean_ms * 2 * spread))
     guards = _merged((at - guard_ms, at + guard_ms) for at in stage_times)
@@ -34,12 +45,18 @@ def jittered_ttl_ms(
     while 4 * _length(free) < width:  # each turn passes a guard, so there are at most as many turns as stages
         high = next((end for start, end in guards if start <= high < end), high) + width
         free = _free(low, high, guards)
-    at = draw * _length(free)
-    for start, end in free:
+    return tuple(free)
+
+
+def spread_in(spans: Sequence[tuple[int, int]], draw: float) -> int:
+    """The moment, in ms since the epoch, at the share `draw` of the spans' whole length; `draw` lies in [0, 1)."""
+    assert 0 <= draw < 1
+    at = draw * _length(spans)
+    for start, end in spans:
         if at < end - start:
-            return start + int(at) - now_ms
+            return start + int(at)
         at -= end - start
-    return free[-1][1] - 1 - now_ms
+    return spans[-1][1] - 1
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -67,4 +84,4 @@ def _free(low: int, high: int, guards: Iterable[tuple[int, int]]) -> list[tuple[
 
 
 def _length(spans: Iterable[tuple[int, int]]) -> int:
-    return sum(end - start for start, end in spans)
+    return sum([end - start for start, end in spans])

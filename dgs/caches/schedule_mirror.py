@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -22,10 +22,12 @@ from dgs.caches.single_flight import SingleFlight
 
 __all__ = ["ScheduleMirror"]
 
-_INDEX_EVERY: Final = 5
-"""Polls between two looks at which events there are; one that is asked for meanwhile is read at once."""
-_INDEX_SLICE: Final = 16
-"""Events whose topics are looked at again in such a look: an audience added without a new revision is found, too."""
+_ALL: Final = ""
+"""In place of an event's id: no event has it."""
+_AGAIN_EVERY: Final = 5
+"""Polls between two looks at the topics of events known already."""
+_AGAIN_EVENTS: Final = 16
+"""Events of one such look: an audience that came without a new revision is found, too, sooner or later."""
 _NEW_AT_ONCE: Final = 1_000
 """Events learnt of in one poll; a store with more is gone through in several."""
 _AT_ONCE: Final = 16
@@ -77,6 +79,7 @@ class ScheduleMirror:
         self._answered_s: float | None = None
         self._polls = self._reads = self._failed_polls = self._turned = 0
         self._index_whole = False
+        self._sorted: tuple[str, ...] | None = None
         self._flights: SingleFlight[str, None] = SingleFlight("schedule")
 
     # What requests ask.
@@ -97,9 +100,13 @@ class ScheduleMirror:
         """One topic's, however old; None: not held."""
         return self._by_topic.get(topic)
 
-    def events(self) -> Iterable[str]:
-        """Ids of all events held, for `prefetchHome`; `topics_of` says whether one is too old."""
-        return self._by_event.keys()
+    async def events(self) -> tuple[str, ...]:
+        """See ScheduleReader: ids of all events, sorted, as of the last poll. Raises StoreUnavailable."""
+        if not (self._index_whole and self.usable):
+            await self._flights.run(_ALL, self.poll)
+        if self._sorted is None:
+            self._sorted = tuple(sorted(self._by_event))
+        return self._sorted
 
     async def ensure(self, event_id: str, *, version: int = 0) -> tuple[TopicSchedule, ...]:
         """See ScheduleReader. An answer below `version` is what the store had after the call was made.
@@ -160,14 +167,12 @@ class ScheduleMirror:
                 continue
 
     async def poll(self) -> None:
-        """Compare revisions with the store, in one round trip, and read what changed; now and then the index, too.
+        """Compare events and revisions with the store, in one round trip, and read what is new or changed.
 
         Raises StoreUnavailable, and then nothing is known to have changed.
         """
         try:
             async with asyncio.timeout(_CALL_S + self._poll_s):
-                if self._polls % _INDEX_EVERY == 0 or not self._index_whole:
-                    await self._look_at_index()
                 await self._compare()
         except (StoreUnavailable, TimeoutError) as exc:
             self._failed_polls += 1
@@ -180,18 +185,28 @@ class ScheduleMirror:
     async def _compare(self) -> None:
         topics = list(self._by_topic)
         asked_s = self._clock.monotonic_s()
-        revisions = await self._view.revisions(topics) if topics else {}
+        events, revisions = await asyncio.gather(self._view.events(), self._view.revisions(topics))
         held = self._by_topic
         changed = {
             schedule.event_id
             for topic in topics
             if (schedule := held.get(topic)) is not None and revisions.get(topic, 0) > schedule.revision
         }
-        if changed:
-            # By event: a new revision may have brought an audience, and all topics of an event should agree.
-            await self._load(sorted(changed))
+        new = [event_id for event_id in events if event_id not in self._by_event]
+        # By event: a new revision may have brought an audience, and all topics of an event should agree.
+        await self._load([*sorted(changed), *new[:_NEW_AT_ONCE], *self._again()])
+        self._index_whole = len(new) <= _NEW_AT_ONCE
         self._confirm(revisions, topics, asked_s)
         self._answered_s = max(asked_s, self._answered_s or asked_s)
+
+    def _again(self) -> Sequence[str]:
+        """The next few of the events known, in turn."""
+        if not self._by_event or self._polls % _AGAIN_EVERY:
+            return ()
+        known = list(self._by_event)
+        start = self._turned % len(known)
+        self._turned = start + min(_AGAIN_EVENTS, len(known))
+        return (known + known)[start : self._turned]
 
     def _confirm(self, revisions: Mapping[str, int], topics: Sequence[str], asked_s: float) -> None:
         for topic in topics:
@@ -205,16 +220,6 @@ class ScheduleMirror:
         gone = [topic for topic, since_s in self._unconfirmed.items() if asked_s - since_s >= self._stale_limit_s]
         for topic in gone:
             self._forget(topic)
-
-    async def _look_at_index(self) -> None:
-        events = await self._view.events()
-        new = [event_id for event_id in events if event_id not in self._by_event]
-        known = list(self._by_event)
-        start = self._turned % len(known) if known else 0
-        again = (known + known)[start : start + min(_INDEX_SLICE, len(known))]
-        self._turned += len(again)
-        await self._load(new[:_NEW_AT_ONCE] + again)
-        self._index_whole = len(new) <= _NEW_AT_ONCE
 
     async def _load(self, event_ids: Sequence[str]) -> None:
         topics: list[str] = []
@@ -285,8 +290,11 @@ class ScheduleMirror:
         known = {schedule.topic for schedule in self._by_event.get(event_id, ())}
         found = tuple(self._by_topic[topic] for topic in sorted(known.union(topics)) if topic in self._by_topic)
         if found:
+            if event_id not in self._by_event:
+                self._sorted = None
             self._by_event[event_id] = found
         else:
+            self._sorted = None
             self._by_event.pop(event_id, None)
 
     def _forget(self, topic: str) -> None:

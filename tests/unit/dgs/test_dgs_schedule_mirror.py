@@ -69,7 +69,7 @@ class World:
 
 
 async def test_one_round_trip_finds_that_nothing_changed() -> None:
-    """The first poll learns the index; the next ones ask for revisions alone; the fifth looks at the index again."""
+    """Events and revisions, asked side by side; every fifth poll looks at the topics of a few events again."""
     world = World()
     for number in range(3):
         await world.view.plan(f"night-{number}")
@@ -77,9 +77,26 @@ async def test_one_round_trip_finds_that_nothing_changed() -> None:
     world.view.asked.clear()
     for _ in range(4):
         await world.mirror.poll()
-    assert world.view.asked == {"revisions": 4}
+    assert world.view.asked == {"events": 4, "revisions": 4}
     await world.mirror.poll()
-    assert world.view.asked["events"] == 1
+    assert world.view.asked["topics_of"] == 3
+
+
+async def test_events_are_as_fresh_as_schedules() -> None:
+    """A new one is among them within a poll; before the first poll they are asked for."""
+    world = World()
+    await world.view.plan("b")
+    assert await world.mirror.events() == ("b",)
+    await world.view.plan("a")
+    assert await world.mirror.events() == ("b",)
+    await world.mirror.poll()
+    assert await world.mirror.events() == ("a", "b")
+    world.view.silent = True
+    world.clock.advance_ms(899_000)
+    assert await world.mirror.events() == ("a", "b")
+    world.clock.advance_ms(1_000)
+    with pytest.raises(StoreUnavailable):
+        await world.mirror.events()
 
 
 async def test_a_revision_is_seen_within_a_poll() -> None:
@@ -103,7 +120,7 @@ async def test_an_audience_comes_with_a_revision_and_all_topics_change_at_once()
     assert [each.topic for each in world.mirror.topics_of("night") or ()] == ["event:night", "event:night@us"]
 
 
-async def test_an_audience_without_a_revision_is_found_by_the_index() -> None:
+async def test_an_audience_without_a_revision_is_found_in_time() -> None:
     """Put by a router that was late with it."""
     world = World()
     await world.view.plan(revision=1)
@@ -243,7 +260,7 @@ async def test_an_event_learnt_by_a_read_through_can_be_looked_up_before_any_pol
     await world.view.plan()
     assert len(await world.mirror.ensure("night")) == 1
     assert world.revision() == 1
-    assert list(world.mirror.events()) == ["night"]
+    assert await world.mirror.events() == ("night",)
 
 
 async def test_more_events_than_one_poll_learns_of() -> None:
