@@ -51,6 +51,8 @@ class Picks(NamedTuple):
     """Who chose: `catalog`, `materialised`, `http`, or `cohort` for the default of those nobody could choose for."""
     degraded: bool = False
     """Not what was asked for but what there was: said in the answer's `extensions`."""
+    why: str = ""
+    """Of degraded ones: what was in the way, in a few words that name no address and no person."""
 
 
 class Missing(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from contract.schedule import TopicSchedule
 from dgs.model import Profile
@@ -17,7 +17,11 @@ __all__ = [
     "ListedProfiles",
     "MaterialisedStore",
     "Need",
+    "Newest",
+    "NewestReader",
     "PicksSource",
+    "Place",
+    "PlacedProfiles",
     "ProfileSource",
     "RecommendationSource",
     "ScheduleReader",
@@ -29,6 +33,22 @@ class ProfileSource(Protocol):
 
     def profile(self, profile_id: str) -> Profile:
         """Raises InvalidRequest for a malformed id, NotFound for one the source does not have."""
+        ...
+
+
+class Place(NamedTuple):
+    """Where a profile is: decides its audience and its language."""
+
+    region: str
+    locale: str
+
+
+@runtime_checkable
+class PlacedProfiles(Protocol):
+    """A source that can say where a profile is without its history: asked by every request."""
+
+    def place(self, profile_id: str) -> Place:
+        """The same as the profile's; raises as `profile` does."""
         ...
 
 
@@ -95,6 +115,28 @@ class ScheduleReader(Protocol):
 
     async def events(self) -> tuple[str, ...]:
         """Ids of every event there is, sorted, as fresh as the schedules. Raises StoreUnavailable."""
+        ...
+
+
+class Newest(Protocol):
+    """A topic's newest broadcast; both from one log entry."""
+
+    @property
+    def state_key(self) -> str | None:
+        """None before the first."""
+        ...
+
+    @property
+    def timestamp(self) -> int:
+        """ms; 0 before the first."""
+        ...
+
+
+class NewestReader(Protocol):
+    """Newest broadcasts, half a second old at most."""
+
+    async def latest(self, topic: str) -> Newest:
+        """An older entry than the newest was the newest. Raises StoreUnavailable."""
         ...
 
 

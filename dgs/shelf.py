@@ -78,6 +78,7 @@ def make_picks(
     now_ms: int,
     source: str,
     degraded: bool = False,
+    why: str = "",
 ) -> Picks:
     """What this profile sees of the topic. `index_of`: title id -> its place in the catalog; others are left out."""
     ranked = _indexes(recommendations.ranked, index_of)
@@ -93,6 +94,7 @@ def make_picks(
         now_ms=now_ms,
         source=source,
         degraded=degraded,
+        why=why,
     )
 
 
@@ -110,6 +112,7 @@ def index_picks(
     now_ms: int,
     source: str,
     degraded: bool = False,
+    why: str = "",
 ) -> Picks:
     """The same from indexes, no index twice in one list; `because` is read only as far as rows need it."""
     assert MIN_TITLES_PER_ROW <= per_row <= MAX_TITLES_PER_ROW
@@ -124,7 +127,7 @@ def index_picks(
             cells += row
     layout = layout_of(keys, ranked=len(ranked), because=filled, per_row=per_row, catalog=catalog)
     packed = array("I", cells)
-    return Picks(layout, packed, _digest(layout, packed), now_ms, source, degraded)
+    return Picks(layout, packed, _digest(layout, packed), now_ms, source, degraded, why)
 
 
 def _digest(layout: Layout, cells: array[int]) -> bytes:
