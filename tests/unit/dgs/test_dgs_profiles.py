@@ -95,3 +95,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes(b"profile_id,title_id\n\xe9,a\n")
     with pytest.raises(InvalidRequest, match="not UTF-8"):
         load_profiles(tmp_path / "latin.csv", TINY)
+
+
+def test_a_place_is_the_profiles(demo_catalog: Catalog) -> None:
+    """Region and locale are told without the history, and are the same."""
+    source = SeededProfiles(demo_catalog, 4)
+    for number in range(300):
+        profile = source.profile(f"p-{number}")
+        assert source.place(profile.id) == (profile.region, profile.locale)
+    with pytest.raises(InvalidRequest):
+        source.place("a b")
