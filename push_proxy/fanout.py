@@ -109,9 +109,10 @@ class _ToAll(_Job):
             self.written += 1
 
     def _spill(self, place: int, sent: int) -> None:
-        subscription = self._peers.at(place)
-        assert subscription is not None, "who left has no socket in the row"
+        """Raises nothing: whatever it raised would write the slice's frames once more to those before `place`."""
         try:
+            subscription = self._peers.at(place)
+            assert subscription is not None, "who left has no socket in the row"
             subscription.sink.spill(self._encoded[sent:])
         except Exception:
             _log.exception("fanout_spill_failed")
@@ -210,11 +211,13 @@ class FanOut:
 
     def _go_on(self, job: _Job, until: int) -> None:
         while job.at < until:
+            began_at = job.at
             try:
                 job.step(until)
             except Exception:
                 # One stream's failure is its own: the job stands behind it, and the rest goes on.
                 _log.exception("fanout_write_failed")
+                job.at = max(job.at, began_at + 1)  # never for ever at the same place
 
 
 def _write_through(subscription: Subscription, frame: PreparedFrame, encoded: bytes) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from contract.frames import ErrorFrame, ServerFrame, decode_server_frame
-from push_proxy.fanout import FanOut
+from push_proxy.fanout import FanOut, _Job
 from push_proxy.forms import MAX_FORMS, PreparedFrame, v1_form
 from push_proxy.peers import Peers
 from push_proxy.recovery import Subscription
@@ -215,6 +215,50 @@ async def test_failure_of_one_is_its_own() -> None:
         await asyncio.sleep(0)
     assert [number for number, _ in log] == [0, 1, 3, 4]
     assert done == [4]
+
+
+@pytest.mark.timeout(10)
+async def test_a_hole_with_a_socket_in_it_costs_nobody_a_frame_or_a_second_one() -> None:
+    """A row out of step with its sockets is a mistake of ours: its neighbours are written to once all the same."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    ports = [FakePort(number) for number in range(3)]
+    for port, (ours, _) in zip(ports, pairs, strict=True):
+        ours.setblocking(False)
+        port.fd = ours.fileno()
+    full = pairs[1][0]
+    with contextlib.suppress(BlockingIOError):
+        while full.send(bytes(65_536)):
+            pass
+    peers = row(*[Subscription(port, "t", waiting=None) for port in ports])
+    peers._row[1] = None
+    done: list[int] = []
+    FanOut().to_all(PreparedFrame(ONE), peers, v1_form, lambda count, nbytes: done.append(count))
+    assert len(done) == 1
+    for number in (0, 2):
+        assert pairs[number][1].recv(65_536) == v1_form(ONE)
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+@pytest.mark.timeout(10)
+async def test_a_job_that_fails_where_it_stands_goes_on_behind_it() -> None:
+    """No failure keeps the pump at one place for ever."""
+    done: list[int] = []
+    log: list[tuple[int, bytes]] = []
+    job = _Stuck(3, 0, lambda count, nbytes: done.append(count))
+    fanout = FanOut()
+    fanout._submit(job)
+    fanout.broadcast(PreparedFrame(ONE), live(log, 1), ignore)
+    assert (job.steps, done, len(log)) == (3, [0], 1)
+
+
+class _Stuck(_Job):
+    steps = 0
+
+    def step(self, until: int) -> None:
+        self.steps += 1
+        raise RuntimeError(f"nothing done until {until}")
 
 
 async def test_it_goes_on_after_whoever_waited_for_a_job_failed() -> None:
