@@ -77,5 +77,8 @@ def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, ser
 class _StdlibToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger(record.name)
-        # The template, not the formatted text, is the event name, so that the rate limit can recognise repeats.
-        log.log(max(record.levelno, logging.DEBUG), str(record.msg)[:200], detail=record.getMessage()[:500])
+        # The template, not the formatted text, is the event name, so that the rate limit can recognise repeats; of an
+        # event loop's many lines the first: what follows shows addresses of objects.
+        kind = str(record.msg).partition("\n")[0][:200]
+        more: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
+        log.log(max(record.levelno, logging.DEBUG), kind, detail=record.getMessage()[:500], **more)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import logging
 
 import pytest
 import structlog
 
 from contract.runtime import failpoints
 from contract.runtime.runner import Readiness, StopIncomplete, run_services
-from contract.runtime.telemetry import UnfailingStream, redact_secrets
+from contract.runtime.telemetry import UnfailingStream, configure_logging, redact_secrets
 
 
 class Recorder:
@@ -90,6 +92,24 @@ def test_a_log_on_a_full_disk_raises_nothing():
     kept = io.StringIO()
     UnfailingStream(kept).write("line\n")
     assert kept.getvalue() == "line\n"
+
+
+async def test_what_an_event_loop_reports_is_one_kind_and_says_what_was_raised(capsys):
+    """Its lines show addresses of objects, each another one: a thousand failing connections make twenty lines."""
+    configure_logging(form="json")
+    try:
+        for _ in range(1000):
+            failed = ZeroDivisionError("a connection's own mistake")
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "protocol failed", "exception": failed, "transport": object()}
+            )
+    finally:
+        structlog.reset_defaults()
+        logging.basicConfig(handlers=[], force=True)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert len(lines) == 20
+    assert {line["event"] for line in lines} == {"protocol failed"}
+    assert all("ZeroDivisionError: a connection's own mistake" in line["exception"] for line in lines)
 
 
 def test_secrets_are_blanked():
