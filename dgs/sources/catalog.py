@@ -1,7 +1,7 @@
 """A catalog from a CSV or JSON file: good rows become titles, the others are listed by line and column.
 
 Strict mode refuses the whole file at its first bad row; lenient mode keeps the good ones and reports the rest.
-`parse_catalog` is pure; `load_catalog` reads the file, blocking.
+`parse_catalog` is pure; `load_catalog` reads the file, blocking; `collect_titles` does it for rows from elsewhere.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from heapq import nsmallest
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from contract.errors import InvalidRequest
 from dgs.model import Title
-from dgs.sources.tidy import COLUMNS, BadCell, tidy_row
+from dgs.sources.tidy import COLUMNS, BadCell, Tidied, tidy_row
 
 __all__ = [
     "DEMO_CATALOG",
@@ -27,14 +28,18 @@ __all__ = [
     "MAX_ROWS",
     "Catalog",
     "CatalogOptions",
+    "RawRow",
     "RejectedRow",
+    "collect_titles",
     "demo_options",
     "load_catalog",
+    "match_columns",
     "parse_catalog",
 ]
 
 MAX_FILE_BYTES: Final = 256 * 1024 * 1024
 MAX_ROWS: Final = 1_000_000
+POPULAR_TITLES: Final = 500
 DEMO_CATALOG: Final = Path(__file__).parent.parent / "catalog_demo" / "films.csv"
 
 
@@ -55,16 +60,17 @@ def demo_options(path: Path) -> CatalogOptions:
     return DEMO_OPTIONS if path.resolve() == DEMO_CATALOG.resolve() else CatalogOptions()
 
 
-class RejectedRow(msgspec.Struct, frozen=True):
+class RejectedRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """A row that was left out."""
 
     line: int
-    """Line of the file on which the row starts, counted from 1."""
+    """Line of the file on which the row starts, or number of the row, counted from 1."""
     column: str
     why: str
+    place: Literal["line", "row"] = "line"
 
     def __str__(self) -> str:
-        return f"line {self.line}, column {self.column}: {self.why}"
+        return f"{self.place} {self.line}, column {self.column}: {self.why}"
 
 
 class Catalog(msgspec.Struct, frozen=True, dict=True):
@@ -78,6 +84,11 @@ class Catalog(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def by_id(self) -> Mapping[str, Title]:
         return {title.id: title for title in self.titles}
+
+    @cached_property
+    def popular(self) -> tuple[Title, ...]:
+        """The most voted titles, most first: what everybody is shown for whom nobody could choose."""
+        return tuple(nsmallest(POPULAR_TITLES, self.titles, key=lambda title: (-title.votes, title.id)))
 
 
 def load_catalog(path: Path, *, strict: bool = False, options: CatalogOptions | None = None) -> Catalog:
@@ -114,8 +125,30 @@ def parse_catalog(
     options: CatalogOptions | None = None,
 ) -> Catalog:
     """Titles of `text`; errors as `load_catalog`, naming `source`."""
-    options = options or CatalogOptions()
     rows = _csv_rows(text, source) if form == "csv" else _json_rows(text, source)
+    return collect_titles(rows, source=source, strict=strict, options=options)
+
+
+class RawRow(NamedTuple):
+    """A row as its source gives it."""
+
+    line: int
+    cells: Mapping[str, str] | BadCell
+    """Text by the source's column names, or what made the row unreadable."""
+    columns: Mapping[str, str]
+    """Our name of a column -> the source's; see `match_columns`."""
+
+
+def collect_titles(
+    rows: Iterable[RawRow],
+    *,
+    source: str,
+    strict: bool = False,
+    options: CatalogOptions | None = None,
+    place: Literal["line", "row"] = "line",
+) -> Catalog:
+    """Tidy every row, once and in order; errors as `load_catalog`, naming `source` and each row by its `place`."""
+    options = options or CatalogOptions()
     titles: list[Title] = []
     rejected: list[RejectedRow] = []
     corrected: list[RejectedRow] = []
@@ -123,45 +156,45 @@ def parse_catalog(
     for line, row, columns in rows:
         if len(titles) + len(rejected) >= MAX_ROWS:
             raise _refusal(source, f"more than {MAX_ROWS} rows")
-        bad: RejectedRow | None = None
-        if isinstance(row, BadCell):
-            bad = RejectedRow(line, row.column, row.why)
-        else:
-            try:
-                if options.repair == "mac-roman":
-                    row = {name: _repair_mac_roman(value) for name, value in row.items()}
-                tidied = tidy_row(row, columns, newest_year=options.newest_year)
-            except BadCell as exc:
-                bad = RejectedRow(line, exc.column, exc.why)
-            else:
-                first = seen.setdefault(tidied.title.id, line)
-                if first != line:
-                    column = columns.get("id", columns["title"])
-                    bad = RejectedRow(line, column, f"same id {tidied.title.id} as line {first}")
-                else:
-                    titles.append(tidied.title)
-                    corrected.extend(RejectedRow(line, column, what) for column, what in tidied.corrections)
-        if bad is not None:
+        try:
+            tidied = _tidied(row, columns, options)
+            first = seen.setdefault(tidied.title.id, line)
+            _check_first(first == line, columns, f"same id {tidied.title.id} as {place} {first}")
+        except BadCell as exc:
+            bad = RejectedRow(line, exc.column, exc.why, place)
             if strict:
-                raise _refusal(source, str(bad), "fix the row, or load in lenient mode")
+                raise _refusal(source, str(bad), "fix the row, or load in lenient mode") from exc
             rejected.append(bad)
+        else:
+            titles.append(tidied.title)
+            corrected.extend(RejectedRow(line, column, what, place) for column, what in tidied.corrections)
     if not titles:
         why = f"no usable row; the first of {len(rejected)} bad ones: {rejected[0]}" if rejected else "no rows"
         raise _refusal(source, why)
     return Catalog(tuple(titles), tuple(rejected), tuple(corrected))
 
 
-_Row = tuple[int, Mapping[str, str] | BadCell, Mapping[str, str]]
+def _tidied(row: Mapping[str, str] | BadCell, columns: Mapping[str, str], options: CatalogOptions) -> Tidied:
+    if isinstance(row, BadCell):
+        raise row
+    if options.repair == "mac-roman":
+        row = {name: _repair_mac_roman(value) for name, value in row.items()}
+    return tidy_row(row, columns, newest_year=options.newest_year)
 
 
-def _csv_rows(text: str, source: str) -> Iterator[_Row]:
+def _check_first(is_first: bool, columns: Mapping[str, str], why: str) -> None:
+    if not is_first:
+        raise BadCell(columns.get("id", columns["title"]), why)
+
+
+def _csv_rows(text: str, source: str) -> Iterator[RawRow]:
     """(line, cells or what is wrong, our column -> the file's) of every row that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as exc:
         raise _refusal(source, f"line 1: {exc}") from exc
-    columns = _match_columns(header, source)
+    columns = match_columns(header, f"{source}: line 1")
     while True:
         line = reader.line_num + 1
         try:
@@ -171,21 +204,21 @@ def _csv_rows(text: str, source: str) -> Iterator[_Row]:
         except csv.Error as exc:
             why = "a quote opens and never closes" if "end of data" in str(exc) else str(exc)
             lost = f"; everything up to line {reader.line_num} is lost" if reader.line_num > line else ""
-            yield line, BadCell("(quotes)", why + lost), columns
+            yield RawRow(line, BadCell("(quotes)", why + lost), columns)
             continue
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) < len(header):
             why = f"missing; the row has {len(cells)} of {len(header)} columns"
-            yield line, BadCell(header[len(cells)], why), columns
+            yield RawRow(line, BadCell(header[len(cells)], why), columns)
         elif len(cells) > len(header):
             why = f"the row has {len(cells)} columns, the header {len(header)}"
-            yield line, BadCell(f"#{len(header) + 1}", why), columns
+            yield RawRow(line, BadCell(f"#{len(header) + 1}", why), columns)
         else:
-            yield line, dict(zip(header, cells, strict=True)), columns
+            yield RawRow(line, dict(zip(header, cells, strict=True)), columns)
 
 
-def _json_rows(text: str, source: str) -> Iterator[_Row]:
+def _json_rows(text: str, source: str) -> Iterator[RawRow]:
     """The same for an array of objects, each told by the line it starts on."""
     decoder = json.JSONDecoder()
     at = _skip(text, 0)
@@ -208,10 +241,10 @@ def _json_rows(text: str, source: str) -> Iterator[_Row]:
             raise _refusal(source, f"line {_line(text, at)}: expected , or ] after an object")
 
 
-def _json_row(item: object, line: int) -> _Row:
+def _json_row(item: object, line: int) -> RawRow:
     columns = {"title": "title"}
     if not isinstance(item, dict):
-        return line, BadCell("(row)", "not an object"), columns
+        return RawRow(line, BadCell("(row)", "not an object"), columns)
     columns = _present(item)
     columns.setdefault("title", "title")
     cells: dict[str, str] = {}
@@ -221,18 +254,20 @@ def _json_row(item: object, line: int) -> _Row:
             cells[name] = "|".join(value)
             continue
         if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-            return line, BadCell(name, "neither text nor a number"), columns
+            return RawRow(line, BadCell(name, "neither text nor a number"), columns)
         cells[name] = "" if value is None else str(value)
-    return line, cells, columns
+    return RawRow(line, cells, columns)
 
 
-def _match_columns(header: Sequence[str], source: str) -> dict[str, str]:
+def match_columns(header: Sequence[str], where: str) -> dict[str, str]:
+    """Our name of a column -> the header's. Raises InvalidRequest beginning with `where`: one twice, or no title."""
     for index, name in enumerate(header):
         if name and name in header[:index]:
-            raise _refusal(source, f"line 1, column {index + 1}: {name} appears twice")
+            raise InvalidRequest(f"{where}, column {index + 1}: {name} appears twice", field="catalog")
     found = _present(header)
     if "title" not in found:
-        raise _refusal(source, f"line 1: no column title among {', '.join(header)[:200] or 'nothing'}")
+        among = ", ".join(header)[:200] or "nothing"
+        raise InvalidRequest(f"{where}: no column title among {among}", field="catalog")
     return found
 
 
