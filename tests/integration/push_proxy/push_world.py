@@ -41,6 +41,10 @@ from push_proxy.settings import PushSettings
 TOPIC = "event:fight"
 
 
+CLOSE_WITHIN_S = 0.5
+"""A client that reads nothing does not hear that its connection is over, and would wait ten seconds for it."""
+
+
 def broadcast(timestamp: int, prev: int, state_key: str | None = None, topic: str = TOPIC) -> Broadcast:
     return Broadcast(
         topic=topic, state_key=state_key or f"s{timestamp}", timestamp=timestamp, prev=prev, event_id="fight"
@@ -279,6 +283,7 @@ class World:
             compression=None,
             proxy=None,
             ping_interval=None,
+            close_timeout=CLOSE_WITHIN_S,
             **more,
         )
         device = Device(connection)

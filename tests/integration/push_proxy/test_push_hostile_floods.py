@@ -30,7 +30,7 @@ from hostile_client import (
 from push_world import TOPIC, Device, World, broadcast, eventually, schedule
 
 _MB = 1_000_000
-_PATIENT = {"link_ping_s": 4.0, "link_silence_s": 60.0, "lease_s": 30.0}
+_PATIENT = {"close_timeout_s": 1.0, "link_ping_s": 4.0, "link_silence_s": 60.0, "lease_s": 30.0}
 """The routers' links are not what is tested: a machine busy with floods must not take them for silent."""
 _SLOW = _PATIENT | {"slow_consumer_bytes": 16_384, "slow_consumer_s": 0.5}
 _UNSUBSCRIBE = json.dumps({"type": "unsubscribe", "topics": [TOPIC]}).encode()

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 import websockets
-from push_world import Device, World, broadcast, eventually
+from push_world import CLOSE_WITHIN_S, Device, World, broadcast, eventually
 
 PATIENCE_S = 20
 SMALL = 4096
@@ -37,6 +37,7 @@ async def deaf_socket(world: World) -> websockets.ClientConnection:
         compression=None,
         proxy=None,
         ping_interval=None,
+        close_timeout=CLOSE_WITHIN_S,
         max_queue=1,
     )
     device = Device(connection)
