@@ -1,14 +1,25 @@
-"""The DGS's settings in every composition."""
+"""The DGS in every composition: its settings, and its server."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from starlette.types import ASGIApp
+
+from contract.clock import Clock
+from contract.runtime.runner import Readiness
+from dgs.http.asgi_bridge import AsgiBridge
+from dgs.http.limits import ServerLimits
+from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
 from stagecue.settings import InstallationSettings
 
-__all__ = ["dgs_settings"]
+__all__ = ["dgs_server", "dgs_settings"]
+
+_LONGER_S: Final = 2.0
+"""Than what runs inside: its own time-outs tell more."""
 
 
 def dgs_settings(settings: InstallationSettings, *, catalog: Path | None, profiles: Path | None) -> DgsSettings:
@@ -22,3 +33,16 @@ def dgs_settings(settings: InstallationSettings, *, catalog: Path | None, profil
     if profiles is not None:
         update["profiles_path"] = profiles
     return given.model_copy(update=update)
+
+
+def dgs_server(
+    settings: DgsSettings, app: ASGIApp, sock: socket.socket, *, clock: Clock, readiness: Readiness
+) -> DgsServer:
+    """The service that answers with `app` on `sock`."""
+    return DgsServer(
+        sock,
+        endpoint=AsgiBridge(app, deadline_s=settings.request_timeout_s + _LONGER_S),
+        limits=ServerLimits.of(settings),
+        clock=clock,
+        readiness=readiness,
+    )

@@ -12,7 +12,7 @@ from typing import Final
 from contract.errors import NodeUnreachable
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
 from contract.node_link import LinkMessage, MessageChannel
-from contract.runtime.asgi import AsgiService, listen_on
+from contract.runtime.asgi import listen_on
 from contract.runtime.channel import channel_pair
 from contract.runtime.runner import Readiness, Service, run_services
 from contract.runtime.system_clock import SystemClock
@@ -24,7 +24,7 @@ from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
-from stagecue.prefetch_part import dgs_settings
+from stagecue.prefetch_part import dgs_server, dgs_settings
 from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings
@@ -152,8 +152,9 @@ async def run_standalone(
             readiness=readiness,
             sock=sockets[settings.push_port],
         )
+        prefetch_settings = dgs_settings(settings, catalog=options.catalog, profiles=options.profiles)
         dgs = build_dgs(
-            dgs_settings(settings, catalog=options.catalog, profiles=options.profiles),
+            prefetch_settings,
             schedule_view=schedule_view,
             replay_log=replay_log,
             device_ring=keys.device,
@@ -167,7 +168,7 @@ async def run_standalone(
             # Before the node, so that it is stopped after: a drain still delivers, and reports its last reach, over it.
             EmbeddedLink(router, node),
             node.service,
-            AsgiService("dgs", dgs, sockets[settings.dgs_port]),
+            dgs_server(prefetch_settings, dgs, sockets[settings.dgs_port], clock=clock, readiness=readiness),
             *operator_services(
                 producer.operations,
                 operator_ring=keys.operator,

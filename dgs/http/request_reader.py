@@ -28,7 +28,7 @@ _END: Final = b"\r\n\r\n"
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _request_line = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])\r\n" % _TOKEN).match
 _is_token = re.compile(_TOKEN).fullmatch
-_absolute_form = re.compile(rb"https?://[^/?#@]+", re.IGNORECASE).match
+_absolute_form = re.compile(rb"https?://[^/?#@]+(?=[/?]|$)", re.IGNORECASE).match
 _is_host = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*").fullmatch
 _is_length = re.compile(rb"[0-9]{1,15}").fullmatch
 

@@ -2,8 +2,8 @@
 
 Requests are read in sweeps and only looked at as they are read: classed, and put into the intake. What is most
 important is then served, until the turn's time is over; the sockets come next, so that what arrives meanwhile finds its
-class before anything less important is served. How long requests lie in the intake is how the gate knows of overload, and
-refusing one costs its framing and one write.
+class before anything less important is served. How long requests lie in the intake is how the gate knows of overload,
+and refusing one costs its framing and one write.
 """
 
 from __future__ import annotations

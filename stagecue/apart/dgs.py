@@ -6,7 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from contract.runtime.asgi import AsgiService, listen_on
+from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
 from dgs.app import build_dgs
@@ -14,7 +14,7 @@ from stagecue.apart.health import with_status
 from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
 from stagecue.keys import load_or_create_keys
-from stagecue.prefetch_part import dgs_settings
+from stagecue.prefetch_part import dgs_server, dgs_settings
 from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 
@@ -55,7 +55,7 @@ async def run_dgs(
         await run_services(
             [
                 RingWatch(keys, settings.data_dir, clock),
-                AsgiService("dgs", with_status(app, status), sock),
+                dgs_server(chosen, with_status(app, status), sock, clock=clock, readiness=readiness),
                 KvWatch(kv, readiness),
                 ReadyLine(readiness, address, announce),
             ],
