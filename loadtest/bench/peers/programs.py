@@ -13,7 +13,7 @@ from typing import Final
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.cluster.member import program
 
-__all__ = ["COMPILER_FLAGS", "compiled"]
+__all__ = ["COMPILER_FLAGS", "cache_directory", "compiled"]
 
 COMPILER_FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 _HERE: Final = Path(__file__).parent
@@ -30,7 +30,7 @@ async def compiled(name: str) -> Path:
     if missing := [part.name for part in parts if not part.is_file()]:
         raise CouldNotRun(f"{' and '.join(missing)} missing beside {__name__}: run from a checkout of the repository")
     digest = hashlib.sha256(" ".join(COMPILER_FLAGS).encode() + b"".join(part.read_bytes() for part in parts))
-    kept = _cache() / f"{name}-{digest.hexdigest()[:16]}"
+    kept = cache_directory() / f"{name}-{digest.hexdigest()[:16]}"
     if kept.is_file():
         return kept
     compiler = program("gcc", "gcc")
@@ -61,6 +61,7 @@ async def _run(*command: str) -> None:
         raise CouldNotRun(f"{' '.join(command)} failed:\n{said.decode(errors='replace')[-2000:]}")
 
 
-def _cache() -> Path:
+def cache_directory() -> Path:
+    """Where benchmarks keep what is dear to make, per user."""
     named = os.environ.get("XDG_CACHE_HOME")
     return (Path(named) if named else Path.home() / ".cache") / "stagecue" / "bench"
