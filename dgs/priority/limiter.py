@@ -1,0 +1,222 @@
+"""How many calls a dependency takes at once, found by watching how long they take. Pure.
+
+Once a window (0.1 s and 20 calls, or 1 s), with `base` the service time without queueing and `mean` the window's:
+
+    gradient = min(1, max(1/2, tolerance x base / mean))
+    limit   += smoothing x (limit x gradient + sqrt(limit) - limit)        smoothing 0.3 upwards, 0.5 downwards
+
+after Netflix concurrency-limits' `GradientLimit` (a queue of sqrt(limit) is what probes for room) and Envoy's adaptive
+concurrency filter (`gradient = (minRTT + buffer) / sampleRTT`, headroom sqrt(limit)). It settles where
+mean = base x tolerance / (1 - 1/sqrt(limit)): with 20 slots at some 27 calls, a third more than the slots.
+
+What those are known to get wrong, and what is done here:
+
+- *Constant time-outs look healthy*: they all take the same time. Here a time-out is a drop and never a sample. With a
+  part `a` of a window dropped, limit x= 1 - a/2 (DCTCP, RFC 8257 section 3.3).
+- *Slow creep*: a minimum kept for ever chokes a dependency that became slower, a mean over a long time learns its own
+  queue as normal. Here `base` is the least mean of a window, and ends after 10 s: under load it is measured anew with
+  half the limit for a moment (Envoy's minRTT window, which allows 3 calls; half costs less, and again half next time
+  if it was too much). The important class keeps the whole limit meanwhile. At the least limit for 5 windows it is
+  measured at once (Envoy, too).
+- *Windows of short calls are skipped* (Netflix: under 100 us): no such bound here.
+- *Growth while nobody asks*: the limit does not grow unless 0.7 of it was used. (Netflix has half. But what grew so in
+  a calm hour is what a surge meets first.)
+
+At first, from four times the least, and again from the least, it grows by half per window until a gradient or a drop
+speaks (RFC 5681's slow start).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from dgs.serving import CLASSES, Outcome
+
+__all__ = ["BASE_LIFETIME_S", "Limiter"]
+
+WINDOW_S: Final = 0.1
+WINDOW_MAX_S: Final = 1.0
+WINDOW_CALLS: Final = 20
+TOLERANCE: Final = 1.1
+SMOOTHING_UP: Final = 0.3
+SMOOTHING_DOWN: Final = 0.5
+USED: Final = 0.7
+START: Final = 4
+BASE_LIFETIME_S: Final = 10.0
+PROBE_MAX_S: Final = 1.0
+"""A probe that found nothing by then is given up, and tried again a second later."""
+_AT_LEAST_WINDOWS: Final = 5
+
+
+class Limiter:
+    """Calls of one dependency under way, and how many may be. Time is monotonic seconds and never falls."""
+
+    __slots__ = (
+        "_base_at_s",
+        "_base_s",
+        "_drops",
+        "_fills",
+        "_least",
+        "_limit",
+        "_most",
+        "_peak",
+        "_probe_at_s",
+        "_probe_calls",
+        "_probe_from_s",
+        "_probe_limit",
+        "_probe_sum_s",
+        "_samples",
+        "_slow_start",
+        "_starved_windows",
+        "_sum_s",
+        "_window_from_s",
+        "drops",
+        "in_flight",
+        "probes",
+        "room",
+    )
+
+    def __init__(self, *, least: int, most: int, fills: Sequence[float], now_s: float) -> None:
+        """`fills`: by rank of class, up to which part of the limit it is let in; 1 for the most important."""
+        assert 1 <= least <= most
+        self._least = least
+        self._most = most
+        self._limit = float(min(most, START * least))
+        self._fills = tuple(fills)
+        self._slow_start = True
+        self._base_s: float | None = None
+        self._base_at_s = now_s
+        self._probe_at_s: float | None = None
+        self._probe_from_s: float | None = None
+        self._probe_limit = 0.0
+        self._probe_sum_s = 0.0
+        self._probe_calls = 0
+        self._starved_windows = 0
+        self.in_flight = 0
+        self.drops = 0
+        self.probes = 0
+        self._window_from_s = now_s
+        self._samples = self._drops = self._peak = 0
+        self._sum_s = 0.0
+        self.room: list[int] = []
+        """By rank: a call may begin while `in_flight` is less than this."""
+        self._make_room()
+
+    @property
+    def limit(self) -> int:
+        return int(self._limit)
+
+    @property
+    def base_ms(self) -> float | None:
+        """Service time without queueing, as far as known."""
+        return None if self._base_s is None else self._base_s * 1000
+
+    @property
+    def probing(self) -> bool:
+        return self._probe_at_s is not None
+
+    def refill(self, fills: Sequence[float]) -> None:
+        """Another ruleset."""
+        assert len(fills) == len(CLASSES)
+        self._fills = tuple(fills)
+        self._make_room()
+
+    def begin(self) -> None:
+        """A call begins; who may is said by `room`."""
+        self.in_flight += 1
+        self._peak = max(self._peak, self.in_flight)
+
+    def end(self, took_s: float, outcome: Outcome, now_s: float) -> None:
+        """It ended. `late` is a drop; what failed quickly says nothing of how long serving takes."""
+        assert self.in_flight > 0, "a call ends once"
+        self.in_flight -= 1
+        if outcome == "late":
+            self._drops += 1
+            self.drops += 1
+        elif outcome == "ok":
+            self._samples += 1
+            self._sum_s += took_s
+            if self._probe_from_s is not None and now_s - took_s >= self._probe_from_s:
+                self._probe_calls += 1
+                self._probe_sum_s += took_s
+        if self._probe_at_s is not None:
+            self._go_on_probing(now_s)
+        length_s = now_s - self._window_from_s
+        calls = self._samples + self._drops
+        if (length_s >= WINDOW_S and calls >= WINDOW_CALLS) or (length_s >= WINDOW_MAX_S and calls):
+            self._close_window(now_s)
+
+    def _close_window(self, now_s: float) -> None:
+        drop_share = self._drops / (self._drops + self._samples)
+        if self._drops:
+            self._limit *= 1 - drop_share / 2
+            self._slow_start = False
+        elif self._probe_at_s is None:  # a probe's own calls are fewer than usual and no sign of room
+            self._follow(self._sum_s / self._samples, now_s)
+        self._limit = min(max(self._limit, float(self._least)), float(self._most))
+        if self._limit <= self._least:
+            self._slow_start = True
+        self._new_window(now_s)
+        self._make_room()
+
+    def _follow(self, mean_s: float, now_s: float) -> None:
+        used = self._peak >= USED * self._limit
+        if self._base_s is None or mean_s <= self._base_s:
+            self._base_s, self._base_at_s = mean_s, now_s
+        gradient = min(1.0, max(0.5, TOLERANCE * self._base_s / mean_s)) if mean_s > 0 else 1.0
+        if self._slow_start and gradient >= 0.9:
+            self._limit *= 1.5 if used else 1.0
+        else:
+            self._slow_start = False
+            wanted = self._limit * gradient + math.sqrt(self._limit)
+            if wanted < self._limit:
+                self._limit += SMOOTHING_DOWN * (wanted - self._limit)
+            elif used:
+                self._limit += SMOOTHING_UP * (wanted - self._limit)
+        starved = self._limit <= self._least and gradient < 0.9
+        self._starved_windows = self._starved_windows + 1 if starved else 0
+        expired = now_s - self._base_at_s >= BASE_LIFETIME_S
+        if self._starved_windows >= _AT_LEAST_WINDOWS or (expired and used):
+            self._start_probe(now_s)
+        elif expired:
+            self._base_s, self._base_at_s = mean_s, now_s
+
+    def _start_probe(self, now_s: float) -> None:
+        self._starved_windows = 0
+        self._probe_at_s = now_s
+        self._probe_from_s = None
+        self._probe_limit = max(1.0, self._limit / 2)
+        self._probe_sum_s = 0.0
+        self._probe_calls = 0
+        self.probes += 1
+
+    def _go_on_probing(self, now_s: float) -> None:
+        """Wait until what was under way before is done, then for a window's calls that began afterwards."""
+        assert self._probe_at_s is not None
+        if self._probe_from_s is None and self.in_flight <= self._probe_limit:
+            self._probe_from_s = now_s
+        if self._probe_calls >= WINDOW_CALLS:
+            self._base_s = self._probe_sum_s / self._probe_calls
+            self._base_at_s = now_s
+        elif now_s - self._probe_at_s >= PROBE_MAX_S:
+            self._base_at_s = now_s - BASE_LIFETIME_S + 1.0
+        else:
+            return
+        self._probe_at_s = self._probe_from_s = None
+        self._new_window(now_s)
+        self._make_room()
+
+    def _new_window(self, now_s: float) -> None:
+        self._window_from_s = now_s
+        self._samples = self._drops = 0
+        self._sum_s = 0.0
+        self._peak = self.in_flight
+
+    def _make_room(self) -> None:
+        others = self._limit if self._probe_at_s is None else self._probe_limit
+        self.room = [
+            max(1, int((others if rank else self._limit) * fill)) if fill else 0
+            for rank, fill in enumerate(self._fills)
+        ]
