@@ -115,7 +115,10 @@ class Connection(asyncio.Protocol):
             self._read(data)
 
     def eof_received(self) -> bool:
-        """A client may close its half once it has asked all it wants; whatever it asked is answered."""
+        """A client may close its half once it has asked all it wants; whatever it asked is answered.
+
+        One that has left altogether looks the same: a reset shows the difference, at the latest when it is written to.
+        """
         if self._lingering or not (self._waiting or self._out):
             return False
         self._reader.last = True

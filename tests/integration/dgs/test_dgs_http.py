@@ -1,4 +1,4 @@
-"""The HTTP surface: GraphQL over HTTP, limits, artwork, operations, and a real server."""
+"""The HTTP surface: GraphQL over HTTP, limits, artwork, operations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import httpx
 import pytest
 from dgs_world import CHANNEL, PREFETCH, World
 
 from contract.errors import StoreUnavailable
 from contract.kv.memory import MemoryScheduleView
-from contract.runtime.asgi import AsgiService, listen_on
 from contract.schedule import TopicSchedule
 
 SMALL = 'prefetchEvent(eventId: "tyson-paul", profileId: "p-1") { version }'
@@ -298,25 +296,13 @@ async def test_federation(world: World) -> None:
     assert "prefetchEvent" in (await world.ask("{ _service { sdl } }"))["data"]["_service"]["sdl"]
 
 
-async def test_over_a_real_socket(bare_world: World) -> None:
-    """The same application under uvicorn: keep-alive, concurrent prefetches, artwork, clean stop."""
-    world = bare_world
+async def test_fifty_prefetches_at_once(world: World) -> None:
+    """Concurrent clients, kept connections, artwork beside maps."""
     await world.plan()
-    sock = listen_on("127.0.0.1", 0)
-    port = sock.getsockname()[1]
-    ready, stop = asyncio.Event(), asyncio.Event()
-    service = AsgiService("dgs", world.build(), sock)
-    serving = asyncio.create_task(service.run(ready, stop), name="dgs-under-test")
-    try:
-        await asyncio.wait_for(ready.wait(), 5)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as world.http:
-            maps = await asyncio.gather(*(world.prefetch(f"p-{number}") for number in range(50)))
-            url = maps[0]["byKey"]["live"]["rows"][0]["titles"][0]["artwork"][0]["url"]
-            assert (await world.http.get(url)).headers["content-type"].startswith("image/svg+xml")
-        assert len({str(found["byKey"]) for found in maps}) >= 47
-    finally:
-        stop.set()
-        await asyncio.wait_for(serving, 5)
+    maps = await asyncio.gather(*(world.prefetch(f"p-{number}") for number in range(50)))
+    url = maps[0]["byKey"]["live"]["rows"][0]["titles"][0]["artwork"][0]["url"]
+    assert (await world.http.get(url)).headers["content-type"].startswith("image/svg+xml")
+    assert len({str(found["byKey"]) for found in maps}) >= 47
 
 
 EVENT = 'query($x: ID!) { prefetchEvent(eventId: $x, profileId: "p") { version } }'
