@@ -156,7 +156,12 @@ class DeviceListener:
         self.metrics.stall(max(0.0, now_s - self._ticked_s - TICK_S))
         self._ticked_s = now_s
         for connection in self._wheel.due(now_s):
-            connection.on_time(now_s)
+            try:
+                connection.on_time(now_s)
+            except Exception:
+                # Raised from here it would end the node, and with it everybody.
+                _log.exception("connection_failed")
+                connection.abort()
 
     def every_second(self) -> None:
         """What changes slowly: due times, the reconnect window, what siblings know, addresses that are quiet again."""
@@ -196,7 +201,9 @@ class DeviceListener:
             await self._send_all_away()
             loop = asyncio.get_running_loop()
             deadline_s = loop.time() + self.settings.close_timeout_s
-            while (self._sessions or self._others) and loop.time() < deadline_s:  # noqa: ASYNC110 - bounded, once
+            while (self._sessions or self._others) and loop.time() < deadline_s:
+                for late in tuple(self._sessions):  # let in before, a session only after the plan was made
+                    late.send_away(CloseCode.DRAIN, "drain")
                 await asyncio.sleep(TICK_S)
         finally:
             if self._server is not None:

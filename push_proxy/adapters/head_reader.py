@@ -51,7 +51,18 @@ _KINDS: Final[Mapping[StreamProtocol, Callable[[DeviceListener, asyncio.Transpor
 class HeadReader(asyncio.Protocol):
     """One per connection that has not said yet what it wants. The listener's deadline ends those who never do."""
 
-    __slots__ = ("_answered", "_buffer", "_cut", "_host", "_listener", "_source", "_transport", "_unread", "due_bucket")
+    __slots__ = (
+        "_answered",
+        "_buffer",
+        "_cut",
+        "_has_room",
+        "_host",
+        "_listener",
+        "_source",
+        "_transport",
+        "_unread",
+        "due_bucket",
+    )
 
     def __init__(self, listener: DeviceListener, host: str | None = None) -> None:
         """`host`: the peer's address; None: the transport knows it."""
@@ -61,6 +72,8 @@ class HeadReader(asyncio.Protocol):
         self._buffer: HeadBuffer | None = None
         self._cut: CutHead | None = None
         self._source: Source | None = None
+        self._has_room = False
+        """Whether room was found for its stream, which counts as a handshake: asked once."""
         self._answered = False
         self._unread = 0
         """Bytes that came after the answer."""
@@ -112,7 +125,7 @@ class HeadReader(asyncio.Protocol):
             self._judge(request, buffer.rest)
 
     def _begin_as_before(self, cut: CutHead) -> bool:
-        """Begin a stream if heads of this shape do; False: judge it whole, nothing happened."""
+        """Begin a stream if heads of this shape do; False: judge it whole."""
         listener, source, transport = self._listener, self._source, self._transport
         protocol = listener.judged_heads.protocol(cut.shape)
         if protocol is None or source is None or transport is None or not is_key(cut.key):
@@ -122,6 +135,7 @@ class HeadReader(asyncio.Protocol):
         try:
             grant = listener.verify(cut.token.decode("latin-1"))
         except Unauthorized:
+            self._has_room = True
             return False
         connection = _KINDS[protocol](listener, transport, source)
         self._hand_over(transport, connection)
@@ -144,7 +158,7 @@ class HeadReader(asyncio.Protocol):
         verdict = judge_request(
             request,
             verify=listener.verify,
-            room=lambda: listener.room(source),
+            room=lambda: "yes" if self._has_room else listener.room(source),
             retry_after_s=listener.terms.retry_after_s,
             origin_allowed=listener.origin_allowed,
             check_events=listener.check_events,

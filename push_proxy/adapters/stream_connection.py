@@ -64,6 +64,8 @@ class StreamConnection(WebSocketConnection):
         finally:
             if self.write is gather:
                 self.write = write
+            elif self._transport is not None:
+                write = self._transport.write  # it said goodbye: what the kernel does not take must wait there
             if answers:
                 write(b"".join(answers))
 

@@ -1,0 +1,107 @@
+"""What goes wrong with one connection is its own: the others, the node and its drain go on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from hostile_client import PATIENCE_S, Raw, head, text
+from push_world import World, broadcast, eventually
+
+from contract.close_codes import CloseCode, reason
+from push_proxy.adapters.device_listener import DeviceListener
+from push_proxy.session import Session
+from push_proxy.websocket import close_frame
+
+SMALL = 4096
+"""Bytes of the kernel's buffers."""
+
+
+def sessions(world: World) -> list[Any]:
+    return list(listener(world)._sessions)
+
+
+def listener(world: World) -> DeviceListener:
+    return world.node.service._listener
+
+
+async def test_a_deadline_that_fails_ends_its_connection_and_nobody_elses(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tick looks at everybody's deadlines: were it to end with one of them, the node would."""
+    devices = [await world.connect() for _ in range(3)]
+    for device in devices:
+        await device.subscribe(0)
+        assert (await device.next())["type"] == "continuity"
+    failing = sessions(world)[1].session
+    asked = Session.only_ping_due
+
+    def only_ping_due(session: Session, now_s: float) -> bool:
+        if session is failing:
+            raise ZeroDivisionError("a mistake of ours")
+        return asked(session, now_s)
+
+    monkeypatch.setattr(Session, "only_ping_due", only_ping_due)
+    for each in sessions(world):
+        each.session._next_ping_s = 0.0
+        listener(world).schedule(each)
+    await devices[1].closed(PATIENCE_S)
+    await eventually(lambda: len(sessions(world)) == 2, PATIENCE_S)
+    assert world.task is not None
+    assert not world.task.done()
+    assert await world.routers[0].deliver(broadcast(2, 0)) == 2
+    for device in (devices[0], devices[2]):
+        assert (await device.until("broadcast", PATIENCE_S))["timestamp"] == 2
+
+
+@pytest.mark.parametrize("world", [{"max_errors": 40, "close_timeout_s": 10.0}], indirect=True)
+async def test_the_end_of_a_session_is_whole_though_its_socket_takes_a_part(world: World) -> None:
+    """One subscribe may end its session: errors and close frame go out whole, whenever the device reads them."""
+    world.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", world.port))
+        await loop.sock_sendall(sock, head(world))
+        await eventually(lambda: len(sessions(world)) == 1, PATIENCE_S)
+        names = [f"{number}" + 130 * "x" for number in range(60)]
+        await loop.sock_sendall(sock, text({"type": "subscribe", "topics": dict.fromkeys(names)}))
+        await eventually(lambda: not sessions(world), PATIENCE_S)
+        told = bytearray()
+        async with asyncio.timeout(PATIENCE_S):
+            while not told.endswith(close_frame(CloseCode.TOO_MANY_ERRORS, reason(CloseCode.TOO_MANY_ERRORS))):
+                part = await loop.sock_recv(sock, 65_536)
+                assert part, "ended without its close frame"
+                told += part
+        assert told.count(b'"type":"error"') == 40
+
+
+async def test_who_brings_its_token_during_a_drain_is_sent_away_like_the_others(world: World) -> None:
+    """graphql-transport-ws: let in before the drain, a session only in it."""
+    raw = await Raw.open(
+        world, without=[b"Sec-WebSocket-Protocol"], more=[(b"Sec-WebSocket-Protocol", b"graphql-transport-ws")]
+    )
+    leaving = [await world.connect() for _ in range(2)]
+    world.stop.set()
+    assert (await leaving[0].until("goaway", PATIENCE_S))["reason"] == "drain"
+    raw.transport.write(text({"type": "connection_init", "payload": {"token": world.token()}}))
+    code, _ = await raw.closed()
+    assert code == CloseCode.DRAIN
+
+
+@pytest.mark.parametrize("world", [{"handshake_burst": 3, "handshakes_per_s": 0.001}], indirect=True)
+async def test_a_refused_token_costs_its_node_one_handshake(world: World) -> None:
+    """However it was found out: by the way of a head that was seen before, or by that of a new one."""
+    first = await Raw.open(world)
+    refused = await Raw.connect(world)
+    refused.transport.write(head(world, token=b"not.a.token"))
+    assert (await refused.answer()).status == 401
+    third = await Raw.open(world)
+    beyond = await Raw.connect(world)
+    beyond.transport.write(head(world))
+    assert (await beyond.answer()).status == 503
+    for raw in (first, third):
+        raw.transport.abort()
