@@ -1,0 +1,126 @@
+"""What is kept of a topic while its schedule stands: spans for lifetimes, and the folds of its maps. Pure but bounded.
+
+A revision is another schedule, so another `TopicView`; fragments know nothing of schedules and stay.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from contract.errors import Forbidden
+from contract.schedule import TopicSchedule
+from dgs.audience import choose_audience
+from dgs.operations.fold import Fold, Look, fold_map
+from dgs.operations.fragments import Fragments
+from dgs.operations.plan import RootPlan
+from dgs.picks import Layout
+from dgs.ttl import Spans, free_spans, spread_in
+
+__all__ = ["Dressing", "Lifetimes", "TopicView", "TopicViews"]
+
+_MAX_TOPICS: Final = 10_000
+_MAX_FOLDS: Final = 4_096
+"""Some 4 KB each; folding one again costs half a millisecond."""
+
+
+class Dressing(NamedTuple):
+    """A Look, and the bytes it is known by: equal for devices whose answers are equal."""
+
+    look: Look
+    key: bytes
+
+
+class Lifetimes(NamedTuple):
+    """How long maps live; the settings' numbers in milliseconds."""
+
+    mean_ms: int
+    spread: float
+    guard_ms: int
+
+
+class TopicView:
+    """One schedule, ready to answer from."""
+
+    __slots__ = ("_lifetimes", "_second", "_spans", "_stage_times", "folds", "schedule")
+
+    def __init__(self, schedule: TopicSchedule, lifetimes: Lifetimes) -> None:
+        self.schedule = schedule
+        self.folds: dict[tuple[bytes, bytes, Layout], Fold] = {}
+        self._lifetimes = lifetimes
+        self._stage_times = [stage.due_at for stage in schedule.stages if stage.due_at is not None]
+        self._second = -1
+        self._spans: Spans = ()
+
+    def ttl_s(self, now_ms: int, draw: float) -> int:
+        """A lifetime in whole seconds, at least one, that ends near no stage."""
+        second = now_ms // 1000
+        if second != self._second:
+            self._second = second
+            mean_ms, spread, guard_ms = self._lifetimes
+            self._spans = free_spans(
+                now_ms=now_ms, mean_ms=mean_ms, spread=spread, stage_times=self._stage_times, guard_ms=guard_ms
+            )
+        return max(1, (spread_in(self._spans, draw) - now_ms) // 1000)
+
+
+class TopicViews:
+    """Views of the topics asked for, the longest unused forgotten first."""
+
+    def __init__(self, lifetimes: Lifetimes, fragments: Fragments) -> None:
+        self._lifetimes = lifetimes
+        self._fragments = fragments
+        self._views: OrderedDict[str, TopicView] = OrderedDict()
+        self.folds = 0
+        """Held now."""
+        self.folded = 0
+        """Ever made."""
+
+    def of(self, schedules: Sequence[TopicSchedule], region: str) -> TopicView | None:
+        """The view of the audience `region` belongs to; None if it belongs to none. `schedules` is not empty."""
+        if len(schedules) == 1 and not schedules[0].regions:
+            schedule = schedules[0]
+        else:
+            try:
+                schedule = choose_audience(schedules, region)
+            except Forbidden:
+                return None
+        view = self._views.get(schedule.topic)
+        if view is None or view.schedule is not schedule:
+            view = self._replace(schedule, view)
+        self._views.move_to_end(schedule.topic)
+        return view
+
+    def fold(self, view: TopicView, root: RootPlan, dressing: Dressing, layout: Layout) -> Fold:
+        """The template of a map. Raises NotPlain for what is not folded, ValueError for a layout that does not fit."""
+        key = (root.shape, dressing.key, layout)
+        found = view.folds.get(key)
+        if found is None:
+            while self.folds >= _MAX_FOLDS:
+                self._forget_folds()
+            found = view.folds[key] = fold_map(root.selection, view.schedule, layout, dressing.look, self._fragments)
+            self.folds += 1
+            self.folded += 1
+        return found
+
+    def _replace(self, schedule: TopicSchedule, old: TopicView | None) -> TopicView:
+        if old is not None:
+            self.folds -= len(old.folds)
+        while len(self._views) >= _MAX_TOPICS:
+            self.folds -= len(self._views.popitem(last=False)[1].folds)
+        view = self._views[schedule.topic] = TopicView(schedule, self._lifetimes)
+        if old is not None and old.schedule == schedule:
+            # The same one read again: what was folded still holds.
+            view.folds = old.folds
+            self.folds += len(old.folds)
+        return view
+
+    def _forget_folds(self) -> None:
+        """Those of the topic that was asked for longest ago and has any."""
+        for view in self._views.values():
+            if view.folds:
+                self.folds -= len(view.folds)
+                view.folds.clear()
+                return
+        self.folds = 0

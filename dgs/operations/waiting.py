@@ -1,0 +1,85 @@
+"""Requests whose picks are not in memory: all of one turn of the loop are asked for at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from contract.clock import Clock
+from contract.errors import BroadcastSystemError
+from dgs.picks import Missing, Picks, Wanted
+from dgs.ports import PicksSource
+
+__all__ = ["Found", "Waiting"]
+
+_log = structlog.get_logger(__name__)
+
+Found = Mapping[Wanted, Picks | Missing]
+_MIN_WAIT_S: Final = 0.01
+
+
+class _Asked(NamedTuple):
+    wanted: Sequence[Wanted]
+    until_s: float
+    resume: Callable[[Found], None]
+
+
+class Waiting:
+    """Gathers what is wanted and resumes whoever asked, each exactly once; `resume` must not raise."""
+
+    def __init__(self, picks: PicksSource, clock: Clock, *, max_requests: int) -> None:
+        self._picks = picks
+        self._clock = clock
+        self._max_requests = max_requests
+        self._gathered: list[_Asked] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.requests = 0
+        """Waiting now."""
+        self.batches = 0
+        self.refused = 0
+
+    def ask(self, wanted: Sequence[Wanted], until_s: float, resume: Callable[[Found], None]) -> bool:
+        """Call `resume` with what was found, empty if nothing was, before about `until_s` of the monotonic clock.
+
+        False, and nothing is called, when too many wait already.
+        """
+        if self.requests >= self._max_requests:
+            self.refused += 1
+            return False
+        self.requests += 1
+        self._gathered.append(_Asked(wanted, until_s, resume))
+        if len(self._gathered) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+        return True
+
+    async def close(self) -> None:
+        """Give up on what is under way; whoever waits is resumed with nothing."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _flush(self) -> None:
+        batch, self._gathered = self._gathered, []
+        self.batches += 1
+        task = asyncio.get_running_loop().create_task(self._find(batch), name="dgs-picks-batch")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _find(self, batch: list[_Asked]) -> None:
+        wanted = tuple(dict.fromkeys(each for asked in batch for each in asked.wanted))
+        left_s = max(_MIN_WAIT_S, min(asked.until_s for asked in batch) - self._clock.monotonic_s())
+        found: Found = {}
+        try:
+            async with asyncio.timeout(left_s):
+                found = await self._picks.find(wanted, left_s)
+        except (BroadcastSystemError, TimeoutError):
+            pass  # the endpoint behind says what is the matter
+        except Exception:
+            _log.exception("picks_batch_failed", wanted=len(wanted))
+        finally:
+            self.requests -= len(batch)
+            for asked in batch:
+                asked.resume(found)
