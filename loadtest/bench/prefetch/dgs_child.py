@@ -12,21 +12,28 @@ import os
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
-from contract.runtime.asgi import AsgiService, listen_on
+from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness, run_process, run_services
 from contract.runtime.system_clock import SystemClock
 from contract.runtime.telemetry import configure_logging
 from contract.schedule import TopicSchedule
 from contract.tokens import new_key_ring
 from dgs.app import build_dgs
+from dgs.http.asgi_bridge import AsgiBridge
+from dgs.http.limits import ServerLimits
+from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
 from loadtest.bench.prefetch.asking import Secret
 
 __all__ = ["DgsSetup", "main"]
+
+_LONGER_S: Final = 2.0
+"""As in stagecue.prefetch_part."""
 
 
 class DgsSetup(msgspec.Struct, frozen=True):
@@ -43,8 +50,9 @@ async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:
     await view.put(setup.schedule)
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on("127.0.0.1", 0))
+        settings = DgsSettings()
         app = build_dgs(
-            DgsSettings(),
+            settings,
             schedule_view=view,
             replay_log=MemoryReplayLog(),
             device_ring=new_key_ring("stagecue.device"),
@@ -56,7 +64,14 @@ async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:
         async def say() -> None:
             _print({"port": sock.getsockname()[1]})
 
-        await run_services([AsgiService("dgs", app, sock)], stop=stop, on_ready=say, on_stopping=readiness.stopping)
+        server = DgsServer(
+            sock,
+            endpoint=AsgiBridge(app, deadline_s=settings.request_timeout_s + _LONGER_S),
+            limits=ServerLimits.of(settings),
+            clock=clock,
+            readiness=readiness,
+        )
+        await run_services([server], stop=stop, on_ready=say, on_stopping=readiness.stopping)
 
 
 def _told(stop: asyncio.Event) -> None:

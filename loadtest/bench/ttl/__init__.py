@@ -1,0 +1,1 @@
+"""`stagecue bench ttl`: refreshes of a night, with fixed lifetimes and with jittered ones."""
