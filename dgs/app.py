@@ -14,11 +14,16 @@ from contract.clock import Clock
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.runner import Readiness
 from contract.tokens import KeyRing
+from dgs.answer_budget import BudgetedPicks
+from dgs.catalog_picks import CatalogPicks
+from dgs.catalogs import CatalogIndex, CatalogInUse
+from dgs.default_picks import DefaultPicks
+from dgs.distinct import DistinctAnswers
 from dgs.http_api import ArtworkEndpoint, GraphQLEndpoint, OperationsEndpoints
 from dgs.metrics import DgsMetrics
 from dgs.ports import ProfileSource
 from dgs.prefetch import Prefetch
-from dgs.recommend import ContentRecommendations
+from dgs.read_through import ReadThroughNewest, ReadThroughSchedules
 from dgs.request_log import RequestLog
 from dgs.schema import build_schema
 from dgs.settings import DgsSettings
@@ -55,13 +60,24 @@ def build_dgs(
         max_entries=settings.request_log_entries,
         started_ms=clock.now_ms(),
     )
+    catalogs = CatalogInUse(CatalogIndex(catalog.titles, cohorts=settings.cohorts))
+    schedules = ReadThroughSchedules(schedule_view)
+    defaults = DefaultPicks(catalogs, per_row=settings.titles_per_row, now_ms=clock.now_ms)
+    picks = BudgetedPicks(
+        CatalogPicks(catalogs, profiles, schedules.schedule, clock, per_row=settings.titles_per_row),
+        DistinctAnswers(budget=settings.distinct_budget),
+        defaults,
+        profiles,
+        schedules,
+    )
     prefetch = Prefetch(
         settings,
-        titles=catalog.titles,
+        catalogs=catalogs,
         profiles=profiles,
-        recommendations=ContentRecommendations(catalog.titles),
-        schedule_view=schedule_view,
-        replay_log=replay_log,
+        picks=picks,
+        defaults=defaults,
+        schedules=schedules,
+        newest=ReadThroughNewest(replay_log),
         device_ring=device_ring,
         clock=clock,
         draw=draw,

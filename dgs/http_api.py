@@ -173,6 +173,8 @@ class GraphQLEndpoint:
         ran = result.data is not None or any(error.path for error in result.errors or ())
         if ran:
             answer["data"] = result.data
+        if context.extensions:
+            answer["extensions"] = context.extensions
         status = 400 if not ran and media_type == _GRAPHQL_JSON else 200
         return status, _encode(answer), None if result.errors else context.max_age_s
 

@@ -1,51 +1,59 @@
-"""The use cases behind the schema: a stage map for a profile, the channel its broadcasts come through.
+"""The use cases behind the schema: stage maps for a profile, the channel its broadcasts come through.
 
-Reads the schedule view, never the producer's database. Everything here is quick but for those reads; nothing is
-written, so every call may be cancelled or repeated.
+Reads schedules and picks from memory where they are there, never the producer's database. Nothing is written, so every
+call may be cancelled or repeated.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import cycle
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from contract.clock import Clock
-from contract.errors import InvalidRequest, NotFound
-from contract.kv.ports import ReplayLogReader, ScheduleViewReader
+from contract.errors import BroadcastSystemError, Forbidden, InvalidRequest, NotFound, Unavailable
 from contract.names import check_event_id
 from contract.schedule import TopicSchedule
 from contract.tokens import DeviceClaims, KeyRing
-from dgs.artwork import art_language, artwork_for
 from dgs.audience import choose_audience, window_end_ms
-from dgs.model import DeviceContext, EventInfo, Profile, ShownTitle, StageContent, StageMap, Title
-from dgs.ports import ProfileSource, RecommendationSource
+from dgs.catalogs import CatalogInUse
+from dgs.default_picks import DefaultPicks
+from dgs.dressing import Wardrobe, dress
+from dgs.model import DeviceContext, EventInfo, ShownTitle, StageMap
+from dgs.picks import Missing, Picks, Wanted
+from dgs.places import places_of
+from dgs.ports import NewestReader, PicksSource, Place, ProfileSource, ScheduleReader
 from dgs.settings import DgsSettings
-from dgs.shelf import catalog_digest, make_picks, stage_content
-from dgs.stage_map import reasons_needed, titles_needed
+from dgs.shelf import fits, stage_content
 from dgs.ttl import jittered_ttl_ms
+from dgs.words import language_of
 
 __all__ = [
+    "DEGRADED_LIFE",
     "SUBPROTOCOL",
     "Channel",
     "ChannelTopicState",
+    "Degraded",
     "Prefetch",
+    "Served",
     "check_device_id",
     "derived_device_id",
+    "event_info",
     "resolve_device",
 ]
 
 SUBPROTOCOL: Final = "stagecue.v1"
+DEGRADED_LIFE: Final = 0.1
+"""Of the mean lifetime: how long a map is kept that is not what was asked for."""
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_SPARE_REASONS: Final = 1
-"""A watched title too like the one before it may have no neighbours left to show."""
-_BECAUSE_TITLES: Final = 24
+_TITLE_EVENT_WITHIN_MS: Final = 31 * 86_400_000
+_PLACES_PER_PROFILE: Final = 10
+"""A place is a tenth of a profile (DGS_PROFILE_CACHE_ENTRIES)."""
 
 
 class ChannelTopicState(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +76,24 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     connect_window_ms: int
 
 
+class Degraded(msgspec.Struct, frozen=True, rename="camel"):
+    """What of an answer is not what was asked for, and why: an entry of `extensions.degraded`."""
+
+    what: str
+    """`picks`: others' titles, or older ones."""
+    event_id: str
+    source: str
+    """Who chose instead."""
+    why: str
+
+
+class Served(NamedTuple):
+    """A map, and what is wrong with it, if anything."""
+
+    stage_map: StageMap
+    degraded: Degraded | None
+
+
 class Prefetch:
     """Errors of every method: InvalidRequest, NotFound, Forbidden (field named), StoreUnavailable (retryable)."""
 
@@ -75,57 +101,65 @@ class Prefetch:
         self,
         settings: DgsSettings,
         *,
-        titles: Sequence[Title],
+        catalogs: CatalogInUse,
         profiles: ProfileSource,
-        recommendations: RecommendationSource,
-        schedule_view: ScheduleViewReader,
-        replay_log: ReplayLogReader,
+        picks: PicksSource,
+        defaults: DefaultPicks,
+        schedules: ScheduleReader,
+        newest: NewestReader,
         device_ring: KeyRing,
         clock: Clock,
         draw: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._push_urls = cycle(settings.push_urls)
-        self._titles = {title.id: title for title in titles}
-        self._all = tuple(titles)
-        self._index_of = {title.id: index for index, title in enumerate(titles)}
-        self._catalog = catalog_digest(self._all)
-        self._profile = lru_cache(maxsize=settings.profile_cache_entries)(profiles.profile)
-        self._recommendations = recommendations
-        self._schedule_view = schedule_view
-        self._replay_log = replay_log
+        self._catalogs = catalogs
+        self._profiles = profiles
+        self._place = places_of(profiles, entries=_PLACES_PER_PROFILE * settings.profile_cache_entries)
+        self._picks = picks
+        self._defaults = defaults
+        self._schedules = schedules
+        self._newest = newest
         self._device_ring = device_ring
         self._clock = clock
         self._draw = draw
-        self._shown = lru_cache(maxsize=settings.title_cache_entries)(self._dress)
-        self._content = lru_cache(maxsize=settings.map_cache_entries)(self._build)
+        self._wardrobe = Wardrobe(entries=settings.title_cache_entries, base_url=settings.artwork_base_url)
+        # Half of a request's time, so that the other half is left to do without them.
+        self._picks_deadline_s = settings.request_timeout_s / 2
 
-    async def stage_map(self, event_id: str, profile_id: str, device: DeviceContext) -> StageMap:
+    async def stage_map(self, event_id: str, profile_id: str, device: DeviceContext) -> Served:
         """What every stage of the event shows this profile on this device."""
-        profile = self._profile(profile_id)
-        device = resolve_device(device, profile)
-        schedule = await self._schedule_for(event_id, profile, field="eventId")
-        return self._map(schedule, profile, device)
+        place = self._place(profile_id)
+        device = resolve_device(device, place.locale)
+        schedule = await self._schedule_for(event_id, place, field="eventId")
+        (served,) = await self._serve([schedule], profile_id, device)
+        return served
 
-    async def home(self, profile_id: str, device: DeviceContext, within_ms: int) -> tuple[StageMap, ...]:
+    async def home(self, profile_id: str, device: DeviceContext, within_ms: int) -> tuple[Served, ...]:
         """Maps of the events now running or starting within `within_ms`, soonest first, bounded by the settings."""
-        profile = self._profile(profile_id)
-        device = resolve_device(device, profile)
-        now = self._clock.now_ms()
-        topics = [topic for event_id in await self._schedule_view.events() for topic in await self._topics(event_id)]
-        by_event: dict[str, list[TopicSchedule]] = {}
-        for schedule in (await self._schedule_view.schedules(topics)).values():
-            by_event.setdefault(schedule.event_id, []).append(schedule)
-        near: list[TopicSchedule] = []
-        for schedules in by_event.values():
-            if not any(profile.region in each.regions or not each.regions for each in schedules):
-                continue
-            schedule = choose_audience(schedules, profile.region)
-            over = window_end_ms(schedule, open_ended_ms=self._settings.open_ended_event_s * 1000)
-            if not schedule.cancelled and schedule.starts_at <= now + within_ms and now < over:
-                near.append(schedule)
-        near.sort(key=lambda schedule: (schedule.starts_at, schedule.topic))
-        return tuple(self._map(schedule, profile, device) for schedule in near[: self._settings.max_home_events])
+        place = self._place(profile_id)
+        device = resolve_device(device, place.locale)
+        near = await self._near(place, within_ms)
+        return await self._serve(near[: self._settings.max_home_events], profile_id, device)
+
+    async def title_map(self, title_id: str, profile_id: str, device: DeviceContext) -> Served | None:
+        """The map of the live event that a title is: the one of the title's id, else the soonest of its name.
+
+        None without such an event for this profile, running or within 31 days, or without such a title.
+        """
+        place = self._place(profile_id)
+        device = resolve_device(device, place.locale)
+        title = self._catalogs.current.title(title_id)
+        if title is None:
+            return None
+        name = title.name.casefold()
+        near = await self._near(place, _TITLE_EVENT_WITHIN_MS)
+        found = [each for each in near if each.event_id == title_id or each.title.casefold() == name]
+        if not found:
+            return None
+        chosen = next((each for each in found if each.event_id == title_id), found[0])
+        (served,) = await self._serve([chosen], profile_id, device)
+        return served
 
     async def broadcast_channel(
         self, event_ids: Sequence[str], profile_id: str, device: DeviceContext, device_id: str | None
@@ -134,16 +168,16 @@ class Prefetch:
         limit = self._settings.max_event_ids
         if not 1 <= len(event_ids) <= limit:
             raise InvalidRequest(f"{len(event_ids)} events", field="eventIds", rule=f"1 to {limit} at a time")
-        profile = self._profile(profile_id)
-        device = resolve_device(device, profile)
+        place = self._place(profile_id)
+        device = resolve_device(device, place.locale)
         found: dict[str, TopicSchedule] = {}
         for index, event_id in enumerate(event_ids):
             if event_id not in found:
-                found[event_id] = await self._schedule_for(event_id, profile, field=f"eventIds[{index}]")
+                found[event_id] = await self._schedule_for(event_id, place, field=f"eventIds[{index}]")
         states = tuple([await self._topic_state(schedule) for schedule in found.values()])
         claims = DeviceClaims(
-            sub=profile.id,
-            dev=check_device_id(device_id) if device_id else derived_device_id(profile, device),
+            sub=profile_id,
+            dev=check_device_id(device_id) if device_id else derived_device_id(profile_id, device),
             exp=self._token_expiry_s(tuple(found.values())),
             topics=tuple(state.topic for state in states),
         )
@@ -155,97 +189,129 @@ class Prefetch:
             connect_window_ms=self._settings.connect_window_ms,
         )
 
-    def title(self, title_id: str) -> ShownTitle | None:
-        """One title as a default device would see it, for a federation gateway; None if there is none."""
-        title = self._titles.get(title_id)
-        return self._shown(title, DeviceContext()) if title else None
+    def titles(self, title_ids: Sequence[str]) -> list[ShownTitle | None]:
+        """Titles as a default device would see them, for a federation gateway; None where there is none."""
+        index = self._catalogs.current
+        found = (index.title(title_id) for title_id in title_ids)
+        device, base_url = DeviceContext(), self._settings.artwork_base_url
+        return [dress(title, device, base_url=base_url) if title else None for title in found]
 
-    async def event(self, event_id: str) -> EventInfo | None:
-        """The event as everyone sees it, for a federation gateway; None if there is none."""
-        found = await self._schedule_view.schedules(await self._topics(event_id))
-        if not found:
-            return None
-        everyone = [schedule for schedule in found.values() if not schedule.regions] or list(found.values())
-        return _event_info(min(everyone, key=lambda schedule: schedule.topic))
+    async def events(self, event_ids: Sequence[str]) -> list[EventInfo | None]:
+        """Events as everyone sees them, for a federation gateway; None where there is none."""
+        return [_everyones(await self._topics_of(event_id)) for event_id in event_ids]
 
-    async def _topics(self, event_id: str) -> tuple[str, ...]:
-        return await self._schedule_view.topics_of(event_id)
+    async def _topics_of(self, event_id: str) -> tuple[TopicSchedule, ...]:
+        found = self._schedules.topics_of(event_id)
+        return await self._schedules.ensure(event_id) if found is None else found
 
-    async def _schedule_for(self, event_id: str, profile: Profile, *, field: str) -> TopicSchedule:
+    async def _schedule_for(self, event_id: str, place: Place, *, field: str) -> TopicSchedule:
         check_event_id(event_id, field)
-        schedules = await self._schedule_view.schedules(await self._topics(event_id))
+        schedules = await self._topics_of(event_id)
         if not schedules:
             raise NotFound(f"no event {event_id!r}", field=field)
-        return choose_audience(schedules.values(), profile.region, field=field)
+        return choose_audience(schedules, place.region, field=field)
+
+    async def _near(self, place: Place, within_ms: int) -> list[TopicSchedule]:
+        """This profile's topics of all events that run or start within, soonest first."""
+        now = self._clock.now_ms()
+        near: list[TopicSchedule] = []
+        for event_id in await self._schedules.events():
+            schedules = await self._topics_of(event_id)
+            try:
+                if not schedules:
+                    continue
+                schedule = choose_audience(schedules, place.region)
+            except Forbidden:
+                continue
+            over = window_end_ms(schedule, open_ended_ms=self._settings.open_ended_event_s * 1000)
+            if not schedule.cancelled and schedule.starts_at <= now + within_ms and now < over:
+                near.append(schedule)
+        near.sort(key=lambda schedule: (schedule.starts_at, schedule.topic))
+        return near
 
     async def _topic_state(self, schedule: TopicSchedule) -> ChannelTopicState:
-        entries = (await self._replay_log.read(schedule.topic)).entries
+        newest = await self._newest.latest(schedule.topic)
         return ChannelTopicState(
             event_id=schedule.event_id,
             topic=schedule.topic,
-            state_key=entries[-1].state_key if entries else None,
-            last_broadcast_at=entries[-1].timestamp if entries else 0,
+            state_key=newest.state_key,
+            last_broadcast_at=newest.timestamp,
         )
 
-    def _map(self, schedule: TopicSchedule, profile: Profile, device: DeviceContext) -> StageMap:
-        settings = self._settings
+    async def _serve(
+        self, schedules: Sequence[TopicSchedule], profile_id: str, device: DeviceContext
+    ) -> tuple[Served, ...]:
+        """A map of each schedule; those whose picks are not in memory are asked for together."""
+        wanted = [Wanted(each.topic, each.revision, each.version, profile_id) for each in schedules]
+        at_once = [self._picks.at_once(each) for each in wanted]
+        cold = [each for each, picks in zip(wanted, at_once, strict=True) if picks is None]
+        found, why = await self._find(cold) if cold else ({}, "")
+        served: list[Served] = []
+        for schedule, each, picks in zip(schedules, wanted, at_once, strict=True):
+            usable = self._usable(schedule, profile_id, picks or found.get(each) or Missing(why))
+            served.append(self._show(schedule, usable, device))
+        return tuple(served)
+
+    async def _find(self, wanted: Sequence[Wanted]) -> tuple[Mapping[Wanted, Picks | Missing], str]:
+        """What the source found, and why it found no more."""
+        try:
+            return await self._picks.find(wanted, self._picks_deadline_s), "nobody could choose"
+        except Unavailable as exc:
+            return {}, exc.message
+
+    def _usable(self, schedule: TopicSchedule, profile_id: str, found: Picks | Missing) -> Picks:
+        """Picks of a catalog in use that fit the schedule: those found, or the default of the profile's cohort."""
+        if isinstance(found, Missing):
+            why = found.why
+        elif self._catalogs.of(found.layout.catalog) is None or not fits(found, schedule, found.layout.catalog):
+            why = "made for other stages or another catalog"
+        else:
+            return found
+        try:
+            profile = self._profiles.profile(profile_id)
+        except BroadcastSystemError:
+            profile = None
+        return self._defaults.of(schedule, profile, why)
+
+    def _show(self, schedule: TopicSchedule, picks: Picks, device: DeviceContext) -> Served:
+        index = self._catalogs.of(picks.layout.catalog)
+        assert index is not None
+        titles = index.titles
+        content = stage_content(
+            schedule,
+            picks,
+            self._wardrobe.shower(index, device),
+            name_of=lambda place: titles[place].name,
+            language=language_of(device.locale),
+        )
         now = self._clock.now_ms()
-        content = self._content(schedule, profile, device)
+        stage_map = StageMap(
+            event=event_info(schedule),
+            version=schedule.version,
+            revision=schedule.revision,
+            ttl_seconds=self._ttl_s(schedule, now, degraded=picks.degraded),
+            server_time=now,
+            stages=content.stages,
+            by_key=content.by_key(),
+            default=content.default,
+        )
+        return Served(
+            stage_map,
+            Degraded("picks", schedule.event_id, picks.source, picks.why) if picks.degraded else None,
+        )
+
+    def _ttl_s(self, schedule: TopicSchedule, now_ms: int, *, degraded: bool) -> int:
+        settings = self._settings
         ttl_ms = jittered_ttl_ms(
-            now_ms=now,
-            mean_ms=settings.ttl_mean_s * 1000,
+            now_ms=now_ms,
+            mean_ms=round(settings.ttl_mean_s * 1000 * (DEGRADED_LIFE if degraded else 1)),
             spread=settings.ttl_spread,
             stage_times=[stage.due_at for stage in schedule.stages if stage.due_at is not None],
             # A second more: the answer counts in whole seconds.
             guard_ms=settings.ttl_stage_guard_s * 1000 + 1000,
             draw=self._draw(),
         )
-        return StageMap(
-            event=_event_info(schedule),
-            version=schedule.version,
-            revision=schedule.revision,
-            ttl_seconds=max(1, ttl_ms // 1000),
-            server_time=now,
-            stages=content.stages,
-            by_key=content.by_key(),
-            default=content.default,
-        )
-
-    def _build(self, schedule: TopicSchedule, profile: Profile, device: DeviceContext) -> StageContent:
-        per_row = self._settings.titles_per_row
-        recommendations = self._recommendations.recommend(
-            profile,
-            titles_needed(schedule, per_row),
-            because=reasons_needed(schedule) + _SPARE_REASONS,
-            per_because=_BECAUSE_TITLES,
-        )
-        picks = make_picks(
-            schedule,
-            recommendations,
-            index_of=self._index_of,
-            per_row=per_row,
-            catalog=self._catalog,
-            now_ms=self._clock.now_ms(),
-            source="catalog",
-        )
-        return stage_content(
-            schedule,
-            picks,
-            lambda index: self._shown(self._all[index], device),
-            name_of=lambda index: self._all[index].name,
-        )
-
-    def _dress(self, title: Title, device: DeviceContext) -> ShownTitle:
-        return ShownTitle(
-            id=title.id,
-            name=title.name,
-            synopsis=title.synopsis,
-            year=title.year,
-            maturity=title.maturity,
-            genres=title.genres,
-            runtime_minutes=title.runtime_minutes,
-            artwork=artwork_for(title, device, base_url=self._settings.artwork_base_url),
-        )
+        return max(1, ttl_ms // 1000)
 
     def _token_expiry_s(self, schedules: Sequence[TopicSchedule]) -> int:
         settings = self._settings
@@ -254,12 +320,12 @@ class Prefetch:
         return earliest + round(self._draw() * settings.token_jitter_s)
 
 
-def resolve_device(device: DeviceContext, profile: Profile) -> DeviceContext:
-    """The device with its locale checked and reduced to the language drawn: what caches are keyed by."""
-    locale = device.locale if device.locale is not None else profile.locale
+def resolve_device(device: DeviceContext, locale: str) -> DeviceContext:
+    """The device with its locale, else the profile's `locale`, checked and reduced to the language worded."""
+    locale = device.locale if device.locale is not None else locale
     if not _LOCALE.fullmatch(locale):
         raise InvalidRequest(f"{locale[:40]!r} is not a locale", field="device.locale", rule="BCP 47, e.g. en or de-AT")
-    return DeviceContext(kind=device.kind, screen=device.screen, locale=art_language(locale))
+    return DeviceContext(kind=device.kind, screen=device.screen, locale=language_of(locale))
 
 
 def check_device_id(value: str) -> str:
@@ -269,13 +335,14 @@ def check_device_id(value: str) -> str:
     return value
 
 
-def derived_device_id(profile: Profile, device: DeviceContext) -> str:
+def derived_device_id(profile_id: str, device: DeviceContext) -> str:
     """For a device that names none: the same for all devices of a profile that look alike."""
-    facts = f"{profile.id}\x00{device.kind}\x00{device.screen}\x00{device.locale}"
+    facts = f"{profile_id}\x00{device.kind}\x00{device.screen}\x00{device.locale}"
     return f"d-{blake2b(facts.encode(), digest_size=8).hexdigest()}"
 
 
-def _event_info(schedule: TopicSchedule) -> EventInfo:
+def event_info(schedule: TopicSchedule) -> EventInfo:
+    """The event as those who follow this topic see it."""
     return EventInfo(
         id=schedule.event_id,
         title=schedule.title,
@@ -284,3 +351,9 @@ def _event_info(schedule: TopicSchedule) -> EventInfo:
         ends_at=schedule.ends_at,
         cancelled=schedule.cancelled,
     )
+
+
+def _everyones(schedules: Iterable[TopicSchedule]) -> EventInfo | None:
+    found = list(schedules)
+    everyone = [schedule for schedule in found if not schedule.regions] or found
+    return event_info(min(everyone, key=lambda schedule: schedule.topic)) if everyone else None

@@ -55,7 +55,7 @@ class TfIdfRanking:
         self._term_names = tuple(self._vocabulary)
         frequency = Counter(term for terms in documents for term in terms)
         count = len(self._titles)
-        idf = {term: math.log((1 + count) / (1 + frequency[term])) + 1 for term in self._vocabulary}
+        self._idf = idf = {term: math.log((1 + count) / (1 + frequency[term])) + 1 for term in self._vocabulary}
         self._number_classes(documents)
         self._weigh(list(dict.fromkeys(documents)), idf)
         self._ties = _popularity_ranks(self._titles) * (_TIE / max(1, count))
@@ -106,11 +106,14 @@ class TfIdfRanking:
         """The same as places in the catalog; `watched` is (title index, weight)."""
         return self._best(self._taste(watched), {index for index, _ in watched}, k)
 
-    def rank_terms(self, terms: Mapping[str, float], k: int) -> list[int]:
-        """The best for a taste said in terms and their weights; those the catalog does not have are ignored."""
-        vocabulary = self._vocabulary
-        taste = {vocabulary[term]: weight for term, weight in terms.items() if term in vocabulary}
+    def rank_terms(self, terms: Iterable[str], k: int) -> list[int]:
+        """The best for a title of these terms; without any the catalog has, the order is popularity."""
+        taste = {self._vocabulary[term]: weight for term, weight in self.weigh(terms).items()}
         return self._best(taste, frozenset(), k)
+
+    def weigh(self, terms: Iterable[str]) -> dict[str, float]:
+        """Inverse document frequencies of those terms the catalog has."""
+        return {term: self._idf[term] for term in terms if term in self._idf}
 
     def taste_of(self, watched: Sequence[tuple[int, float]]) -> dict[str, float]:
         """The terms of what was watched, weighted and summed; not scaled."""

@@ -9,7 +9,7 @@ from typing import Any, Final, NewType, cast
 
 import msgspec
 import strawberry
-from graphql import GraphQLError
+from graphql import GraphQLError, NoSchemaIntrospectionCustomRule
 from strawberry.extensions import (
     AddValidationRules,
     MaxAliasesLimiter,
@@ -26,8 +26,9 @@ from strawberry.types.scalar import ScalarDefinition
 from contract.durations import parse_duration
 from contract.errors import InvalidRequest
 from dgs import model
+from dgs.loaders import EntityLoaders
 from dgs.model import ArtworkKind, DeviceKind, ScreenClass
-from dgs.prefetch import Prefetch
+from dgs.prefetch import Degraded, Prefetch, Served
 from dgs.settings import DgsSettings
 
 __all__ = [
@@ -51,13 +52,15 @@ _MAX_WITHIN_MS: Final = 31 * 86_400_000
 class RequestContext:
     """What resolvers know of one request, and what it has cost so far."""
 
-    __slots__ = ("_maps_left", "_maps_limit", "_secret", "_ttls_s", "device_id", "prefetch")
+    __slots__ = ("_degraded", "_maps_left", "_maps_limit", "_secret", "_ttls_s", "device_id", "entities", "prefetch")
 
     def __init__(self, prefetch: Prefetch, *, device_id: str | None = None, max_maps: int = 20) -> None:
         self.prefetch = prefetch
+        self.entities = EntityLoaders(prefetch)
         self.device_id = device_id
         """The `X-Device-Id` header, not yet checked."""
         self._ttls_s: list[int] = []
+        self._degraded: list[Degraded] = []
         self._secret = False
         self._maps_left = self._maps_limit = max_maps
 
@@ -68,9 +71,17 @@ class RequestContext:
             limit = self._maps_limit
             raise InvalidRequest("too many stage maps in one request", rule=f"at most {limit}; send several requests")
 
-    def answer_map(self, stage_map: model.StageMap) -> None:
-        """Let the answer be kept no longer than this map."""
-        self._ttls_s.append(stage_map.ttl_seconds)
+    def answer_map(self, served: Served) -> model.StageMap:
+        """Let the answer be kept no longer than this map, and say what is wrong with it."""
+        self._ttls_s.append(served.stage_map.ttl_seconds)
+        if served.degraded is not None and served.degraded not in self._degraded:
+            self._degraded.append(served.degraded)
+        return served.stage_map
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What goes into the answer's `extensions`; empty: nothing does."""
+        return {"degraded": msgspec.to_builtins(self._degraded)} if self._degraded else {}
 
     def answer_secret(self) -> None:
         """The answer carries a token: nobody may keep it."""
@@ -142,8 +153,8 @@ class Title:
     artwork: list[Artwork] = strawberry.field(description="Pictures in the shape and size the device needs.")
 
     @classmethod
-    def resolve_reference(cls, info: strawberry.Info[RequestContext, None], id: strawberry.ID) -> Title | None:
-        return cast("Title | None", info.context.prefetch.title(str(id)))
+    async def resolve_reference(cls, info: strawberry.Info[RequestContext, None], id: strawberry.ID) -> Title | None:
+        return cast("Title | None", await info.context.entities.titles.load(str(id)))
 
     @classmethod
     def is_type_of(cls, obj: Any, info: Any) -> bool:
@@ -180,7 +191,7 @@ class LiveEvent:
     async def resolve_reference(
         cls, info: strawberry.Info[RequestContext, None], id: strawberry.ID
     ) -> LiveEvent | None:
-        return cast("LiveEvent | None", await info.context.prefetch.event(str(id)))
+        return cast("LiveEvent | None", await info.context.entities.events.load(str(id)))
 
     @classmethod
     def is_type_of(cls, obj: Any, info: Any) -> bool:
@@ -209,7 +220,9 @@ class StageMap:
 class ChannelTopic:
     event_id: strawberry.ID = strawberry.field(description="The event it belongs to.")
     topic: str = strawberry.field(description="Subscribe to exactly this; never build or parse it.")
-    state_key: str | None = strawberry.field(description="Newest announced state; null before the first broadcast.")
+    state_key: str | None = strawberry.field(
+        description="The current stage: the newest announced state; null before the first broadcast."
+    )
     last_broadcast_at: Timestamp = strawberry.field(
         description="Its timestamp, 0 before the first. Becomes the cursor only once that state is applied."
     )
@@ -231,9 +244,8 @@ async def _prefetch_event(
     info: _Info, event_id: strawberry.ID, profile_id: strawberry.ID, device: DeviceContext | None = None
 ) -> StageMap:
     info.context.spend()
-    found = await info.context.prefetch.stage_map(str(event_id), str(profile_id), _device(device))
-    info.context.answer_map(found)
-    return cast("StageMap", found)
+    served = await info.context.prefetch.stage_map(str(event_id), str(profile_id), _device(device))
+    return cast("StageMap", info.context.answer_map(served))
 
 
 async def _prefetch_home(
@@ -243,9 +255,15 @@ async def _prefetch_home(
     within_ms = parse_within_ms(within) if within is not None else _DEFAULT_WITHIN_MS
     found = await info.context.prefetch.home(str(profile_id), _device(device), within_ms)
     info.context.spend(max(0, len(found) - 1))
-    for stage_map in found:
-        info.context.answer_map(stage_map)
-    return cast("list[StageMap]", list(found))
+    return cast("list[StageMap]", [info.context.answer_map(served) for served in found])
+
+
+async def _prefetch_title(
+    info: _Info, title_id: strawberry.ID, profile_id: strawberry.ID, device: DeviceContext | None = None
+) -> StageMap | None:
+    info.context.spend()
+    served = await info.context.prefetch.title_map(str(title_id), str(profile_id), _device(device))
+    return None if served is None else cast("StageMap", info.context.answer_map(served))
 
 
 async def _broadcast_channel(
@@ -267,6 +285,11 @@ class Query:
     prefetch_home: list[StageMap] = strawberry.field(
         resolver=_prefetch_home,
         description="Stage maps of events that run now or start within the duration (default P1D), soonest first.",
+    )
+    prefetch_title: StageMap | None = strawberry.field(
+        resolver=_prefetch_title,
+        description="The stage map of the live event that a title is: the event with the title's id, else the soonest "
+        "with its name that runs now or starts within 31 days. Null when there is none for this profile.",
     )
     broadcast_channel: BroadcastChannel = strawberry.field(
         resolver=_broadcast_channel,
@@ -294,6 +317,8 @@ def build_schema(settings: DgsSettings | None = None) -> strawberry.federation.S
         *QueryDepthLimiter(max_depth=depth).validation_rules,
         *MaxAliasesLimiter(max_alias_count=aliases).validation_rules,
     ]
+    if not (settings.introspection or settings.graphiql):
+        rules.append(NoSchemaIntrospectionCustomRule)
     scalars: dict[object, ScalarDefinition] = {
         Timestamp: strawberry.scalar(
             name="Timestamp",

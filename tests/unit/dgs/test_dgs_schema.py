@@ -69,12 +69,21 @@ def test_the_prefetch_half_is_the_designs() -> None:
         "rows": "[Row!]!",
     }
     query = types["Query"]
-    assert {"prefetchEvent", "prefetchHome", "broadcastChannel", "_entities", "_service"} == set(shape(query))
+    assert shape(query) == {
+        "prefetchEvent": "StageMap!",
+        "prefetchHome": "[StageMap!]!",
+        "prefetchTitle": "StageMap",
+        "broadcastChannel": "BroadcastChannel!",
+        "_entities": "[_Entity]!",
+        "_service": "_Service!",
+    }
     arguments = {
         field.name.value: {argument.name.value: print_ast(argument.type) for argument in field.arguments or ()}
         for field in query.fields or ()  # type: ignore[union-attr]
     }
     assert arguments["prefetchEvent"] == {"eventId": "ID!", "profileId": "ID!", "device": "DeviceContext"}
+    assert arguments["prefetchTitle"] == {"titleId": "ID!", "profileId": "ID!", "device": "DeviceContext"}
+    assert arguments["prefetchHome"] == {"profileId": "ID!", "device": "DeviceContext", "within": "Duration"}
     assert arguments["broadcastChannel"] == {"eventIds": "[ID!]!", "profileId": "ID!", "device": "DeviceContext!"}
 
 

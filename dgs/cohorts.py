@@ -1,0 +1,74 @@
+"""Cohorts: profiles of like taste, who can share an answer when not everybody can have one of their own. Pure.
+
+A cohort is a taste somebody could name: a genre, or a genre of one decade. A profile belongs to the one nearest to what
+it watched, by the cosine the ranking itself uses. Cohorts are ordered by how many titles they have and then by name, so
+that they do not depend on the order of the catalog; number 0 is everyone, for whom popularity speaks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Final, NamedTuple
+
+from dgs.model import Profile
+from dgs.ranking import TfIdfRanking, terms_of
+
+__all__ = ["EVERYONE", "Cohort", "CohortModel"]
+
+
+class Cohort(NamedTuple):
+    """A taste shared by many."""
+
+    name: str
+    terms: tuple[str, ...]
+    """As the ranking has them; none: no taste but the crowd's."""
+
+
+EVERYONE: Final = Cohort("everyone", ())
+
+
+class CohortModel:
+    """The cohorts of one catalog."""
+
+    def __init__(self, ranking: TfIdfRanking, count: int) -> None:
+        """`count` cohorts at most, everyone among them; fewer if the catalog has fewer tastes."""
+        assert count >= 1
+        self._ranking = ranking
+        self.cohorts: tuple[Cohort, ...] = (EVERYONE, *_tastes(ranking, count - 1))
+        self._near: dict[str, list[tuple[int, float]]] = {}
+        for number, cohort in enumerate(self.cohorts):
+            weights = ranking.weigh(cohort.terms)
+            norm = math.sqrt(math.fsum(weight * weight for weight in weights.values()))
+            for term, weight in weights.items():
+                self._near.setdefault(term, []).append((number, weight / norm))
+
+    def __len__(self) -> int:
+        return len(self.cohorts)
+
+    def cohort_of(self, profile: Profile) -> int:
+        """Number of the profile's cohort; 0 without a history the catalog knows. The same for the same history."""
+        index_of = self._ranking.index_of
+        watched = [(index_of[seen.title_id], seen.weight) for seen in profile.history if seen.title_id in index_of]
+        near: dict[int, float] = {}
+        for term, weight in self._ranking.taste_of(watched).items():
+            for number, share in self._near.get(term, ()):
+                near[number] = near.get(number, 0.0) + weight * share
+        # Rounded, so that the order in which a taste was summed up decides nothing.
+        return min(near, key=lambda number: (-round(near[number], 9), number), default=0)
+
+    def rank(self, number: int, k: int) -> list[int]:
+        """The best `k` titles for a cohort, as places in the catalog."""
+        return self._ranking.rank_terms(self.cohorts[number].terms, k)
+
+
+def _tastes(ranking: TfIdfRanking, count: int) -> list[Cohort]:
+    titles: Counter[tuple[str, ...]] = Counter()
+    for title in ranking.titles:
+        terms = terms_of(title)
+        decades = [term for term in terms if term.startswith("decade:")]
+        for genre in (term for term in terms if term.startswith("genre:")):
+            titles[genre,] += 1
+            titles.update((genre, decade) for decade in decades)
+    ordered = sorted(titles, key=lambda terms: (-titles[terms], terms))[:count]
+    return [Cohort(", ".join(term.partition(":")[2] for term in terms), terms) for terms in ordered]
