@@ -26,8 +26,11 @@ __all__ = [
     "kv_events",
     "kv_log",
     "kv_log_floor",
+    "kv_materialise_job",
     "kv_node_lease",
     "kv_nodes",
+    "kv_picks",
+    "kv_picks_layout",
     "kv_schedule",
     "kv_schema",
     "kv_whole",
@@ -112,3 +115,18 @@ def kv_schema() -> str:
 
 def kv_node_lease(node_id: str) -> str:
     return f"stagecue:node-lease:{node_id}"
+
+
+# Picks are only ever read by themselves, and a topic has one per profile: no hash tag, they spread over a cluster.
+def kv_picks(topic: str, version: int, profile_id: str) -> str:
+    return f"stagecue:picks:{topic}:{version}:{profile_id}"
+
+
+def kv_picks_layout(layout_id: bytes) -> str:
+    """What the picks that name this layout are picks of."""
+    return f"stagecue:picks-layout:{layout_id.hex()}"
+
+
+def kv_materialise_job(job: str) -> str:
+    """The set of chunks of the job that are done."""
+    return f"stagecue:materialise:{job}"

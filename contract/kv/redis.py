@@ -27,7 +27,15 @@ from contract.kv.redis_scripts import Script
 from contract.replay_log import AppendOutcome, AppendResult, LogSnapshot, assert_extends
 from contract.schedule import TopicSchedule, decode_schedule, encode_schedule
 
-__all__ = ["Client", "RedisNodeLeases", "RedisReplayLog", "RedisScheduleView", "connect_redis"]
+__all__ = [
+    "Client",
+    "RedisNodeLeases",
+    "RedisReplayLog",
+    "RedisScheduleView",
+    "connect_redis",
+    "is_cluster",
+    "translated",
+]
 
 Client = Redis | RedisCluster
 _CLUSTER_SUFFIX: Final = "+cluster"
@@ -71,7 +79,7 @@ def connect_redis(
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
     """Library errors as ours; and a cancellation that the library lost, raised after all.
 
     The client sends under `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes in the same turn
@@ -122,7 +130,7 @@ class RedisReplayLog:
         self._client = client
 
     async def append(self, broadcast: Broadcast) -> AppendResult:
-        with _translated("append to a replay log"):
+        with translated("append to a replay log"):
             found = await _run(
                 self._client,
                 redis_scripts.APPEND,
@@ -143,7 +151,7 @@ class RedisReplayLog:
         entries: list[str | bytes | int] = []
         for broadcast in broadcasts:
             entries += (broadcast.timestamp, encode_broadcast(broadcast))
-        with _translated("extend a replay log"):
+        with translated("extend a replay log"):
             keys = _log_keys(broadcasts[0].topic)
             given = "" if floor is None else floor
             found = await _run(self._client, redis_scripts.EXTEND, keys, tail, given, *entries)
@@ -151,19 +159,19 @@ class RedisReplayLog:
 
     async def trim(self, topic: str, *, keep: int, before: int) -> int:
         assert keep >= 1
-        with _translated("trim a replay log"):
+        with translated("trim a replay log"):
             return int(await _run(self._client, redis_scripts.TRIM, _log_keys(topic), keep, before))
 
     async def read(self, topic: str) -> LogSnapshot:
-        with _translated("read a replay log"):
+        with translated("read a replay log"):
             found = await _run(self._client, redis_scripts.READ_LOG, _log_keys(topic))
             return LogSnapshot(topic, int(found[0]), tuple(decode_broadcast(member) for member in found[1:]))
 
     async def tails(self, topics: Sequence[str]) -> Mapping[str, int]:
         found: dict[str, int] = {}
-        with _translated("read tails"):
+        with translated("read tails"):
             for chunk in _chunks(topics):
-                tails = await (self._tails_by_slot(chunk) if _clustered(self._client) else self._tails_at_once(chunk))
+                tails = await (self._tails_by_slot(chunk) if is_cluster(self._client) else self._tails_at_once(chunk))
                 found.update(zip(chunk, tails, strict=True))
         return found
 
@@ -192,7 +200,7 @@ class RedisScheduleView:
         self._client = client
 
     async def put(self, schedule: TopicSchedule) -> bool:
-        with _translated("store a schedule"):
+        with translated("store a schedule"):
             # The indices first: a topic listed before its schedule exists is skipped by readers, one missing is lost.
             pipeline: Any = self._client.pipeline(transaction=False)
             pipeline.sadd(names.kv_event_topics(schedule.event_id), schedule.topic)
@@ -209,7 +217,7 @@ class RedisScheduleView:
 
     async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
         found: dict[str, TopicSchedule] = {}
-        with _translated("read schedules"):
+        with translated("read schedules"):
             for chunk in _chunks(topics):
                 pipeline: Any = self._client.pipeline(transaction=False)
                 for topic in chunk:
@@ -221,9 +229,9 @@ class RedisScheduleView:
 
     async def revisions(self, topics: Sequence[str]) -> Mapping[str, int]:
         found: dict[str, int] = {}
-        with _translated("read revisions"):
+        with translated("read revisions"):
             for chunk in _chunks(topics):
-                if _clustered(self._client):
+                if is_cluster(self._client):
                     pipeline: Any = self._client.pipeline(transaction=False)
                     for topic in chunk:
                         pipeline.hget(names.kv_schedule(topic), "revision")
@@ -235,22 +243,22 @@ class RedisScheduleView:
         return found
 
     async def topics_of(self, event_id: str) -> tuple[str, ...]:
-        with _translated("read an event's topics"):
+        with translated("read an event's topics"):
             return await self._members(names.kv_event_topics(event_id))
 
     async def events(self) -> tuple[str, ...]:
-        with _translated("read the events"):
+        with translated("read the events"):
             return await self._members(names.kv_events())
 
     async def life(self) -> StoreLife:
-        with _translated("say who it is"):
+        with translated("say who it is"):
             # The mark last: a store that ends in between is then at worst not whole.
             name = await _life_name(self._client)
             mark = cast("bytes | None", await self._client.get(names.kv_whole()))
             return StoreLife(name, whole=mark is not None and mark.decode() == name)
 
     async def mark_whole(self, name: str) -> None:
-        with _translated("mark the store whole"):
+        with translated("mark the store whole"):
             await self._client.set(names.kv_whole(), name)
 
     async def _members(self, key: str) -> tuple[str, ...]:
@@ -265,7 +273,7 @@ class RedisNodeLeases:
         self._client = client
 
     async def renew(self, lease: NodeLease, *, lifetime_s: float) -> None:
-        with _translated("renew a node lease"):
+        with translated("renew a node lease"):
             await self._client.sadd(names.kv_nodes(), lease.node_id)
             await _run(
                 self._client,
@@ -277,12 +285,12 @@ class RedisNodeLeases:
             )
 
     async def release(self, lease: NodeLease) -> None:
-        with _translated("release a node lease"):
+        with translated("release a node lease"):
             key = names.kv_node_lease(lease.node_id)
             await _run(self._client, redis_scripts.RELEASE_LEASE, [key], lease.incarnation)
 
     async def alive(self) -> Iterable[NodeLease]:
-        with _translated("read the node leases"):
+        with translated("read the node leases"):
             members = await cast("Awaitable[Iterable[bytes]]", self._client.smembers(names.kv_nodes()))
             node_ids = sorted(member.decode() for member in members)
             if not node_ids:
@@ -298,7 +306,7 @@ class RedisNodeLeases:
             return [msgspec.json.decode(body, type=NodeLease) for body in bodies.values() if body is not None]
 
 
-def _clustered(client: Client) -> bool:
+def is_cluster(client: Client) -> bool:
     """Whether keys of several topics must not meet in one command."""
     return isinstance(client, RedisCluster)
 

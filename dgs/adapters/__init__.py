@@ -1,0 +1,1 @@
+"""Where materialised picks are kept: in memory, in files, in Redis."""
