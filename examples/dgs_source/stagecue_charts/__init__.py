@@ -1,0 +1,1 @@
+"""A recommendation source for the DGS: charts that editors keep."""
