@@ -15,15 +15,15 @@ What those are known to get wrong, and what is done here:
   part `a` of a window dropped, limit x= 1 - a/2 (DCTCP, RFC 8257 section 3.3).
 - *Slow creep*: a minimum kept for ever chokes a dependency that became slower, a mean over a long time learns its own
   queue as normal. Here `base` is the least mean of a window, and ends after 10 s: under load it is measured anew with
-  half the limit for a moment (Envoy's minRTT window, which allows 3 calls; half costs less, and again half next time
-  if it was too much). The important class keeps the whole limit meanwhile. At the least limit for 5 windows it is
-  measured at once (Envoy, too).
+  half the limit for a moment (Envoy's minRTT window, which allows 3 calls; half costs less), and with half of that as
+  long as it gets a fifth shorter by it. The important class keeps the whole limit meanwhile, unless it alone kept three
+  probes from finding anything. At the least limit for 5 windows it is measured at once (Envoy, too).
 - *Windows of short calls are skipped* (Netflix: under 100 us): no such bound here.
 - *Growth while nobody asks*: the limit does not grow unless 0.7 of it was used. (Netflix has half. But what grew so in
   a calm hour is what a surge meets first.)
 
 At first, from four times the least, and again from the least, it grows by half per window until a gradient or a drop
-speaks (RFC 5681's slow start).
+speaks (RFC 5681's slow start); then `base` is measured, since all it has seen so far may have been a queue.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ BASE_LIFETIME_S: Final = 10.0
 PROBE_MAX_S: Final = 1.0
 """A probe that found nothing by then is given up, and tried again a second later."""
 _AT_LEAST_WINDOWS: Final = 5
+_LOST_PROBES: Final = 3
+_FALLS: Final = 0.8
 
 
 class Limiter:
@@ -60,9 +62,11 @@ class Limiter:
         "_fills",
         "_least",
         "_limit",
+        "_lost_probes",
         "_most",
         "_peak",
         "_probe_at_s",
+        "_probe_before_s",
         "_probe_calls",
         "_probe_from_s",
         "_probe_limit",
@@ -90,10 +94,10 @@ class Limiter:
         self._base_at_s = now_s
         self._probe_at_s: float | None = None
         self._probe_from_s: float | None = None
-        self._probe_limit = 0.0
+        self._probe_before_s = self._probe_limit = 0.0
         self._probe_sum_s = 0.0
         self._probe_calls = 0
-        self._starved_windows = 0
+        self._starved_windows = self._lost_probes = 0
         self.in_flight = 0
         self.drops = 0
         self.probes = 0
@@ -126,7 +130,11 @@ class Limiter:
     def begin(self) -> None:
         """A call begins; who may is said by `room`."""
         self.in_flight += 1
-        self._peak = max(self._peak, self.in_flight)
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
+        if self._probe_from_s is not None and self.in_flight > self._probe_limit:
+            self._probe_from_s = None  # the important class goes on: what is measured now is its queue
+            self._probe_sum_s, self._probe_calls = 0.0, 0
 
     def end(self, took_s: float, outcome: Outcome, now_s: float) -> None:
         """It ended. `late` is a drop; what failed quickly says nothing of how long serving takes."""
@@ -152,12 +160,10 @@ class Limiter:
         drop_share = self._drops / (self._drops + self._samples)
         if self._drops:
             self._limit *= 1 - drop_share / 2
-            self._slow_start = False
+            self._slow_start = self._limit <= self._least
         elif self._probe_at_s is None:  # a probe's own calls are fewer than usual and no sign of room
             self._follow(self._sum_s / self._samples, now_s)
         self._limit = min(max(self._limit, float(self._least)), float(self._most))
-        if self._limit <= self._least:
-            self._slow_start = True
         self._new_window(now_s)
         self._make_room()
 
@@ -169,7 +175,9 @@ class Limiter:
         if self._slow_start and gradient >= 0.9:
             self._limit *= 1.5 if used else 1.0
         else:
-            self._slow_start = False
+            if self._slow_start:
+                self._slow_start = False
+                self._start_probe(now_s, self._limit / 2, mean_s)
             wanted = self._limit * gradient + math.sqrt(self._limit)
             if wanted < self._limit:
                 self._limit += SMOOTHING_DOWN * (wanted - self._limit)
@@ -179,32 +187,40 @@ class Limiter:
         self._starved_windows = self._starved_windows + 1 if starved else 0
         expired = now_s - self._base_at_s >= BASE_LIFETIME_S
         if self._starved_windows >= _AT_LEAST_WINDOWS or (expired and used):
-            self._start_probe(now_s)
+            self._start_probe(now_s, self._limit / 2, mean_s)
         elif expired:
             self._base_s, self._base_at_s = mean_s, now_s
 
-    def _start_probe(self, now_s: float) -> None:
+    def _start_probe(self, now_s: float, limit: float, before_s: float) -> None:
+        """`before_s`: what calls took with twice as many at once."""
         self._starved_windows = 0
         self._probe_at_s = now_s
         self._probe_from_s = None
-        self._probe_limit = max(1.0, self._limit / 2)
-        self._probe_sum_s = 0.0
-        self._probe_calls = 0
+        self._probe_before_s = before_s
+        self._probe_limit = max(1.0, limit)
+        self._probe_sum_s, self._probe_calls = 0.0, 0
         self.probes += 1
+        self._make_room()
 
     def _go_on_probing(self, now_s: float) -> None:
         """Wait until what was under way before is done, then for a window's calls that began afterwards."""
         assert self._probe_at_s is not None
         if self._probe_from_s is None and self.in_flight <= self._probe_limit:
             self._probe_from_s = now_s
+        shorter = False
         if self._probe_calls >= WINDOW_CALLS:
-            self._base_s = self._probe_sum_s / self._probe_calls
-            self._base_at_s = now_s
+            mean_s = self._probe_sum_s / self._probe_calls
+            shorter = mean_s < _FALLS * self._probe_before_s
+            self._base_s, self._base_at_s = mean_s, now_s
+            self._lost_probes = 0
         elif now_s - self._probe_at_s >= PROBE_MAX_S:
             self._base_at_s = now_s - BASE_LIFETIME_S + 1.0
+            self._lost_probes += 1
         else:
             return
         self._probe_at_s = self._probe_from_s = None
+        if shorter and self._base_s is not None and self._probe_limit > 1:
+            self._start_probe(now_s, self._probe_limit / 2, self._base_s)
         self._new_window(now_s)
         self._make_room()
 
@@ -216,7 +232,7 @@ class Limiter:
 
     def _make_room(self) -> None:
         others = self._limit if self._probe_at_s is None else self._probe_limit
+        first = others if self._lost_probes >= _LOST_PROBES else self._limit
         self.room = [
-            max(1, int((others if rank else self._limit) * fill)) if fill else 0
-            for rank, fill in enumerate(self._fills)
+            max(1, int((others if rank else first) * fill)) if fill else 0 for rank, fill in enumerate(self._fills)
         ]

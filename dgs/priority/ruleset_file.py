@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 DEFAULT_RULESET: Final = Path(__file__).with_name("default.toml")
 _MAX_BYTES: Final = 256 * 1024
 _MAX_RULES: Final = 200
-_WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_WHERE: Final = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -158,6 +158,8 @@ def _refused(name: str, where: str, what: str, rule: str | None = None) -> Inval
 def _table(path: str, document: dict[str, Any]) -> str:
     """`.rules[2].match` -> `rules[2] "refresh".match`: an index is hard to count in a file."""
     where = path.removeprefix(".")
+    if where.startswith("classes[...]"):
+        return f"classes.{_bad_class(document['classes'])}{where.removeprefix('classes[...]')}"
     found = re.match(r"rules\[(\d+)\]", where)
     if found is None:
         return where
@@ -166,6 +168,16 @@ def _table(path: str, document: dict[str, Any]) -> str:
     except (KeyError, TypeError, IndexError):
         return where
     return f'{found[0]} "{named}"{where[found.end() :]}'
+
+
+def _bad_class(plans: dict[str, Any]) -> str:
+    """Which of them it is: the decoder does not say."""
+    for klass, plan in plans.items():
+        try:
+            msgspec.convert(plan, ClassPlan)
+        except msgspec.ValidationError:
+            return klass
+    return "[...]"
 
 
 def _check(ruleset: Ruleset, name: str) -> None:
@@ -237,4 +249,4 @@ def _check_when(when: When, name: str, where: str) -> None:
 
 def _within(value: float, least: float, most: float, name: str, where: str) -> None:
     if not (math.isfinite(value) and least <= value <= most):
-        raise _refused(name, where, f"{value:g}", f"{least:g} to {most:g}")
+        raise _refused(name, where, f"{value:.9g}", f"{least:.9g} to {most:.9g}")
