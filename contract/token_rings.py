@@ -13,7 +13,7 @@ seconds since the epoch, by the caller's clock. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import ceil
 from typing import Any, Final, get_args
 
@@ -191,13 +191,16 @@ class _FileRing(msgspec.Struct, frozen=True, kw_only=True):
 _file: Final = msgspec.json.Decoder(dict[str, _FileRing])
 
 
-def read_rings(content: bytes) -> dict[str, StoredRing]:
-    """The rings of a file, each whole and with every audience of ours. Raises ValueError, which repeats no secret."""
+def read_rings(content: bytes, *, may_lack: Collection[Audience] = ()) -> dict[str, StoredRing]:
+    """The rings of a file, each whole, and of every audience of ours but those it `may_lack`.
+
+    Raises ValueError, which repeats no secret.
+    """
     try:
         found = _file.decode(content)
     except (msgspec.DecodeError, UnicodeError) as exc:
         raise ValueError(str(exc)) from None
-    missing = [audience for audience in get_args(Audience) if audience not in found]
+    missing = [audience for audience in get_args(Audience) if audience not in found and audience not in may_lack]
     if missing:
         raise ValueError(f"no ring for {', '.join(missing)}")
     return {

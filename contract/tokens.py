@@ -1,9 +1,9 @@
-"""Tokens: JWT with key ids and separate rings for devices and operators; links prove, and send no token.
+"""Tokens: JWT with key ids and separate rings for devices, profiles and operators; links prove, and send no token.
 
 A key of one ring never verifies another's token: each ring has its own keys and its own audience. A key id pins its
 algorithm; a header that names another is refused (RFC 8725, section 3.1). HS256 tokens as this system writes them are
 read by a path of few steps; whatever else may be authentic (EdDSA, claims we do not know, dates with fractions) is
-PyJWT's to read.
+PyJWT's to read. Profile tokens come from an identity service, whose own claims that path reads over.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ __all__ = [
     "LiveKeyRing",
     "OperatorClaims",
     "OperatorRole",
+    "ProfileClaims",
     "RingKey",
     "new_key_ring",
     "require_role",
@@ -51,7 +52,7 @@ MAX_TOKEN_BYTES: Final = 8192
 """Longer ones are refused unread; a token of a hundred topics has about 4,000."""
 _MAX_KNOWN_HEADERS: Final = 64
 
-Audience = Literal["stagecue.device", "stagecue.operator", "stagecue.link"]
+Audience = Literal["stagecue.device", "stagecue.operator", "stagecue.link", "stagecue.profile"]
 OperatorRole = Literal["viewer", "operator"]
 _ROLE_RANK: Final[Mapping[OperatorRole, int]] = {"viewer": 0, "operator": 1}
 
@@ -73,8 +74,14 @@ class OperatorClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     role: OperatorRole = "viewer"
 
 
-_Claims = TypeVar("_Claims", DeviceClaims, OperatorClaims)
-_Claims_co = TypeVar("_Claims_co", DeviceClaims, OperatorClaims, covariant=True)
+class ProfileClaims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    sub: str
+    """Profile id: whose maps may be asked for."""
+    exp: int
+
+
+_Claims = TypeVar("_Claims", DeviceClaims, OperatorClaims, ProfileClaims)
+_Claims_co = TypeVar("_Claims_co", DeviceClaims, OperatorClaims, ProfileClaims, covariant=True)
 # Seconds since the epoch that a float and JavaScript hold exactly; no later expiry means anything.
 _Seconds = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Optional = _Seconds | msgspec.UnsetType
@@ -118,12 +125,27 @@ class _OperatorPayload(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_
         return OperatorClaims(sub=self.sub, exp=self.exp, role=self.role)
 
 
+class _ProfilePayload(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Unknown fields are an identity service's own."""
+
+    sub: str
+    exp: _Seconds
+    aud: str | list[str]
+    nbf: _Optional = msgspec.UNSET
+    iat: _Optional = msgspec.UNSET
+
+    def claims(self) -> ProfileClaims:
+        return ProfileClaims(sub=self.sub, exp=self.exp)
+
+
 class _Kind(Generic[_Claims]):
     """How tokens of one kind of claims are read."""
 
-    __slots__ = ("convert", "decode", "fields")
+    __slots__ = ("convert", "decode", "fields", "reads_over")
 
-    def __init__(self, payload: type[Any]) -> None:
+    def __init__(self, payload: type[Any], *, reads_over: bool = False) -> None:
+        self.reads_over = reads_over
+        """Fields it does not know are skipped, whatever bytes they have: only ASCII is surely text."""
         self.decode: Callable[[bytes], _Payload[_Claims]] = msgspec.json.Decoder(payload).decode
         self.convert: Callable[[object], _Payload[_Claims]] = partial(msgspec.convert, type=payload)
         self.fields = frozenset(payload.__struct_fields__)
@@ -131,6 +153,7 @@ class _Kind(Generic[_Claims]):
 
 _DEVICE: Final = _Kind[DeviceClaims](_DevicePayload)
 _OPERATOR: Final = _Kind[OperatorClaims](_OperatorPayload)
+_PROFILE: Final = _Kind[ProfileClaims](_ProfilePayload, reads_over=True)
 _encode_payload: Final = msgspec.json.Encoder().encode
 
 
@@ -181,15 +204,17 @@ class KeyRing:
         """Ids of the keys that verify."""
         return tuple(self._keys)
 
-    def sign(self, claims: DeviceClaims | OperatorClaims) -> str:
+    def sign(self, claims: DeviceClaims | OperatorClaims | ProfileClaims) -> str:
         """A token of these claims for this ring's audience, by its signing key."""
-        payload: _DevicePayload | _OperatorPayload
+        payload: _DevicePayload | _OperatorPayload | _ProfilePayload
         if isinstance(claims, DeviceClaims):
             payload = _DevicePayload(
                 sub=claims.sub, dev=claims.dev, exp=claims.exp, topics=claims.topics, aud=self._audience
             )
-        else:
+        elif isinstance(claims, OperatorClaims):
             payload = _OperatorPayload(sub=claims.sub, exp=claims.exp, role=claims.role, aud=self._audience)
+        else:
+            payload = _ProfilePayload(sub=claims.sub, exp=claims.exp, aud=self._audience)
         signing_input = self._signing_head + encode_segment(_encode_payload(payload))
         signature = self._keys[self._signing_kid].sign(signing_input)
         return (signing_input + b"." + encode_segment(signature)).decode("ascii")
@@ -235,6 +260,13 @@ class KeyRing:
             _refuse_expired(claims.exp, now_s)
         return claims
 
+    def verify_profile(self, token: str, *, now_s: float) -> ProfileClaims:
+        """A profile's claims. Raises Unauthorized, which says why and never repeats the token."""
+        claims = self._read(token, _PROFILE, now_s)
+        if claims.exp + LEEWAY_S <= now_s:
+            _refuse_expired(claims.exp, now_s)
+        return claims
+
     def _read(self, token: str, kind: _Kind[_Claims], now_s: float) -> _Claims:
         """The claims of an authentic token of this ring and its audience; its expiry is not judged yet."""
         try:
@@ -258,10 +290,13 @@ class KeyRing:
         if known is None and len(self._headers) < _MAX_KNOWN_HEADERS:
             self._headers[head] = key
         try:
-            payload = kind.decode(decode_segment(body))
+            content = decode_segment(body)
+            payload = kind.decode(content)
         except MalformedSegment as exc:
             raise _refusal(f"its claims are {exc}") from exc
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self._read_at_length(token, key, kind, now_s)
+        if kind.reads_over and not content.isascii():
             return self._read_at_length(token, key, kind, now_s)
         if payload.aud != self._audience or payload.nbf is not msgspec.UNSET or payload.iat is not msgspec.UNSET:
             self._judge(payload, now_s)
@@ -299,6 +334,8 @@ class KeyRing:
             raise _refusal(str(exc)) from exc
         except UnicodeError:
             raise _refusal("its claims are not text") from None
+        except (RecursionError, ValueError):  # nested without end; a number of thousands of digits
+            raise _refusal("its claims are beyond reading") from None
         return claims
 
     def _judge(self, payload: _Payload[Any], now_s: float) -> None:

@@ -5,21 +5,31 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, get_args
 
 import msgspec
+import structlog
 
 from contract.clock import Clock
 from contract.errors import Conflict, InvalidRequest
 from contract.runtime.system_clock import SystemClock
 from contract.token_keys import ED25519_KEY_BYTES, Algorithm
 from contract.token_rings import StoredKey, StoredRing, read_rings, written_rings
-from contract.tokens import MIN_SECRET_BYTES, Audience, KeyRing, LiveKeyRing, OperatorClaims, OperatorRole
+from contract.tokens import (
+    MIN_SECRET_BYTES,
+    Audience,
+    KeyRing,
+    LiveKeyRing,
+    OperatorClaims,
+    OperatorRole,
+    ProfileClaims,
+)
 
 __all__ = [
+    "ADDED_LATER",
     "BrokenKeys",
     "Keys",
     "UnusableDataDir",
@@ -28,6 +38,7 @@ __all__ = [
     "key_file",
     "load_or_create_keys",
     "operator_token",
+    "profile_token",
     "read_key_file",
     "rings_of",
     "write_privately",
@@ -37,9 +48,12 @@ OPERATOR_TOKEN_LIFETIME_S: Final = 30 * 24 * 3600
 """A month: long enough to forget about on a laptop, short enough that a copied data directory grows harmless."""
 _MAX_FILE_BYTES: Final = 1_000_000
 """No more is read; rings of all the keys there may be have a tenth of it."""
+ADDED_LATER: Final[tuple[Audience, ...]] = ("stagecue.profile",)
+"""Files from before do not have these rings: they are added."""
 _LOCK_PATIENCE_S: Final = 5.0
 _DRAFT_LIFE_S: Final = 60.0
 """A draft this old was left by a writer that died."""
+_log = structlog.get_logger(__name__)
 
 
 class BrokenKeys(Exception):
@@ -56,6 +70,7 @@ class Keys(msgspec.Struct, frozen=True):
     device: LiveKeyRing
     operator: LiveKeyRing
     link: LiveKeyRing
+    profile: LiveKeyRing
 
 
 def key_file(data_dir: Path) -> Path:
@@ -72,25 +87,63 @@ def load_or_create_keys(data_dir: Path, clock: Clock | None = None) -> Keys:
                 (audience, StoredRing(signing_kid="k1", keys={"k1": fresh_key()})) for audience in get_args(Audience)
             ]
             write_privately(path, written_rings(dict(fresh)), replace=False)
-    return rings_of(path, read_key_file(path)[1], (clock or SystemClock()).now_ms() / 1000)
+    return rings_of(path, _completed(data_dir, path), (clock or SystemClock()).now_ms() / 1000)
 
 
-def read_key_file(path: Path) -> tuple[bytes, dict[str, StoredRing]]:
+def _completed(data_dir: Path, path: Path) -> dict[str, StoredRing]:
+    """The rings of the file, with what a file from before lacks.
+
+    Where nobody may write (a copy that is mounted, say), that is made up for this process alone: a ring nobody else
+    has verifies nothing, and takes nothing from the others.
+    """
+    _, stored = read_key_file(path, may_lack=ADDED_LATER)
+    if all(audience in stored for audience in ADDED_LATER):
+        return stored
+    try:
+        with _one_writer(data_dir):
+            _, stored = read_key_file(path, may_lack=ADDED_LATER)
+            stored = _with_rings(stored)
+            write_privately(path, written_rings(stored), replace=True)
+    except (OSError, Conflict) as exc:
+        _log.warning("key_ring_not_added", rings=list(ADDED_LATER), why=str(exc))
+        stored = _with_rings(stored)
+    return stored
+
+
+def _with_rings(stored: dict[str, StoredRing]) -> dict[str, StoredRing]:
+    added = {
+        audience: StoredRing(signing_kid="k1", keys={"k1": fresh_key()})
+        for audience in ADDED_LATER
+        if audience not in stored
+    }
+    return stored | added
+
+
+def read_key_file(path: Path, *, may_lack: Collection[Audience] = ()) -> tuple[bytes, dict[str, StoredRing]]:
     """Its content, and the rings in it. Raises BrokenKeys."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES)
-        return content, read_rings(content)
+        return content, read_rings(content, may_lack=may_lack)
     except FileNotFoundError as exc:
         raise BrokenKeys(f"{path} is not there: a service that starts in this directory makes new keys") from exc
     except (OSError, ValueError) as exc:
         raise _broken(path, exc) from exc
 
 
-def rings_of(path: Path, stored: dict[str, StoredRing], now_s: float) -> Keys:
-    """The rings of a file as they are at `now_s`. Raises BrokenKeys if one of them cannot sign."""
+def rings_of(path: Path, stored: dict[str, StoredRing], now_s: float, *, instead: Keys | None = None) -> Keys:
+    """The rings of a file as they are at `now_s`; of those it lacks, the ones of `instead`.
+
+    Raises BrokenKeys if one of them cannot sign.
+    """
+    had = {} if instead is None else {ring.audience: ring for ring in msgspec.structs.astuple(instead)}
     try:
-        rings = [LiveKeyRing.of(stored[audience].ring(audience, now_s)) for audience in get_args(Audience)]
+        rings = [
+            LiveKeyRing.of(
+                had[audience] if audience in had and audience not in stored else stored[audience].ring(audience, now_s)
+            )
+            for audience in get_args(Audience)
+        ]
     except (ValueError, KeyError) as exc:
         raise _broken(path, exc) from exc
     return Keys(*rings)
@@ -104,7 +157,7 @@ def change_ring(data_dir: Path, audience: Audience, change: Callable[[StoredRing
     """
     path = key_file(data_dir)
     with _in(data_dir), _one_writer(data_dir):
-        _, rings = read_key_file(path)
+        rings = _with_rings(read_key_file(path, may_lack=ADDED_LATER)[1])
         changed = change(rings[audience])
         try:
             changed.ring(audience, time.time())
@@ -133,6 +186,11 @@ def operator_token(
     with _in(data_dir):
         write_privately(data_dir / "operator.token", token.encode() + b"\n", replace=True)
     return token
+
+
+def profile_token(ring: KeyRing, clock: Clock, profile_id: str, *, lifetime_s: int) -> str:
+    """A token for one profile, as an identity service would sign it: for development and for tests."""
+    return ring.sign(ProfileClaims(sub=profile_id, exp=clock.now_ms() // 1000 + lifetime_s))
 
 
 def write_privately(path: Path, content: bytes, *, replace: bool) -> None:

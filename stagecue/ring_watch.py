@@ -11,7 +11,16 @@ import structlog
 from contract.clock import Clock
 from contract.token_rings import StoredRing
 from contract.tokens import LiveKeyRing
-from stagecue.keys import BrokenKeys, Keys, UnusableDataDir, key_file, operator_token, read_key_file, rings_of
+from stagecue.keys import (
+    ADDED_LATER,
+    BrokenKeys,
+    Keys,
+    UnusableDataDir,
+    key_file,
+    operator_token,
+    read_key_file,
+    rings_of,
+)
 
 __all__ = ["RingWatch"]
 
@@ -21,11 +30,16 @@ _READ_WITHIN_S: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
+def _read_file(path: Path) -> tuple[bytes, dict[str, StoredRing]]:
+    return read_key_file(path, may_lack=ADDED_LATER)
+
+
 class RingWatch:
     """Service: reads the key file about once a second and exchanges the rings when it, or its time, has changed.
 
     A file that is missing, half-written or without a signing key changes nothing: the rings in use stay, one warning
-    says why, and the next look tries again. Keys begin and end by the clock also while the file is away.
+    says why, and the next look tries again. A ring that a file from before does not have stays as well. Keys begin and
+    end by the clock also while the file is away.
     With `renews_operator_token`, `operator.token` is written anew when another key begins to sign.
     """
 
@@ -80,7 +94,7 @@ class RingWatch:
         if now_s < self._changes_s or not stored:
             return
         try:
-            rings = rings_of(self._path, stored, now_s)
+            rings = rings_of(self._path, stored, now_s, instead=self._keys)
         except BrokenKeys as exc:
             self._say(str(exc))
             return
@@ -90,7 +104,7 @@ class RingWatch:
 
     async def _read(self) -> tuple[bytes, dict[str, StoredRing]]:
         if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(read_key_file, self._path), name="key-rings.read")
+            self._reading = asyncio.create_task(asyncio.to_thread(_read_file, self._path), name="key-rings.read")
         async with asyncio.timeout(_READ_WITHIN_S):
             await asyncio.wait({self._reading})
         reading, self._reading = self._reading, None
@@ -101,6 +115,7 @@ class RingWatch:
         self._exchange(self._keys.device, rings.device)
         self._exchange(self._keys.operator, rings.operator)
         self._exchange(self._keys.link, rings.link)
+        self._exchange(self._keys.profile, rings.profile)
         if another_signs and self._renews_operator_token:
             try:
                 # The ring just read: nobody exchanges its keys while a thread signs with it.

@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["keys"]
 
-_RINGS: Final = ("device", "operator", "link")
+_RINGS: Final = ("device", "operator", "link", "profile")
 _LEAD_S: Final = 10.0
-_KEEP_S: Final = {"device": 7 * 24 * 3600.0, "operator": 31 * 24 * 3600.0, "link": 3600.0}
+_KEEP_S: Final = {
+    "device": 7 * 24 * 3600.0,
+    "operator": 31 * 24 * 3600.0,
+    "link": 3600.0,
+    "profile": 24 * 3600.0,
+}
 """As long as the tokens of a ring live, and longer: a device's may be issued days before its event."""
 _LEAD: Final = "Seconds until it signs: within them every service must have read it. [10]"
-_KEEP: Final = "Seconds for which older keys verify after that. [device a week, operator 31 days, link an hour]"
+_KEEP: Final = (
+    "Seconds for which older keys verify after that. [device a week, operator 31 days, link an hour, profile a day]"
+)
+
+
+_LIFETIME: Final = "Seconds until it ends. [86400: a day]"
 
 
 def _data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,13 +66,13 @@ def list_keys(data_dir: Path | None, as_json: bool) -> None:
     stored = _explained(lambda: _stored(_directory(data_dir)))
     now_s = _now_s()
     if as_json:
-        click.echo(json.dumps({name: _told(stored[_audience(name)], now_s) for name in _RINGS}))
+        click.echo(json.dumps({name: _told(stored[_audience(name)], now_s) for name in _there(stored)}))
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table("ring", "key", "algorithm", "does", "until")
-    for name in _RINGS:
+    for name in _there(stored):
         for key in _told(stored[_audience(name)], now_s)["keys"]:
             table.add_row(name, key["kid"], key["alg"], _does(key), _when(key["not_after_s"]) or "retired by hand")
     Console().print(table)
@@ -130,6 +140,30 @@ def trust(ring: str, kid: str, public: str, data_dir: Path | None) -> None:
     click.echo(f"{ring}: tokens signed by {kid} are accepted.")
 
 
+@keys.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue keys token --profile p-1\n"
+    '  curl -H "Authorization: Bearer $(stagecue keys token --profile p-1)" http://127.0.0.1:8401/graphql ...\n'
+)
+@click.option("--profile", "profile_id", required=True, help="Profile id the token is for.")
+@click.option("--lifetime", "lifetime_s", type=click.IntRange(1, 366 * 24 * 3600), default=86_400, help=_LIFETIME)
+@_data_dir_option
+def token(profile_id: str, lifetime_s: int, data_dir: Path | None) -> None:
+    """Print a token for a profile, for development: in production an identity service signs them.
+
+    Anybody who shows it may prefetch as that profile until it ends.
+    """
+    from contract.runtime.system_clock import SystemClock
+    from stagecue.keys import load_or_create_keys, profile_token
+
+    def signed() -> str:
+        directory, clock = _directory(data_dir), SystemClock()
+        _stored(directory)  # where there is none, no service would know the key it is signed with
+        return profile_token(load_or_create_keys(directory, clock).profile, clock, profile_id, lifetime_s=lifetime_s)
+
+    click.echo(_explained(signed))
+
+
 def _changed(ring: str, data_dir: Path | None, change: Callable[[StoredRing], StoredRing]) -> None:
     from stagecue.keys import change_ring
 
@@ -156,9 +190,14 @@ def _directory(data_dir: Path | None) -> Path:
 
 
 def _stored(data_dir: Path) -> dict[str, StoredRing]:
-    from stagecue.keys import key_file, read_key_file
+    from stagecue.keys import ADDED_LATER, key_file, read_key_file
 
-    return read_key_file(key_file(data_dir))[1]
+    return read_key_file(key_file(data_dir), may_lack=ADDED_LATER)[1]
+
+
+def _there(stored: dict[str, StoredRing]) -> list[str]:
+    """Names of the rings of a file: one from before lacks some till a service starts."""
+    return [name for name in _RINGS if _audience(name) in stored]
 
 
 def _audience(ring: str) -> Audience:
@@ -166,6 +205,7 @@ def _audience(ring: str) -> Audience:
         "device": "stagecue.device",
         "operator": "stagecue.operator",
         "link": "stagecue.link",
+        "profile": "stagecue.profile",
     }
     return audiences[ring]
 

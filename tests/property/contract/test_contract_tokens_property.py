@@ -323,3 +323,68 @@ def test_a_byte_string_has_one_spelling(segment):
     except MalformedSegment:
         return
     assert encode_segment(content) == segment
+
+
+# Profile tokens: an identity service's own claims are read over.
+
+PROFILE_AUDIENCE = "stagecue.profile"
+profile_audiences = st.just(PROFILE_AUDIENCE) | st.lists(st.sampled_from([PROFILE_AUDIENCE, "x"]), max_size=2)
+PROFILE: dict[str, st.SearchStrategy[Any]] = {
+    "sub": text,
+    "exp": st.just(NOW_S + 600) | dates,
+    "aud": st.just(PROFILE_AUDIENCE) | profile_audiences,
+    "iss": text,
+    "iat": dates | st.just(NOW_S - 100),
+    "nbf": dates,
+    "scope": anything,
+    "dev": anything,
+    "topics": anything,
+}
+
+
+@st.composite
+def identity_token(draw: st.DrawFn) -> str:
+    """As identity services sign them, some with bytes of the claims edited before."""
+    more = draw(st.lists(st.sampled_from(sorted(PROFILE)), max_size=4))
+    names = draw(st.permutations(["sub", "exp", "aud", *more]))
+    payload = bytearray(spelled([(name, draw(PROFILE[name])) for name in names]))
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        at = draw(st.integers(0, len(payload)))
+        odd = draw(st.sampled_from([*b'{}[]",:\\u0123.eE+-n \n\x00\x7f', 0x80, 0xC0, 0xED, 0xFF]))
+        payload[at : at + draw(st.integers(0, 1))] = bytes([odd])
+    kid, alg = draw(plain_header)
+    header = spelled([("alg", alg), ("typ", "JWT"), ("kid", kid), *draw(st.just([]) | st.just([("jku", "https://x")]))])
+    return assembled(header, bytes(payload), draw(st.just(kid) | st.sampled_from(["k1", "foreign", "none"])))
+
+
+@settings(max_examples=500, deadline=None)
+@given(identity_token())
+@example(
+    assembled(b'{"alg":"HS256","kid":"k1"}', b'{"sub":"p","exp":9999999999,"aud":"stagecue.profile","x":"\xff"}', "k1")
+)
+@example(
+    assembled(
+        b'{"alg":"HS256","kid":"k1"}',
+        b'{"sub":"p","exp":9999999999,"aud":"stagecue.profile","x":' + b"[" * 2500 + b"]" * 2500 + b"}",
+        "k1",
+    )
+)
+def test_of_profile_tokens_only_those_pyjwt_accepts_are_accepted(token):
+    """Whatever else an identity service says of the person."""
+    try:
+        mine = KeyRing(PROFILE_AUDIENCE, KEYS, "k1").verify_profile(token, now_s=NOW_S)
+    except Unauthorized:
+        event("refused")
+        return
+    event("accepted")
+    kid = jwt.get_unverified_header(token)["kid"]
+    key = KEYS[kid]
+    theirs = jwt.decode(
+        token,
+        key.secret if isinstance(key, Hs256Key) else key.public,
+        algorithms=[key.alg],
+        audience=PROFILE_AUDIENCE,
+        leeway=LEEWAY_S,
+        options={"require": ["sub", "exp", "aud"]},
+    )
+    assert (mine.sub, mine.exp) == (theirs["sub"], int(theirs["exp"]))

@@ -14,7 +14,7 @@ from contract.tokens import DeviceClaims, Ed25519Key
 SECRET = b"0123456789abcdef0123456789abcdef"
 PRIVATE = bytes(range(32))
 PUBLIC = Ed25519Key(private=PRIVATE).public.public_bytes_raw()
-AUDIENCES = ("stagecue.device", "stagecue.operator", "stagecue.link")
+AUDIENCES = ("stagecue.device", "stagecue.operator", "stagecue.link", "stagecue.profile")
 
 
 def hs(letter: str = "k", **dates: int) -> StoredKey:
@@ -71,7 +71,7 @@ def test_a_file_with_dates_and_key_pairs_is_read_and_written_as_it_was():
         (b"{", "truncated"),
         (file_of()[:-1], "truncated"),
         (b"[]", "Expected `object`"),
-        (b"{}", "no ring for stagecue.device, stagecue.operator, stagecue.link"),
+        (b"{}", "no ring for stagecue.device, stagecue.operator, stagecue.link, stagecue.profile"),
         (b'{"stagecue.device":\xff', "."),
         (file_of(signing_kid="k1"), "missing required field `keys`"),
         (file_of(signing_kid="k1", keys={"k1": "!!!"}), "base64"),
@@ -206,3 +206,16 @@ def test_nothing_shows_a_secret():
         for text in (repr(shown), str(shown), f"{shown}"):
             assert "ssss" not in text
             assert "x01" not in text
+
+
+def test_a_file_may_lack_a_ring_that_came_later():
+    """And no other."""
+    content = json.loads(file_of())
+    del content["stagecue.profile"]
+    raw = json.dumps(content).encode()
+    assert set(read_rings(raw, may_lack=("stagecue.profile",))) == set(AUDIENCES[:3])
+    with pytest.raises(ValueError, match=r"no ring for stagecue\.profile"):
+        read_rings(raw)
+    del content["stagecue.link"]
+    with pytest.raises(ValueError, match=r"no ring for stagecue\.link$"):
+        read_rings(json.dumps(content).encode(), may_lack=("stagecue.profile",))

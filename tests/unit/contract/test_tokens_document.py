@@ -19,7 +19,7 @@ def test_the_key_file_shown_is_one():
     assert device.ring("stagecue.device", 1731722409).signing_kid == "k1"
     assert device.ring("stagecue.device", 1731722410).signing_kid == "k2"
     assert device.ring("stagecue.device", 1732327210).kids == ("k2", "partner-1")
-    for audience in ("stagecue.operator", "stagecue.link"):
+    for audience in ("stagecue.operator", "stagecue.link", "stagecue.profile"):
         assert rings[audience].ring(audience, 0).kids == ("k1",)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from contract.errors import Unauthorized
 from contract.tokens import DeviceClaims, Ed25519Key, KeyRing
 from stagecue.cli import cli
 from stagecue.keys import load_or_create_keys
@@ -35,7 +37,7 @@ def listed(data_dir: Path, ring: str) -> dict[str, dict[str, object]]:
 
 
 def test_a_new_installation_has_one_key_a_ring_and_shows_none(data_dir: Path) -> None:
-    for ring in ("device", "operator", "link"):
+    for ring in ("device", "operator", "link", "profile"):
         assert listed(data_dir, ring) == {
             "k1": {
                 "kid": "k1",
@@ -68,11 +70,11 @@ def test_a_rotation_waits_its_lead_and_keeps_the_old_key(data_dir: Path) -> None
 
 def test_keys_are_kept_as_long_as_tokens_of_their_ring_live(data_dir: Path) -> None:
     kept_s = {}
-    for ring in ("device", "operator", "link"):
+    for ring in ("device", "operator", "link", "profile"):
         run(data_dir, "rotate", ring, "--lead", "3600")
         keys = listed(data_dir, ring)
         kept_s[ring] = keys["k1"]["not_after_s"] - keys["k2"]["signs_from_s"]  # type: ignore[operator]
-    assert kept_s == {"device": 7 * 86400, "operator": 31 * 86400, "link": 3600}
+    assert kept_s == {"device": 7 * 86400, "operator": 31 * 86400, "link": 3600, "profile": 86400}
 
 
 def test_a_stolen_key_is_replaced_and_gone_in_two_commands(data_dir: Path) -> None:
@@ -132,3 +134,28 @@ def test_a_directory_without_keys_is_named(tmp_path: Path) -> None:
         result = run(tmp_path, *words)
         assert result.exit_code == 2
         assert f"{tmp_path}/keys.json is not there" in result.output
+
+
+def test_a_token_for_a_profile_is_one_until_its_end(data_dir: Path) -> None:
+    result = run(data_dir, "token", "--profile", "p-1", "--lifetime", "60")
+    assert result.exit_code == 0, result.output
+    ring, now_s = load_or_create_keys(data_dir).profile, time.time()
+    assert ring.verify_profile(result.stdout.strip(), now_s=now_s).sub == "p-1"
+    with pytest.raises(Unauthorized, match="expired"):
+        ring.verify_profile(result.stdout.strip(), now_s=now_s + 70)
+
+
+def test_a_token_needs_keys_that_services_know(tmp_path: Path) -> None:
+    result = run(tmp_path, "token", "--profile", "p-1")
+    assert (result.exit_code, "keys.json" in result.output) == (2, True)
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_a_file_from_before_lists_what_it_has(data_dir: Path) -> None:
+    """And a change of one of its rings adds what it lacks."""
+    stored = json.loads((data_dir / "keys.json").read_text())
+    del stored["stagecue.profile"]
+    (data_dir / "keys.json").write_text(json.dumps(stored))
+    assert list(json.loads(run(data_dir, "list", "--json").stdout)) == ["device", "operator", "link"]
+    assert run(data_dir, "rotate", "device").exit_code == 0
+    assert list(listed(data_dir, "profile")) == ["k1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from contract.clock import ManualClock
 from contract.errors import Unauthorized
 from contract.token_rings import StoredRing
-from contract.tokens import DeviceClaims
+from contract.tokens import DeviceClaims, ProfileClaims
 from stagecue import ring_watch
 from stagecue.keys import Keys, change_ring, fresh_key, key_file, load_or_create_keys, operator_token
 from stagecue.ring_watch import RingWatch
@@ -150,7 +151,7 @@ async def test_a_disk_that_hangs_costs_one_thread_and_no_time(
     """Looks end in their time, and all of them wait for the same attempt."""
     release, attempts = threading.Event(), []
 
-    def hangs(path: Path) -> tuple[bytes, dict[str, StoredRing]]:
+    def hangs(path: Path, **options: object) -> tuple[bytes, dict[str, StoredRing]]:
         attempts.append(path)
         release.wait(30)
         return reads(path)
@@ -183,3 +184,20 @@ async def test_it_looks_again_and_again_until_it_is_stopped(tmp_path: Path) -> N
                 await asyncio.sleep(0.01)
     stop.set()
     await asyncio.wait_for(task, 20)
+
+
+async def test_the_profile_ring_follows_too_and_stays_when_a_file_from_before_lacks_it(running: Running) -> None:
+    """A copy of another host's file, which no service there has completed yet: the other rings follow it."""
+    token = running.keys.profile.sign(ProfileClaims(sub="p", exp=2**40))
+    await running.watch.look()
+    running.rotate("k2", ring="stagecue.profile")
+    await running.watch.look()
+    assert (running.keys.profile.signing_kid, running.keys.profile.kids) == ("k2", ("k1", "k2"))
+    running.rotate("k2")
+    stored = json.loads(key_file(running.data_dir).read_bytes())
+    del stored["stagecue.profile"]
+    key_file(running.data_dir).write_bytes(json.dumps(stored).encode())
+    await running.watch.look()
+    assert running.keys.device.signing_kid == "k2"
+    assert running.keys.profile.kids == ("k1", "k2")
+    assert running.keys.profile.verify_profile(token, now_s=running.now_s).sub == "p"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -11,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from contract.clock import ManualClock
-from contract.errors import Conflict, InvalidRequest
+from contract.errors import Conflict, InvalidRequest, Unauthorized
 from contract.token_rings import StoredKey, StoredRing
-from contract.tokens import DeviceClaims, KeyRing
+from contract.tokens import DeviceClaims, KeyRing, ProfileClaims
 from stagecue.keys import (
     BrokenKeys,
     UnusableDataDir,
@@ -177,3 +179,39 @@ def test_a_key_pair_signs_for_whoever_has_its_public_half(tmp_path):
     ring = load_or_create_keys(tmp_path).device
     assert ring.signing_kid == "e1"
     assert ring.verify_device(ring.sign(DeviceClaims(sub="p", dev="d", exp=2**40)), now_s=time.time()).sub == "p"
+
+
+def without_profile_ring(data_dir: Path) -> bytes:
+    """The installation's file as it was before there were profile tokens."""
+    load_or_create_keys(data_dir)
+    stored = json.loads(key_file(data_dir).read_bytes())
+    del stored["stagecue.profile"]
+    key_file(data_dir).write_bytes(json.dumps(stored).encode())
+    return key_file(data_dir).read_bytes()
+
+
+def test_a_ring_that_came_later_is_added_once_and_the_others_stay(tmp_path):
+    before = without_profile_ring(tmp_path)
+    first, second = load_or_create_keys(tmp_path), load_or_create_keys(tmp_path)
+    token = first.profile.sign(ProfileClaims(sub="p", exp=100))
+    assert second.profile.verify_profile(token, now_s=1).sub == "p"
+    after = json.loads(key_file(tmp_path).read_bytes())
+    assert {name: after[name] for name in json.loads(before)} == json.loads(before)
+    assert stat.S_IMODE(key_file(tmp_path).stat().st_mode) == 0o600
+
+
+def test_where_it_cannot_be_added_the_others_serve_all_the_same(tmp_path, monkeypatch):
+    """A copy on a read-only mount: the process has a profile ring of its own, which nobody's tokens are of."""
+    before = without_profile_ring(tmp_path)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr("stagecue.keys.write_privately", refuse)
+    with capture_logs() as lines:
+        first, second = load_or_create_keys(tmp_path), load_or_create_keys(tmp_path)
+    assert [line["event"] for line in lines] == ["key_ring_not_added"] * 2
+    assert second.device.kids == ("k1",)
+    with pytest.raises(Unauthorized):
+        second.profile.verify_profile(first.profile.sign(ProfileClaims(sub="p", exp=100)), now_s=1)
+    assert key_file(tmp_path).read_bytes() == before
