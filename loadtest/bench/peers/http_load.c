@@ -15,14 +15,17 @@
  *                       open loop: SCHEDULE is a file of pairs (u32 when, from the start; u32 which request), in order
  *                       of time; POOLS: connections of tag 0, 1 and on, by commas. An arrival that finds no connection
  *                       of its tag free waits for one. Latency counts from when it was due, whatever it waited for.
+ *     mark TEXT         2xx answers that contain TEXT are counted apart from now on, as "marked" and with the others
+ *         {"marking":true}
  *     close             {"closed":N}
  *
  * Answers to the first KEEP requests of the file are written to SAMPLES whole: (u32 request, u32 size, bytes), `-`: none.
- * RECORDS gets (u32 due, u32 latency, u16 status, u8 tag, u8 waited) of each request, `-`: none. Status 0: no answer, or
+ * RECORDS gets (u32 due, u32 latency, u16 status, u8 tag, u8 flags) of each request, `-`: none; flags: 1 it waited for a
+ * connection, 2 its answer was marked. Status 0: no answer, or
  * none within TIMEOUT_MS. `closed` and `open` answer
  *
  *     {"wall_us":N,"idle_us":N,"sent":N,"answered":N,"failed":N,"waited":N,"waiting_max":N,"late":H,"bytes":N,
- *      "body_bytes":N,"connects":N,"tags":[{"tag":N,"statuses":{"200":N},"good":H,"other":H}],"error":"..."}
+ *      "body_bytes":N,"connects":N,"tags":[{"tag":N,"statuses":{"200":N},"marked":N,"good":H,"other":H}],"error":"..."}
  *
  * idle: of the wall time, what passed in looking for work in vain, or asleep. late: how long after its time a request
  * was sent for which a connection was free, this program's own lateness. H, a histogram: [[slot,count],...] with slot v
@@ -57,7 +60,7 @@ struct histogram {
 struct record {
     uint32_t due_us, latency_us;
     uint16_t status;
-    uint8_t tag, waited;
+    uint8_t tag, flags;
 };
 
 /* One request on its way: in closed loop the number in the file, in open loop that of the arrival. */
@@ -100,7 +103,8 @@ static uint64_t bytes_in, body_bytes;
 static uint32_t sent, answered, failed, waited, waiting, waiting_max, connects;
 static uint32_t failures_in_a_row;
 static struct histogram late, good[TAGS], other[TAGS];
-static uint32_t statuses[TAGS][600];
+static uint32_t statuses[TAGS][600], marked[TAGS];
+static char mark[256];
 static FILE *samples;
 static const char *records_path;
 static char records_name[4096];
@@ -158,17 +162,18 @@ static int tag_of(uint32_t number) {
 
 /* ---- how a request ends ---- */
 
-static void finish(uint32_t number, int64_t due_ns, int status, int has_waited) {
+static void finish(uint32_t number, int64_t due_ns, int status, int has_waited, int is_marked) {
     int tag = tag_of(number);
     int64_t took_ns = now_ns() - due_ns;
     statuses[tag][status]++;
+    marked[tag] += (uint32_t)is_marked;
     if (status) answered++;
     else failed++;
     failures_in_a_row = status ? 0 : failures_in_a_row + 1;
-    count(status >= 200 && status < 300 ? &good[tag] : &other[tag], took_ns);
+    count(status >= 200 && status < 300 && !is_marked ? &good[tag] : &other[tag], took_ns);
     if (records)
         records[number] = (struct record){(uint32_t)((due_ns - began_ns) / 1000), (uint32_t)(took_ns / 1000),
-                                          (uint16_t)status, (uint8_t)tag, (uint8_t)has_waited};
+                                          (uint16_t)status, (uint8_t)tag, (uint8_t)(has_waited | is_marked << 1)};
     done++;
 }
 
@@ -215,7 +220,7 @@ static void lose(struct connection *connection) {
     hang_up(connection);
     if (!connection->busy) return;
     connection->busy = 0;
-    finish(connection->request, connection->due_ns, 0, connection->waited);
+    finish(connection->request, connection->due_ns, 0, connection->waited, 0);
     go_on(connection);
 }
 
@@ -319,7 +324,9 @@ static void answer_came(struct connection *connection, const char *bytes, size_t
     if (answer->status >= 300 && answer->status != 304) note_error("answered", bytes, size);
     connection->busy = 0;
     connection->kept = connection->needed = 0;
-    finish(connection->request, connection->due_ns, answer->status, connection->waited);
+    int is_marked = mark[0] && answer->status < 300 &&
+                    memmem(bytes + answer->head, answer->body, mark, strlen(mark)) != NULL;
+    finish(connection->request, connection->due_ns, answer->status, connection->waited, is_marked);
     if (answer->closes) hang_up(connection);
     go_on(connection);
 }
@@ -418,7 +425,7 @@ static void give_up_late(int64_t now) {
             if (now - due_ns < timeout_ns) break;
             pool->first_waiting = next_waiting[number];
             waiting--;
-            finish(number, due_ns, 0, 1);
+            finish(number, due_ns, 0, 1, 0);
         }
     }
 }
@@ -484,6 +491,7 @@ static void begin(const char *kept, const char *samples_path, const char *record
     memset(good, 0, sizeof good);
     memset(other, 0, sizeof other);
     memset(statuses, 0, sizeof statuses);
+    memset(marked, 0, sizeof marked);
     first_error[0] = 0;
     keep = (uint32_t)strtoul(kept, NULL, 10);
     samples = NULL;
@@ -559,7 +567,7 @@ static void print_tag(int tag, const char *before) {
         printf("%s\"%d\":%u", between, status, statuses[tag][status]);
         between = ",";
     }
-    printf("},\"good\":");
+    printf("},\"marked\":%u,\"good\":", marked[tag]);
     print_histogram(&good[tag]);
     printf(",\"other\":");
     print_histogram(&other[tag]);
@@ -609,7 +617,12 @@ static void obey(char *line) {
     if (!strncmp(line, "load ", 5)) load_requests(line + 5);
     else if (!strncmp(line, "closed ", 7)) begin_closed(line + 7);
     else if (!strncmp(line, "open ", 5)) begin_open(line + 5);
-    else if (!strcmp(line, "close")) {
+    else if (!strncmp(line, "mark ", 5)) {
+        if (strlen(line + 5) >= sizeof mark) die("mark TEXT");
+        strcpy(mark, line + 5);
+        puts("{\"marking\":true}");
+        fflush(stdout);
+    } else if (!strcmp(line, "close")) {
         printf("{\"closed\":%u}\n", close_all());
         fflush(stdout);
     } else die("unknown command %s", line);

@@ -15,10 +15,23 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.peers.programs import compiled
 from loadtest.bench.push.line_member import LineMember
 
-__all__ = ["RECORD", "HttpLoad", "LoadRun", "Slots", "TagTally", "read_samples", "write_requests", "write_schedule"]
+__all__ = [
+    "MARKED",
+    "RECORD",
+    "WAITED",
+    "HttpLoad",
+    "LoadRun",
+    "Slots",
+    "TagTally",
+    "read_samples",
+    "write_requests",
+    "write_schedule",
+]
 
-RECORD: Final = np.dtype([("due_us", "<u4"), ("latency_us", "<u4"), ("status", "<u2"), ("tag", "u1"), ("waited", "u1")])
-"""One request of a run, in the order in which they were due."""
+RECORD: Final = np.dtype([("due_us", "<u4"), ("latency_us", "<u4"), ("status", "<u2"), ("tag", "u1"), ("flags", "u1")])
+"""One request of a run, in the order in which they were due; flags: WAITED, MARKED."""
+WAITED: Final = 1
+MARKED: Final = 2
 _REQUEST: Final = struct.Struct("<IB")
 _SAMPLE: Final = struct.Struct("<II")
 _SUB: Final = 128
@@ -60,8 +73,10 @@ class TagTally(msgspec.Struct, frozen=True):
 
     statuses: Mapping[int, int]
     """0: no answer, or none in time."""
+    marked: int
+    """2xx answers with the marked text: not what was asked for."""
     good: Slots
-    """Latencies of 2xx."""
+    """Latencies of other 2xx."""
     other: Slots
 
     @property
@@ -172,6 +187,10 @@ class HttpLoad(LineMember):
         line = f"open {many} {schedule} {_ms(timeout_s)} {keep} {path} {records or '-'}"
         return _run(await self.ask(line, within_s=lasts_s + timeout_s + _ANSWER_SLACK_S))
 
+    async def mark(self, text: str) -> None:
+        """Count good answers that contain `text` apart from now on."""
+        await self.ask(f"mark {text}")
+
     async def close_all(self) -> None:
         """Cut every connection off."""
         await self.ask("close")
@@ -211,6 +230,7 @@ def read_samples(path: Path) -> Iterator[tuple[int, bytes]]:
 class _TagSaid(msgspec.Struct):
     tag: int
     statuses: dict[int, int]
+    marked: int
     good: list[tuple[int, int]]
     other: list[tuple[int, int]]
 
@@ -248,7 +268,10 @@ def _run(said: Mapping[str, Any]) -> LoadRun:
         bytes=found.bytes,
         body_bytes=found.body_bytes,
         connects=found.connects,
-        tags={each.tag: TagTally(each.statuses, Slots.of(each.good), Slots.of(each.other)) for each in found.tags},
+        tags={
+            each.tag: TagTally(each.statuses, each.marked, Slots.of(each.good), Slots.of(each.other))
+            for each in found.tags
+        },
         error=found.error,
     )
 

@@ -51,13 +51,13 @@ class Secret(msgspec.Struct, frozen=True):
         return sign
 
 
-def request_of(form: Form, port: int, profile: str, token: bytes | None) -> bytes:
-    """One POST."""
+def request_of(form: Form, port: int, profile: str, token: bytes | None, fields: str = "") -> bytes:
+    """One POST, with further header fields, each ended by CRLF."""
     body = _encode({**form.body, "variables": {"eventId": EVENT_ID, "profileId": profile, "device": _DEVICE}})
     shown = b"Authorization: Bearer " + token + b"\r\n" if token is not None else b""
     head = (
         f"POST /graphql HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{fields}"
     )
     return head.encode() + shown + b"\r\n" + body
 

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtest.bench.peers.http_load import RECORD, HttpLoad, read_samples, write_requests, write_schedule
+from loadtest.bench.peers.http_load import (
+    MARKED,
+    RECORD,
+    WAITED,
+    HttpLoad,
+    read_samples,
+    write_requests,
+    write_schedule,
+)
 from loadtest.bench.push.cores import choose_cores
 
 Answer = Callable[[int, bytes], Awaitable[bytes | None]]
@@ -133,7 +141,7 @@ async def test_a_stall_is_counted_for_all_who_would_have_come_meanwhile(tmp_path
         found = np.fromfile(records, dtype=RECORD)
         # The one due at 100 ms waited 200 ms for the connection, and says so.
         assert found["latency_us"][10] >= 190_000
-        assert list(found["waited"]) == [0] + [1] * 19
+        assert list(found["flags"]) == [0] + [WAITED] * 19
         open_ms = run.good().percentile_ms(50) or 0
         assert open_ms > 150
         closed = await load.closed(connections=1, at_least=20, within_s=0)
@@ -202,3 +210,18 @@ async def test_large_requests_and_answers_pass_whole(tmp_path: Path) -> None:
         run = await load.closed(connections=1, at_least=2, within_s=5, samples=(2, samples))
         assert run.answered == 2
         assert dict(read_samples(samples))[0].endswith(b"\r\n\r\n" + body)
+
+
+async def test_good_answers_with_the_marked_text_are_counted_apart(tmp_path: Path) -> None:
+    async def answer(number: int, body: bytes) -> bytes | None:
+        return SHED if number == 9 else OK.replace(b"hello", b"h+llo") if number % 3 == 0 else OK
+
+    async with serving(answer) as port, client(tmp_path, port, 12) as load:
+        records = tmp_path / "records"
+        await load.mark("h+ll")
+        run = await load.closed(connections=2, within_s=10, records=records)
+        tally = run.tags[0]
+        assert (tally.statuses, tally.marked, tally.good_count, tally.other.count) == ({200: 11, 503: 1}, 3, 8, 4)
+        assert [int(each["flags"]) for each in np.fromfile(records, dtype=RECORD)] == [
+            MARKED if number in (0, 3, 6) else 0 for number in range(12)
+        ]
