@@ -27,6 +27,8 @@ _ACCEPT_AGAIN_S: Final = 1.0
 _IN, _OUT = (select.EPOLLIN, select.EPOLLOUT) if AVAILABLE else (1, 4)
 _READABLE: Final = ~_OUT
 """Whatever else epoll reports, an error or the peer's end, a read tells more of."""
+_BOTH_OVER: Final = select.EPOLLHUP if AVAILABLE else 16
+"""Neither end will say anything more; reported for ever, whether asked for or not."""
 
 _OPEN, _WRITTEN, _CLOSING, _OVER = range(4)
 """How far a transport's end has come; above _OPEN nothing new is written, from _CLOSING on nothing is read."""
@@ -143,7 +145,7 @@ class SocketTransport(asyncio.Transport):
             try:
                 if data:
                     protocol.data_received(data)
-                elif not protocol.eof_received():
+                elif not protocol.eof_received() or event & _BOTH_OVER:
                     self.close()
                 else:
                     self._table._watch(self.fd, _OUT if self._rest is not None else 0)
@@ -303,15 +305,20 @@ class SocketTable:
                 who.on_event(event)
 
     def _take(self, fd: int, protocol: Callable[[str], asyncio.Protocol], address: tuple[str, int] | str) -> None:
-        os.set_blocking(fd, False)
-        made = protocol(address[0] if address else "")
-        transport = SocketTransport(self, fd, made)
+        try:
+            os.set_blocking(fd, False)
+            made = protocol(address[0] if address else "")
+            transport = SocketTransport(self, fd, made)
+            self._put(fd, transport)
+        except Exception as exc:  # nobody was told of it: there is only the descriptor
+            self._forget(fd)
+            os.close(fd)
+            self._report("connection not served", exc, None)
+            return
         try:
             made.connection_made(transport)
         except Exception as exc:
             transport._failed(exc)
-        if not transport.is_closing():
-            self._put(fd, transport)
 
     def _put(self, fd: int, who: SocketTransport | ServedListener) -> None:
         at = self._at

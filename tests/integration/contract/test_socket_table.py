@@ -243,6 +243,67 @@ def test_a_reset_and_a_failing_protocol_end_their_own_connection_only(run: Run) 
     run(main)
 
 
+def test_a_connection_whose_ends_are_both_over_ends_whatever_its_protocol_says(run: Run) -> None:
+    """Kept open for writing, then ended by us: the kernel reports it for ever, which must not keep the loop busy."""
+
+    async def main(world: Served) -> None:
+        sock, protocol = await world.client()
+        protocol.keep_open = True
+        sock.shutdown(socket.SHUT_WR)
+        await eventually(lambda: protocol.told == ["eof"])
+        protocol.transport.write_eof()
+        await asyncio.wait_for(protocol.over.wait(), 10)
+        assert protocol.told.count("eof") <= 2
+        sock.close()
+
+    run(main)
+
+
+def test_whoever_cannot_be_served_is_closed_and_the_next_one_served(run: Run) -> None:
+    async def main(world: Served) -> None:
+        make, fails = world.listener._protocol, [True]
+
+        def broken(host: str) -> Recorder:
+            if fails.pop() if fails else False:
+                raise RuntimeError("nobody to serve it")
+            made = make(host)
+            assert isinstance(made, Recorder)
+            return made
+
+        world.listener._protocol = broken
+        turned_away = socket.create_connection(world.address, timeout=10)
+        turned_away.setblocking(False)
+        assert await world.loop.sock_recv(turned_away, 1) == b""
+        assert world.reports == ["sockets: connection not served"]
+        turned_away.close()
+        sock, protocol = await world.client()
+        await world.loop.sock_sendall(sock, b"fine")
+        await eventually(lambda: protocol.got == b"fine")
+        sock.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("ending", ["", "close", "write_eof"])
+def test_much_may_be_written_as_soon_as_a_connection_is_made(run: Run, ending: str) -> None:
+    class Talker(Recorder):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.transport.write(MUCH)
+            if ending:
+                getattr(self.transport, ending)()
+
+    async def main(world: Served) -> None:
+        world.listener._protocol = Talker
+        sock = socket.socket()
+        sock.setblocking(False)
+        await world.loop.sock_connect(sock, world.address)
+        assert await world.read(sock, len(MUCH)) == MUCH
+        sock.close()
+
+    run(main)
+
+
 def test_out_of_files_it_asks_again_later_without_spinning(run: Run) -> None:
     async def main(world: Served) -> None:
         waiting = [socket.create_connection(world.address, timeout=10) for _ in range(3)]
