@@ -23,7 +23,7 @@ from dgs.audience import choose_audience, window_end_ms
 from dgs.catalogs import CatalogInUse
 from dgs.default_picks import DefaultPicks
 from dgs.dressing import Wardrobe, dress
-from dgs.model import DeviceContext, EventInfo, ShownTitle, StageMap
+from dgs.model import DeviceContext, EventInfo, Profile, ShownTitle, StageMap
 from dgs.picks import Missing, Picks, Wanted
 from dgs.places import places_of
 from dgs.ports import NewestReader, PicksSource, Place, ProfileSource, ScheduleReader
@@ -130,7 +130,7 @@ class Prefetch:
     async def stage_map(self, event_id: str, profile_id: str, device: DeviceContext) -> Served:
         """What every stage of the event shows this profile on this device."""
         place = self._place(profile_id)
-        device = resolve_device(device, place.locale)
+        device = resolve_device(device, place)
         schedule = await self._schedule_for(event_id, place, field="eventId")
         (served,) = await self._serve([schedule], profile_id, device)
         return served
@@ -138,7 +138,7 @@ class Prefetch:
     async def home(self, profile_id: str, device: DeviceContext, within_ms: int) -> tuple[Served, ...]:
         """Maps of the events now running or starting within `within_ms`, soonest first, bounded by the settings."""
         place = self._place(profile_id)
-        device = resolve_device(device, place.locale)
+        device = resolve_device(device, place)
         near = await self._near(place, within_ms)
         return await self._serve(near[: self._settings.max_home_events], profile_id, device)
 
@@ -148,7 +148,7 @@ class Prefetch:
         None without such an event for this profile, running or within 31 days, or without such a title.
         """
         place = self._place(profile_id)
-        device = resolve_device(device, place.locale)
+        device = resolve_device(device, place)
         title = self._catalogs.current.title(title_id)
         if title is None:
             return None
@@ -169,7 +169,7 @@ class Prefetch:
         if not 1 <= len(event_ids) <= limit:
             raise InvalidRequest(f"{len(event_ids)} events", field="eventIds", rule=f"1 to {limit} at a time")
         place = self._place(profile_id)
-        device = resolve_device(device, place.locale)
+        device = resolve_device(device, place)
         found: dict[str, TopicSchedule] = {}
         for index, event_id in enumerate(event_ids):
             if event_id not in found:
@@ -320,9 +320,9 @@ class Prefetch:
         return earliest + round(self._draw() * settings.token_jitter_s)
 
 
-def resolve_device(device: DeviceContext, locale: str) -> DeviceContext:
-    """The device with its locale, else the profile's `locale`, checked and reduced to the language worded."""
-    locale = device.locale if device.locale is not None else locale
+def resolve_device(device: DeviceContext, owner: Place | Profile) -> DeviceContext:
+    """The device with its locale, else its owner's, checked and reduced to the language worded."""
+    locale = device.locale if device.locale is not None else owner.locale
     if not _LOCALE.fullmatch(locale):
         raise InvalidRequest(f"{locale[:40]!r} is not a locale", field="device.locale", rule="BCP 47, e.g. en or de-AT")
     return DeviceContext(kind=device.kind, screen=device.screen, locale=language_of(locale))
