@@ -46,7 +46,7 @@ class Call(NamedTuple):
 class Dependency:
     """One thing that requests wait for: its limit, and who waits."""
 
-    __slots__ = ("_at_once_max", "by_rank", "calls", "limiter", "name", "refused", "under_way")
+    __slots__ = ("_at_once_max", "by_rank", "calls", "limiter", "name", "refused", "under_way", "wanted")
 
     def __init__(self, name: str, limiter: Limiter) -> None:
         self.name = name
@@ -54,6 +54,9 @@ class Dependency:
         self.calls = [0] * len(CLASSES)
         """Begun, by rank of class; only rises."""
         self.refused = [0] * len(CLASSES)
+        """Turned away for want of room, here or by the gate in front."""
+        self.wanted = [0] * len(CLASSES)
+        """Begun or turned away here: requests that were admitted and then needed it."""
         self.under_way = [0] * len(CLASSES)
         self._at_once_max: list[float] = [1.0] * len(CLASSES)
 
@@ -72,9 +75,15 @@ class Dependency:
     def begin(self, rank: int, now_s: float) -> Call:
         """A request begins to wait; ask `has_room` first, unless it must be served in any case."""
         self.calls[rank] += 1
+        self.wanted[rank] += 1
         self.under_way[rank] += 1
         self.limiter.begin()
         return Call(rank, now_s)
+
+    def refuse(self, rank: int) -> None:
+        """An admitted request needs it, and there is no room."""
+        self.wanted[rank] += 1
+        self.refused[rank] += 1
 
     def end(self, call: Call, outcome: Outcome, now_s: float) -> None:
         """It has what it waited for, or will not get it; once per call."""
@@ -158,7 +167,7 @@ class GuardedPicks:
         if self._otherwise is not None and not self._dependency.has_room(rank):
             picks = self._otherwise(wanted)
             if picks is not None:
-                self._dependency.refused[rank] += 1
+                self._dependency.refuse(rank)
                 return picks
         now_s = self._monotonic_s()
         self._forget(now_s)

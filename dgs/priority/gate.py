@@ -16,7 +16,7 @@ from dgs.priority.phases import standing_of
 from dgs.priority.refusals import refusal
 from dgs.priority.retry_after import retry_budget, return_after
 from dgs.priority.rules import RANK, Phase, Ruleset, judge
-from dgs.priority.shedding import Lane
+from dgs.priority.shedding import Lane, served_part
 from dgs.serving import CLASSES, Answer, Class, Outcome, Seen, Verdict
 
 __all__ = ["PriorityGate", "Schedules"]
@@ -145,7 +145,7 @@ class PriorityGate:
         dependency, rank = self.dependencies[name], RANK[klass]
         if self._escorted or dependency.has_room(rank) or self._lanes[klass].last_resort(now_s):
             return dependency.begin(rank, now_s)
-        dependency.refused[rank] += 1
+        dependency.refuse(rank)
         return None
 
     def leave(self, name: str, call: Call, *, outcome: Outcome, now_s: float) -> None:
@@ -267,8 +267,8 @@ class PriorityGate:
                 state.would_shed += 1
         if judgement.dry_by is not None:
             state = self._states[judgement.dry_by]
-            lane = self._lanes[judgement.dry_klass]
-            part = lane.part(queue_delay_s)
+            plan = self._lanes[judgement.dry_klass].plan
+            part = served_part(plan, self._lanes[entry.klass].overload(queue_delay_s)) if plan.share else 0.0
             rank = RANK[judgement.dry_klass]
             if any(not dependency.has_room(rank) for dependency in self._demands[entry.klass].waits_for):
                 part = 0.0

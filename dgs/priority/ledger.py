@@ -71,13 +71,13 @@ class Demand:
 
     __slots__ = (
         "_admitted",
-        "_calls",
         "_dependencies",
         "_lane",
         "_need",
         "_rank",
         "_shed",
         "_usual_mean_ms",
+        "_wanted",
         "admitted_share",
         "return_mean_ms",
         "waits_for",
@@ -88,7 +88,7 @@ class Demand:
         self._dependencies = tuple(dependencies.by_name.values())
         self._rank = rank
         self._admitted = self._shed = 0
-        self._calls = [0] * len(self._dependencies)
+        self._wanted = [0] * len(self._dependencies)
         self._need = [0.0] * len(self._dependencies)
         self.admitted_share = 1.0
         self._usual_mean_ms = self.return_mean_ms = return_mean_ms
@@ -102,11 +102,11 @@ class Demand:
         self.admitted_share += weight * (share - self.admitted_share)
         self.return_mean_ms = stretched_ms(self._usual_mean_ms, self.admitted_share)
         for index, dependency in enumerate(self._dependencies):
-            begun = dependency.calls[self._rank]
+            wanted = dependency.wanted[self._rank]
             if admitted:
-                part = min(1.0, (begun - self._calls[index]) / admitted)
+                part = min(1.0, (wanted - self._wanted[index]) / admitted)
                 self._need[index] += weight * (part - self._need[index])
-            self._calls[index] = begun
+            self._wanted[index] = wanted
         self.waits_for = tuple(
             dependency for dependency, need in zip(self._dependencies, self._need, strict=True) if need >= NEEDS
         )

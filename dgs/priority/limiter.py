@@ -186,7 +186,8 @@ class Limiter:
         starved = self._limit <= self._least and gradient < 0.9
         self._starved_windows = self._starved_windows + 1 if starved else 0
         expired = now_s - self._base_at_s >= BASE_LIFETIME_S
-        if self._starved_windows >= _AT_LEAST_WINDOWS or (expired and used):
+        queues = used and gradient < 1.0  # else it is idle enough for the window itself to be the measurement
+        if self._starved_windows >= _AT_LEAST_WINDOWS or (expired and queues):
             self._start_probe(now_s, self._limit / 2, mean_s)
         elif expired:
             self._base_s, self._base_at_s = mean_s, now_s
