@@ -57,7 +57,6 @@ def build_dgs(
     metrics.catalog_rejected.set(len(catalog.rejected))
     requests = RequestLog(
         window_ms=settings.request_log_window_s * 1000,
-        max_entries=settings.request_log_entries,
         started_ms=clock.now_ms(),
     )
     catalogs = CatalogInUse(CatalogIndex(catalog.titles, cohorts=settings.cohorts))

@@ -1,15 +1,25 @@
-"""When requests came, per kind, for a bounded while: lets a judge prove that nobody asked during a broadcast. Pure."""
+"""When requests came, per kind, for a bounded while: lets a judge prove that nobody asked during a broadcast. Pure.
+
+Arrivals are counted in bins of a millisecond, the whole window's side by side: memory is the same for no request as for
+tens of thousands a second, and so is how far back a count is complete.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Literal
+from array import array
+from collections.abc import Callable
+from typing import Final, Literal, get_args
 
 import msgspec
 
-__all__ = ["RequestCounts", "RequestKind", "RequestLog"]
+from dgs.serving import Ask, Seen
+
+__all__ = ["BIN_BYTES", "RequestCounts", "RequestKind", "RequestLog", "noting"]
 
 RequestKind = Literal["graphql", "artwork"]
+_KINDS: Final[tuple[RequestKind, ...]] = get_args(RequestKind)
+BIN_BYTES: Final = 4 * len(_KINDS)
+"""Memory of a millisecond of the window."""
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,28 +34,87 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestLog:
-    """Remembers arrivals of the last `window_ms`, at most `max_entries`; the oldest go first."""
+    """Remembers arrivals of the last `window_ms`; the oldest go first.
 
-    def __init__(self, *, window_ms: int, max_entries: int, started_ms: int) -> None:
-        self._window_ms = window_ms
-        self._max_entries = max_entries
-        self._arrivals: deque[tuple[int, RequestKind]] = deque()
+    The clock may step. What came after the newest moment forgotten is counted, whatever the order it came in; a step
+    back by more than the window forgets all, and says so.
+    """
+
+    def __init__(self, *, window_ms: int, started_ms: int) -> None:
+        assert window_ms > 0
+        self._size = window_ms
+        self._bins: dict[RequestKind, array[int]] = {kind: _zeros(window_ms) for kind in _KINDS}
+        self._newest_ms = started_ms
+        """The last moment that has a bin; the first is a window before it."""
         self._complete_since_ms = started_ms
-
-    def __len__(self) -> int:
-        return len(self._arrivals)
+        self.totals: dict[RequestKind, int] = dict.fromkeys(_KINDS, 0)
+        """Since the start."""
 
     def note(self, kind: RequestKind, now_ms: int) -> None:
-        arrivals = self._arrivals
-        arrivals.append((now_ms, kind))
-        oldest = now_ms - self._window_ms
-        while len(arrivals) > self._max_entries or arrivals[0][0] < oldest:
-            self._complete_since_ms = max(self._complete_since_ms, arrivals.popleft()[0] + 1)
+        if now_ms > self._newest_ms:
+            self._move_on(now_ms)
+        elif now_ms <= self._newest_ms - self._size:
+            self._begin_again(now_ms)
+        self._bins[kind][now_ms % self._size] += 1
+        self.totals[kind] += 1
 
     def counts(self, since_ms: int, until_ms: int) -> RequestCounts:
-        """Looks at every arrival: the clock may have stepped back, so they need not be in order."""
-        found = {"graphql": 0, "artwork": 0}
-        for at, kind in self._arrivals:
-            if since_ms <= at < until_ms:
-                found[kind] += 1
-        return RequestCounts(since_ms=since_ms, until_ms=until_ms, complete_since_ms=self._complete_since_ms, **found)
+        first = max(since_ms, self._newest_ms - self._size + 1)
+        found = {kind: sum(map(sum, self._slices(kind, first, min(until_ms, self._newest_ms + 1)))) for kind in _KINDS}
+        return RequestCounts(
+            since_ms=since_ms,
+            until_ms=until_ms,
+            complete_since_ms=self._complete_since_ms,
+            graphql=found["graphql"],
+            artwork=found["artwork"],
+        )
+
+    def _move_on(self, now_ms: int) -> None:
+        """Bins that leave the window are used again: what was in them is forgotten."""
+        size = self._size
+        leaving = range(self._newest_ms - size + 1, min(now_ms - size, self._newest_ms) + 1)
+        for kind in _KINDS:
+            bins = self._bins[kind]
+            last = leaving.stop
+            for part in reversed(self._slices(kind, leaving.start, leaving.stop)):
+                last -= len(part)
+                used = len(part.tobytes().rstrip(b"\0"))
+                if used:
+                    forgotten_ms = last + (used - 1) // part.itemsize
+                    self._complete_since_ms = max(self._complete_since_ms, forgotten_ms + 1)
+                at = last % size
+                bins[at : at + len(part)] = _zeros(len(part))
+        self._newest_ms = now_ms
+
+    def _begin_again(self, now_ms: int) -> None:
+        self._complete_since_ms = max(self._complete_since_ms, self._newest_ms + 1)
+        for kind in _KINDS:
+            self._bins[kind] = _zeros(self._size)
+        self._newest_ms = now_ms
+
+    def _slices(self, kind: RequestKind, since_ms: int, until_ms: int) -> list[array[int]]:
+        """Counts of these moments in order: in one piece, or in two around the end of the bins."""
+        count = until_ms - since_ms
+        if count <= 0:
+            return []
+        bins, at = self._bins[kind], since_ms % self._size
+        head = bins[at : at + count]
+        return [head] if len(head) == count else [head, bins[: count - len(head)]]
+
+
+def noting(look: Callable[[Ask], Seen], log: RequestLog, now_ms: Callable[[], int]) -> Callable[[Ask], Seen]:
+    """`look`, for a server: notes whatever arrives, also what is then turned away."""
+
+    def look_and_note(ask: Ask) -> Seen:
+        path = ask.path
+        if path == "/graphql":
+            log.note("graphql", now_ms())
+        elif path.startswith("/artwork/"):
+            log.note("artwork", now_ms())
+        return look(ask)
+
+    return look_and_note
+
+
+def _zeros(count: int) -> array[int]:
+    return array("I", bytes(4 * count))

@@ -160,9 +160,8 @@ class DgsSettings(ServiceSettings):
     cluster: str = Field(default="", description="Which of them this process belongs to.")
     log_bytes_per_s: int = Field(default=64 * 1024, ge=1024, description="Most that is logged, on average.")
 
-    request_log_window_s: int = Field(default=600, ge=10, description="How far back GET /requests can count.")
-    request_log_entries: int = Field(
-        default=200_000, ge=1_000, description="Requests remembered for it; 10 ms to count."
+    request_log_window_s: int = Field(
+        default=600, ge=10, le=7_200, description="How far back GET /requests can count; 8 KB of memory a second."
     )
 
     @property

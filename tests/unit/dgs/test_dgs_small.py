@@ -10,8 +10,9 @@ from contract.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailabl
 from contract.schedule import PlannedStage, TopicSchedule
 from dgs.audience import choose_audience, window_end_ms
 from dgs.graphql_errors import INTERNAL_MESSAGE, error_code, format_error, to_error
-from dgs.request_log import RequestLog
+from dgs.request_log import RequestLog, noting
 from dgs.schema import parse_within_ms
+from dgs.serving import Ask, Seen
 from dgs.settings import DgsSettings
 
 
@@ -50,7 +51,7 @@ def test_the_window_ends_with_the_last_thing_planned() -> None:
 
 def test_the_request_log_counts_a_window() -> None:
     """Half-open window, kinds apart."""
-    log = RequestLog(window_ms=10_000, max_entries=100, started_ms=1_000)
+    log = RequestLog(window_ms=10_000, started_ms=1_000)
     for at in (1_000, 1_500, 2_000, 2_000):
         log.note("graphql", at)
     log.note("artwork", 2_500)
@@ -61,18 +62,48 @@ def test_the_request_log_counts_a_window() -> None:
 
 
 def test_the_request_log_forgets_and_says_so() -> None:
-    """By age and by number; `complete_since_ms` tells from when on a count can be trusted."""
-    log = RequestLog(window_ms=1_000, max_entries=3, started_ms=0)
+    """By age alone; `complete_since_ms` tells from when on a count can be trusted, and quiet costs nothing of it."""
+    log = RequestLog(window_ms=1_000, started_ms=0)
     for at in (10, 20, 30, 40):
         log.note("graphql", at)
-    assert (len(log), log.counts(0, 99).graphql, log.counts(0, 99).complete_since_ms) == (3, 3, 11)
-    log.note("artwork", 2_000)
-    assert (len(log), log.counts(0, 9_999).complete_since_ms) == (1, 41)
+    log.note("artwork", 1_025)
+    assert (log.counts(0, 99).graphql, log.counts(0, 99).complete_since_ms) == (2, 21)
+    log.note("artwork", 90_000)
+    counts = log.counts(0, 99_999)
+    assert (counts.graphql, counts.artwork, counts.complete_since_ms) == (0, 1, 1_026)
+    assert log.totals == {"graphql": 4, "artwork": 2}
+
+
+def test_the_request_log_holds_a_busy_window_whole() -> None:
+    """Twenty in every millisecond of the window: nothing is forgotten before its time, and memory is what it was."""
+    log = RequestLog(window_ms=2_000, started_ms=0)
+    for at in range(0, 4_000, 2):
+        for _ in range(40):
+            log.note("graphql", at)
+    counts = log.counts(2_000, 4_000)
+    assert (counts.graphql, counts.complete_since_ms) == (40_000, 1_999 - 1_999 % 2 + 1)
+
+
+def test_a_clock_that_falls_out_of_the_window_says_so() -> None:
+    """Back by more than the window: nothing of before is known, and no window before it counts as proof."""
+    log = RequestLog(window_ms=1_000, started_ms=50_000)
+    log.note("graphql", 50_500)
+    log.note("graphql", 10_000)
+    assert (log.counts(0, 99_999).graphql, log.counts(0, 99_999).complete_since_ms) == (1, 50_501)
+
+
+def test_whatever_arrives_is_noted_by_its_path() -> None:
+    log = RequestLog(window_ms=1_000, started_ms=0)
+    seen = Seen("x")
+    look = noting(lambda ask: seen, log, lambda: 7)
+    for path in ("/graphql", "/artwork/a.svg", "/metrics", "/graphql/x"):
+        assert look(Ask("GET", path, "", {}, b"", "", 0.0)) is seen
+    assert log.totals == {"graphql": 1, "artwork": 1}
 
 
 def test_a_clock_step_does_not_hide_a_request() -> None:
     """Arrivals out of order, as after a backward step of the clock, are still counted."""
-    log = RequestLog(window_ms=100_000, max_entries=10, started_ms=0)
+    log = RequestLog(window_ms=100_000, started_ms=0)
     for at in (5_000, 6_000, 4_000):
         log.note("graphql", at)
     assert log.counts(5_500, 7_000).graphql == 1
