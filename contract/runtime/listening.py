@@ -92,7 +92,12 @@ async def close_listener(
     `grace_s`, unless the kernel hands waiting connections to the others (`net.ipv4.tcp_migrate_req`). Cancelled, it
     closes the server at once.
     """
-    own = sock.dup()  # the listener lives until both are closed: nobody accepts but we, below
+    try:
+        own = sock.dup()  # the listener lives until both are closed: nobody accepts but we, below
+    except OSError as exc:  # out of files: whoever waits is lost, whoever is served need not be
+        _log.warning("listener_closed_at_once", why=str(exc))
+        server.close()
+        return 0
     try:
         own.setblocking(False)
         if is_shared(own) and not _kernel_migrates() and refuse_new_connections(own):

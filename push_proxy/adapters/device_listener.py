@@ -194,7 +194,9 @@ class DeviceListener:
         """Stop accepting, send everyone away over `drain_s`, then close what is left. Cancelling it cuts them off."""
         self._readiness.expect("push.listener", "draining")
         try:
-            await asyncio.sleep(self._put_off_s())
+            put_off_s = self._put_off_s()
+            _log.info("drain_begins", in_s=round(put_off_s, 1), connections=len(self._sessions))
+            await asyncio.sleep(put_off_s)
             self._admission.draining = True
             if self._server is not None:
                 await close_listener(self._server, self._sock, self._hand_over())
@@ -208,6 +210,7 @@ class DeviceListener:
         finally:
             if self._server is not None:
                 self._server.close()
+            _log.info("drain_ends", cut_off=len(self._sessions) + len(self._others))
             for connection in (*self._sessions, *self._others):
                 connection.abort()
             if self._table is not None:

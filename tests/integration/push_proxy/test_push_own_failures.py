@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import socket
 from typing import Any
 
 import pytest
+import structlog
 from hostile_client import PATIENCE_S, Raw, head, text
 from push_world import World, broadcast, eventually
 
@@ -105,3 +108,26 @@ async def test_a_refused_token_costs_its_node_one_handshake(world: World) -> Non
     assert (await beyond.answer()).status == 503
     for raw in (first, third):
         raw.transport.abort()
+
+
+async def test_a_drain_without_a_file_left_sends_everybody_away_all_the_same(world: World) -> None:
+    """Its first step needs a descriptor. The log says when the drain began, and what was cut off."""
+    leaving = [await world.connect() for _ in range(2)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    with structlog.testing.capture_logs() as lines:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            world.stop.set()
+            for device in leaving:
+                assert (await device.until("goaway", PATIENCE_S))["reason"] == "drain"
+            await asyncio.gather(*(device.closed(PATIENCE_S) for device in leaving))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert world.task is not None
+        await asyncio.wait_for(asyncio.shield(world.task), PATIENCE_S)
+    told = {line["event"]: line for line in lines}
+    assert told["drain_begins"]["connections"] == 2
+    assert "listener_closed_at_once" in told
+    assert told["drain_ends"]["cut_off"] == 0
