@@ -91,7 +91,6 @@ class World:
             TopicSchedule(
                 topic=topic,
                 event_id=event_id,
-                title="Tyson vs. Paul",
                 revision=revision,
                 version=7,
                 starts_at=start,
@@ -101,7 +100,7 @@ class World:
                     PlannedStage(key=key, order=order, due_at=start + offset)
                     for order, (key, offset) in enumerate(offsets.items())
                 ),
-                **{"ends_at": start + 2 * HOUR_MS, **more},
+                **{"title": "Tyson vs. Paul", "ends_at": start + 2 * HOUR_MS, **more},
             )
         )
         return topic
