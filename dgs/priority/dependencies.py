@@ -18,7 +18,7 @@ from dgs.serving import CLASSES, Class, Outcome
 
 __all__ = ["Call", "Dependencies", "Dependency", "GuardedPicks", "fill_of"]
 
-_CALM: Final = 0.7
+_CALM: Final = 0.4
 """Up to this part of the limit nobody is turned away."""
 _NOTE_MAX_S: Final = 5.0
 _NOTES_MAX: Final = 65_536
@@ -27,7 +27,7 @@ _NOTES_MAX: Final = 65_536
 def fill_of(plan: ClassPlan, klass: Class) -> float:
     """Part of a dependency's limit up to which the class is let in: where its band's middle goes by the cubic.
 
-    The rest is kept for what matters more. With the default bands: bulk 0.84, best_effort 0.91, degraded 0.96.
+    The rest is kept for what matters more. With the default bands: bulk 0.72, best_effort 0.82, degraded 0.93.
     """
     if plan.share == 0.0:
         return 0.0

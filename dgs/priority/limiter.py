@@ -3,11 +3,12 @@
 Once a window (0.1 s and 20 calls, or 1 s), with `base` the service time without queueing and `mean` the window's:
 
     gradient = min(1, max(1/2, tolerance x base / mean))
-    limit   += smoothing x (limit x gradient + sqrt(limit) - limit)        smoothing 0.3 upwards, 0.5 downwards
+    limit   += smoothing x (limit x gradient + sqrt(limit) - limit)        smoothing 0.3 upwards, 0.8 downwards
 
 after Netflix concurrency-limits' `GradientLimit` (a queue of sqrt(limit) is what probes for room) and Envoy's adaptive
 concurrency filter (`gradient = (minRTT + buffer) / sampleRTT`, headroom sqrt(limit)). It settles where
-mean = base x tolerance / (1 - 1/sqrt(limit)): with 20 slots at some 27 calls, a third more than the slots.
+mean = base x tolerance / (1 - 1/sqrt(limit)): with 20 slots at 26 to 32 calls, as what is let in
+stops short of the limit by a part that depends on the class.
 
 What those are known to get wrong, and what is done here:
 
@@ -22,8 +23,8 @@ What those are known to get wrong, and what is done here:
 - *Growth while nobody asks*: the limit does not grow unless 0.7 of it was used. (Netflix has half. But what grew so in
   a calm hour is what a surge meets first.)
 
-At first, from four times the least, and again from the least, it grows by half per window until a gradient or a drop
-speaks (RFC 5681's slow start); then `base` is measured, since all it has seen so far may have been a queue.
+At first, from four times the least, and again from the least, it grows to half more than was used, per window, until a
+gradient or a drop speaks (RFC 5681's slow start); then `base` is measured, since all it has seen may have been a queue.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ WINDOW_MAX_S: Final = 1.0
 WINDOW_CALLS: Final = 20
 TOLERANCE: Final = 1.1
 SMOOTHING_UP: Final = 0.3
-SMOOTHING_DOWN: Final = 0.5
+SMOOTHING_DOWN: Final = 0.8
 USED: Final = 0.7
 START: Final = 4
 BASE_LIFETIME_S: Final = 10.0
@@ -173,7 +174,7 @@ class Limiter:
             self._base_s, self._base_at_s = mean_s, now_s
         gradient = min(1.0, max(0.5, TOLERANCE * self._base_s / mean_s)) if mean_s > 0 else 1.0
         if self._slow_start and gradient >= 0.9:
-            self._limit *= 1.5 if used else 1.0
+            self._limit = max(self._limit, 1.5 * self._peak if used else 0.0)
         else:
             if self._slow_start:
                 self._slow_start = False

@@ -12,7 +12,7 @@ import pytest
 
 from dgs.priority.limiter import BASE_LIFETIME_S, Limiter
 
-FILLS = (1.0, 0.96, 0.91, 0.84)
+FILLS = (1.0, 0.93, 0.82, 0.72)
 
 
 class Bench:
@@ -140,7 +140,7 @@ def test_the_important_class_keeps_its_room_while_it_probes() -> None:
         assert bench.now_s < 3 * BASE_LIFETIME_S
     limit = bench.limiter.limit
     assert bench.limiter.room[0] == limit
-    assert bench.limiter.room[2] <= 0.91 * limit / 2
+    assert bench.limiter.room[2] <= 0.82 * limit / 2
 
 
 def test_a_sudden_slowness_is_measured_before_its_time() -> None:
