@@ -36,11 +36,6 @@ class DueTimes:
         at = bisect_right(self.times, now_ms)
         return self.times[at] if at < len(self.times) else None
 
-    def latest_until(self, now_ms: int) -> int | None:
-        """The last due time not later than `now_ms`."""
-        at = bisect_right(self.times, now_ms)
-        return self.times[at - 1] if at else None
-
     def guards(self, *, before_ms: int, after_ms: int, longest_ms: int | None = None) -> StageGuards:
         """The spans around these times; see StageGuards."""
         return StageGuards(self.times, before_ms=before_ms, after_ms=after_ms, longest_ms=longest_ms)

@@ -1,31 +1,19 @@
-"""When tokens are renewed in-band and what becomes of expired ones, pure: no device needs the DGS for its token.
+"""When tokens are renewed in-band and when their connections are closed after all, pure: nobody asks the DGS for one.
 
 Times are seconds or milliseconds of one clock, the caller's; draws are uniform over [0, 1).
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from push_proxy.due_times import StageGuards
 
-__all__ = ["Standing", "close_at_ms", "draw_expiry_late_ms", "draw_life_s", "draw_renew_lead_s", "standing"]
+__all__ = ["close_at_ms", "draw_life_s", "draw_renew_lead_s"]
 
-Standing = Literal["valid", "grace", "expired"]
 LAST_LEAD: Final = 0.2
 """Share of the renewal window kept free at its end, so that a renewal that fails has time for another."""
 LIFE_SPREAD: Final = 0.1
-
-
-def standing(expires_at_s: float, now_s: float, *, grace_s: float) -> Standing:
-    """What a token with a good signature is worth to a device that connects.
-
-    `grace`: accepted, and renewed as soon as it is welcomed. Only an `expired` one is sent away for another.
-    """
-    assert grace_s >= 0, "a grace is a length"
-    if now_s < expires_at_s:
-        return "valid"
-    return "grace" if now_s < expires_at_s + grace_s else "expired"
 
 
 def draw_renew_lead_s(draw: float, *, before_s: float) -> float:
@@ -41,12 +29,6 @@ def draw_life_s(draw: float, *, life_s: float, left_s: float) -> float:
     """The life of a renewed token: `life_s`, give or take a tenth, and never less than what the old one has left."""
     assert 0.0 <= draw < 1.0, "draws lie in [0, 1)"
     return max(life_s * (1.0 - LIFE_SPREAD + 2 * LIFE_SPREAD * draw), left_s)
-
-
-def draw_expiry_late_ms(draw: float, *, spread_ms: int) -> int:
-    """How long after its token's end this connection is closed, if nothing renewed it; drawn once per connection."""
-    assert 0.0 <= draw < 1.0, "draws lie in [0, 1)"
-    return int(draw * spread_ms)
 
 
 def close_at_ms(expires_at_ms: int, late_ms: int, guards: StageGuards, *, defer_max_ms: int) -> int:

@@ -11,13 +11,11 @@ def test_due_times_are_sorted_once_each_and_bounded() -> None:
     assert DueTimes([5, 10, 20, 30, 31], since_ms=10, until_ms=30).times == (10, 20, 30)
 
 
-def test_neighbours_of_a_moment() -> None:
-    """A stage due now is the latest one, not the next."""
+def test_the_next_of_a_moment() -> None:
+    """A stage due now is not the next."""
     due = DueTimes([10, 20])
     assert [due.next_after(at) for at in (5, 10, 19, 20)] == [10, 20, 20, None]
-    assert [due.latest_until(at) for at in (5, 10, 19, 20)] == [None, 10, 10, 20]
     assert NOTHING_DUE.next_after(0) is None
-    assert NOTHING_DUE.latest_until(0) is None
 
 
 def test_guards_merge_where_they_touch() -> None:

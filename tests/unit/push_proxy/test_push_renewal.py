@@ -1,30 +1,21 @@
-"""Tokens: what an expired one is worth, when it is renewed, and when its connection is closed after all."""
+"""Tokens: when one is renewed, and when its connection is closed after all."""
 
 from __future__ import annotations
 
 import pytest
 
 from push_proxy.due_times import NOTHING_DUE, DueTimes
-from push_proxy.renewal import close_at_ms, draw_expiry_late_ms, draw_life_s, draw_renew_lead_s, standing
+from push_proxy.renewal import close_at_ms, draw_life_s, draw_renew_lead_s
 from push_proxy.settings import PushSettings
 
 ALMOST_ONE = 1.0 - 2**-53
 CLEAR = NOTHING_DUE.guards(before_ms=0, after_ms=0)
 
 
-@pytest.mark.parametrize(
-    ("now_s", "worth"), [(99.9, "valid"), (100.0, "grace"), (159.9, "grace"), (160.0, "expired"), (1e9, "expired")]
-)
-def test_standing(now_s: float, worth: str) -> None:
-    """Good until its end, accepted for the grace after it."""
-    assert standing(100.0, now_s, grace_s=60.0) == worth
-
-
 def test_no_grace_where_nothing_renews() -> None:
     """Letting an expired token in without renewing it would only put the end off."""
     assert PushSettings().grace_s == 21_600.0
     assert PushSettings(token_renew_before_s=0).grace_s == 0.0
-    assert standing(100.0, 100.0, grace_s=0.0) == "expired"
 
 
 def test_renewals_are_spread_and_leave_time_for_another_try() -> None:
@@ -43,8 +34,7 @@ def test_a_renewed_token_never_lives_shorter_than_the_old_one() -> None:
 
 def test_closes_are_spread_after_the_end() -> None:
     """Each at its own moment, at its end at the earliest."""
-    assert draw_expiry_late_ms(0.0, spread_ms=60_000) == 0
-    assert draw_expiry_late_ms(ALMOST_ONE, spread_ms=60_000) == 59_999
+    assert close_at_ms(1_000, 0, CLEAR, defer_max_ms=10_000) == 1_000
     assert close_at_ms(1_000, 250, CLEAR, defer_max_ms=10_000) == 1_250
     assert close_at_ms(1_000, 250, CLEAR, defer_max_ms=0) == 1_250
 
