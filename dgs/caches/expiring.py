@@ -100,7 +100,7 @@ class Expiring(Generic[K, V]):
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self.bytes = 0
         """Sum of the sizes given, and ENTRY_BYTES each."""
-        self.hits = self.misses = self.stale_hits = self.due = self.pushed_out = 0
+        self.hits = self.misses = self.due = self.pushed_out = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -122,13 +122,15 @@ class Expiring(Generic[K, V]):
         self.due += 1
         return entry.value, True
 
+    def peek(self, key: K, now_ms: int) -> V | None:
+        """The value, or None if there is none or it expired; counts nothing, moves nothing."""
+        entry = self._entries.get(key)
+        return None if entry is None or now_ms >= entry.expires_ms else entry.value
+
     def stale(self, key: K, now_ms: int) -> V | None:
         """The value, also for `stale_ms` after its expiry: for when no other can be made."""
         entry = self._entries.get(key)
-        if entry is None or now_ms >= entry.expires_ms + self._stale_ms:
-            return None
-        self.stale_hits += 1
-        return entry.value
+        return None if entry is None or now_ms >= entry.expires_ms + self._stale_ms else entry.value
 
     def put(self, key: K, value: V, size: int, moments: Moments) -> None:
         """Hold `value`, `size` bytes large, in place of any other; one larger than the cache is not held."""

@@ -19,6 +19,7 @@ def test_a_hit_a_miss_and_an_expiry() -> None:
     cache.put("a", 1, 10, LATER)
     assert cache.look("a", NOW + 799) == (1, False)
     assert cache.look("a", NOW + 1_000) == (None, False)
+    assert (cache.peek("a", NOW + 999), cache.peek("a", NOW + 1_000), cache.peek("b", NOW)) == (1, None, None)
     assert (cache.hits, cache.misses) == (1, 2)
 
 
@@ -40,7 +41,6 @@ def test_an_expired_value_is_there_for_a_while_for_those_who_have_no_other() -> 
     assert cache.stale("a", NOW + 1_499) == 1
     assert cache.stale("a", NOW + 1_500) is None
     assert cache.stale("b", NOW) is None
-    assert cache.stale_hits == 1
 
 
 def test_bytes_and_entries_are_bounded_and_the_least_used_goes_first() -> None:
