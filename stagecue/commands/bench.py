@@ -286,3 +286,40 @@ def ttl(devices: int, seed: int, chart: str | None, as_json: bool) -> None:
 
     options = TtlOptions(devices=devices, seed=seed, chart=Path(chart) if chart else DEFAULT_CHART)
     raise SystemExit(run_ttl(options, as_json=as_json))
+
+
+@bench.command(
+    epilog="\b\nExamples:\n"
+    "  stagecue bench overload\n"
+    "  stagecue bench overload --load-factor 10 --seconds 30\n"
+    "  stagecue bench overload --json | jq .critical_success\n"
+)
+@click.option(
+    "--load-factor", type=click.FloatRange(1.5), default=6.0, show_default=True, help="Times what it sustains."
+)
+@click.option("--slots", type=click.IntRange(1), default=20, show_default=True, help="Slots of the ranking service.")
+@click.option(
+    "--slot-ms", type=click.FloatRange(0.1), default=5.0, show_default=True, help="A profile takes one so long."
+)
+@click.option(
+    "--seconds", "lasts_s", type=click.FloatRange(2), default=20.0, show_default=True, help="How long the load lasts."
+)
+@click.option("--profiles", type=click.IntRange(100), default=50_000, show_default=True, help="Of each class.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses when requests come.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def overload(
+    load_factor: float, slots: int, slot_ms: float, lasts_s: float, profiles: int, seed: int, as_json: bool
+) -> None:
+    """Several times the load the DGS sustains: what becomes of critical requests, of the others, and afterwards.
+
+    Requests come whether others were answered or not. Promised while a ranking service is the limit: 99.5 % of critical
+    requests served, their p99 at most doubled, goodput at least 90 % of the peak, recovery within 2 s; and at least
+    80 % of the possible goodput while the DGS's own core is the limit. Takes about a minute and a half; wants two cores
+    with nothing else on them. Needs gcc.
+    """
+    from loadtest.bench.overload.command import OverloadOptions, run_overload
+
+    options = OverloadOptions(
+        load_factor=load_factor, slots=slots, slot_ms=slot_ms, lasts_s=lasts_s, profiles=profiles, seed=seed
+    )
+    raise SystemExit(run_overload(options, as_json=as_json))

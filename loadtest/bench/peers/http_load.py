@@ -204,7 +204,9 @@ def write_requests(path: Path, requests: Iterable[tuple[int, bytes]]) -> None:
             file.write(_REQUEST.pack(len(request), tag) + request)
 
 
-def write_schedule(path: Path, at_us: Sequence[int] | np.ndarray[Any, Any], which: Sequence[int]) -> None:
+def write_schedule(
+    path: Path, at_us: Sequence[int] | np.ndarray[Any, Any], which: Sequence[int] | np.ndarray[Any, Any]
+) -> None:
     """When each request of the file is due, in order of time; microseconds from the start."""
     pairs = np.empty((len(at_us), 2), dtype="<u4")
     pairs[:, 0] = at_us

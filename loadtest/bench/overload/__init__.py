@@ -1,0 +1,1 @@
+"""`stagecue bench overload`: several times what the DGS can serve, and what becomes of what matters."""

@@ -1,0 +1,199 @@
+"""`stagecue bench overload`: several times the load the DGS sustains, and what becomes of what matters.
+
+Requests come at random instants whether others were answered or not, and their time counts from when they were due.
+Critical ones are first prefetches within an event's window, the others refreshes of maps devices hold: the rules that
+ship tell them apart. In the first run the limit is a ranking service, so that the DGS has CPU left for refusing; in the
+second it is the DGS's own core, which ranks for everybody, and refusing takes from serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import msgspec
+
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.bench.overload.arena import Arena, open_arena
+from loadtest.bench.overload.figures import CpuBound, OverloadFigures, RankingBound
+from loadtest.bench.overload.judge import recovery_s, served_between
+from loadtest.bench.overload.plan import CRITICAL, OTHER, Stretch
+from loadtest.bench.push.contender import OthersMeter
+from loadtest.bench.push.cores import Cores, choose_cores, kept_on
+from loadtest.bench.report import Reporter
+from loadtest.bench.running import run_benchmark
+from loadtest.bench.validity import others_invalid
+
+__all__ = ["SHED_EVERYTHING", "OverloadOptions", "measure_overload", "run_overload"]
+
+SHED_EVERYTHING: Final = """
+default = "best_effort"
+[classes.critical]
+sheds = [0.0, 0.15]
+[classes.degraded]
+sheds = [0.15, 0.5]
+[classes.best_effort]
+sheds = [0.5, 0.8]
+[classes.bulk]
+sheds = [0.8, 1.0]
+[[rules]]
+name = "nobody"
+share = 0.0
+"""
+"""A ruleset under which every request is refused: what one refusal costs."""
+_GOOD_SHARE: Final = 0.99
+_FIRST_CONNECTIONS: Final = (32, 128)
+_STEPS: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+_FEW: Final = 2
+"""Connections that keep one core busy and let nobody wait for long."""
+
+
+class OverloadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    load_factor: float = 6.0
+    slots: int = 20
+    slot_ms: float = 5.0
+    lasts_s: float = 20.0
+    critical_share: float = 0.05
+    """Of the sustained load, beside the others."""
+    profiles: int = 50_000
+    """Of each kind of request; they come again once all have come."""
+    seed: int = 1
+    environment: Mapping[str, str] = {}
+    """Settings of our DGS, on top of its defaults."""
+
+    @property
+    def step_s(self) -> float:
+        """How long a load is tried for."""
+        return min(4.0, self.lasts_s / 5)
+
+
+async def measure_overload(options: OverloadOptions, reporter: Reporter) -> OverloadFigures:
+    """Run it once. Raises CouldNotRun; nothing is left running."""
+    cores = choose_cores()
+    with kept_on(cores.load):
+        others = OthersMeter()
+        ranking = await _ranking_bound(options, reporter, cores)
+        cpu = await _cpu_bound(options, reporter, cores)
+        others_cores = others.cores()
+    return OverloadFigures(
+        load_factor=options.load_factor,
+        ranking=ranking,
+        cpu=cpu,
+        others_cores_invalid=others_invalid(others_cores),
+        cores_shared=cores.shared,
+    )
+
+
+async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Cores) -> RankingBound:
+    async with open_arena(
+        cores,
+        environment=options.environment,
+        profiles=options.profiles,
+        seed=options.seed,
+        ranking=(options.slots, options.slot_ms),
+    ) as arena:
+        assert arena.ranking is not None
+        with reporter.progress("ranking service: how much it sustains", 1) as progress:
+            sustained, peak = await _sustained(arena, options)
+            progress(1, 1)
+        critical = options.critical_share * sustained
+        reporter.note(f"  {sustained:,.0f} requests a second sustained, {peak:,.0f} at the peak")
+        await arena.rest()
+        before_s, after_s = options.step_s, options.lasts_s / 4
+        alone = await arena.run_open([Stretch(after_s, critical, 0.0)])
+        await arena.rest()
+        stretches = [
+            Stretch(before_s, critical, sustained / 2),
+            Stretch(options.lasts_s, critical, options.load_factor * sustained),
+            Stretch(after_s, critical, sustained / 2),
+        ]
+        asked = (await arena.ranking.ask("stats"))["profiles"]
+        with reporter.progress(f"ranking service: {options.load_factor:g} times that", 1) as progress:
+            found = await arena.run_open(stretches)
+            progress(1, 1)
+        asked = (await arena.ranking.ask("stats"))["profiles"] - asked
+        over_s = before_s + options.lasts_s
+        return RankingBound(
+            slots=options.slots,
+            slot_ms=options.slot_ms,
+            sustained_per_s=sustained,
+            peak_per_s=peak,
+            unloaded=served_between(alone.records, 0.0, after_s, tag=CRITICAL),
+            critical=served_between(found.records, before_s, over_s, tag=CRITICAL),
+            other=served_between(found.records, before_s, over_s, tag=OTHER),
+            recovery_s=recovery_s(found.records, over_s, over_s + after_s),
+            profiles_asked=int(asked),
+            log_bytes=found.log_bytes,
+            load_core_share=found.load_core_share,
+            late_p99_ms=found.run.late.percentile_ms(99) or 0.0,
+        )
+
+
+async def _sustained(arena: Arena, options: OverloadOptions) -> tuple[float, float]:
+    """Most others a second of which nearly all are good, and the most good answers a second seen on the way."""
+    guess = 0.0
+    for connections in _FIRST_CONNECTIONS:
+        run, _ = await arena.run_closed(connections, options.step_s)
+        guess = max(guess, run.good_count / run.wall_s)
+        await arena.rest(0.5)
+    peak = guess
+    if not guess:
+        raise CouldNotRun(f"the DGS gives no map of the ranking service; {run.error}{arena.subject.log_end()}")
+    for share in _STEPS:
+        found = await arena.run_open([Stretch(options.step_s, 0.0, share * guess)])
+        served = served_between(found.records, 0.0, options.step_s)
+        peak = max(peak, served.good_per_s)
+        await arena.rest(0.5)
+        if served.success >= _GOOD_SHARE:
+            return share * guess, peak
+    raise CouldNotRun(f"the DGS does not sustain even {_STEPS[-1] * guess:,.0f} requests a second")
+
+
+async def _cpu_bound(options: OverloadOptions, reporter: Reporter, cores: Cores) -> CpuBound:
+    with reporter.progress("CPU: what serving and refusing cost", 2) as progress:
+        shed_us = await _cost_of_refusing(options, cores)
+        progress(1, 2)
+        async with open_arena(
+            cores, environment=options.environment, profiles=options.profiles, seed=options.seed
+        ) as arena:
+            await arena.run_closed(_FEW, 1.0)
+            run, cpu_s = await arena.run_closed(_FEW, options.step_s)
+            if not run.good_count or run.good_count < _GOOD_SHARE * run.sent:
+                raise CouldNotRun(f"{run.good_count} of {run.sent} requests were served without any load; {run.error}")
+            progress(2, 2)
+            served_us, peak = cpu_s / run.good_count * 1e6, run.good_count / run.wall_s
+            await arena.rest()
+            # Everything is of one class here: what refusing costs is the question, not whom it meets.
+            found = await arena.run_open([Stretch(options.lasts_s / 2, 0.0, options.load_factor * peak)])
+            settled_s = min(1.0, options.lasts_s / 8)
+            return CpuBound(
+                served_us=served_us,
+                shed_us=shed_us,
+                peak_per_s=peak,
+                during=served_between(found.records, settled_s, options.lasts_s / 2),
+                load_core_share=found.load_core_share,
+            )
+
+
+async def _cost_of_refusing(options: OverloadOptions, cores: Cores) -> float:
+    """CPU microseconds of one refusal, nothing else being done."""
+    with TemporaryDirectory(prefix="stagecue-bench-") as directory:
+        path = Path(directory) / "rules.toml"
+        path.write_text(SHED_EVERYTHING)
+        environment = {**options.environment, "DGS_RULESET_PATH": str(path)}
+        async with open_arena(
+            cores, environment=environment, profiles=options.profiles, seed=options.seed, refuses=True
+        ) as arena:
+            await arena.run_closed(_FEW, 0.5)
+            run, cpu_s = await arena.run_closed(_FEW, options.step_s)
+            refused = sum(tally.statuses.get(503, 0) + tally.statuses.get(429, 0) for tally in run.tags.values())
+            if not refused or refused < _GOOD_SHARE * run.sent:
+                raise CouldNotRun(f"under rules that refuse everybody {refused} of {run.sent} requests were refused")
+            return cpu_s / refused * 1e6
+
+
+def run_overload(options: OverloadOptions, *, as_json: bool = False) -> int:
+    """Measure, print, and return the exit code."""
+    return run_benchmark(lambda reporter: measure_overload(options, reporter), seed=options.seed, as_json=as_json)
