@@ -2,6 +2,7 @@
 
 `KindLimit` decides, by a clock it is given; ask it before building a line where there may be very many (refusals).
 `LogRateLimit` bounds whatever reaches structlog, and is what other loggers are bounded with (`kafka.py`).
+`LogByteLimit` bounds what is written in the end: many kinds, or long lines, fill a disk as well as one kind does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-__all__ = ["MAX_KINDS", "KindLimit", "Line", "LogRateLimit"]
+__all__ = ["MAX_KINDS", "ByteLimit", "KindLimit", "Line", "LogByteLimit", "LogRateLimit"]
 
 MAX_KINDS: Final = 1_000
 """Kinds told apart; kinds are names in the code, so that more are a mistake: they share one allowance."""
@@ -105,3 +106,67 @@ class LogRateLimit:
             if quiet:
                 event["suppressed_elsewhere"] = quiet
         return event
+
+
+class ByteLimit:
+    """At most `bytes_per_s` on average, after a burst of `burst_s` seconds' worth; a quarter of it is for errors."""
+
+    __slots__ = ("_at_s", "_burst", "_bytes_per_s", "_left", "hidden_bytes", "hidden_lines")
+
+    def __init__(self, *, bytes_per_s: float, burst_s: float, now_s: float) -> None:
+        assert bytes_per_s > 0
+        assert burst_s > 0
+        self._bytes_per_s = bytes_per_s
+        self._burst = self._left = bytes_per_s * burst_s
+        self._at_s = now_s
+        self.hidden_lines = 0
+        """Left out since the last line that was written."""
+        self.hidden_bytes = 0
+
+    def admit(self, size_bytes: int, now_s: float, *, error: bool = False) -> bool:
+        """Whether a line of so many bytes may be written; False: it was counted, leave it out."""
+        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._bytes_per_s)
+        self._at_s = now_s
+        if self._left - size_bytes < (0 if error else self._burst / 4):
+            self.hidden_lines += 1
+            self.hidden_bytes += size_bytes
+            return False
+        self._left -= size_bytes
+        return True
+
+
+class LogByteLimit:
+    """A structlog processor for after the renderer: bounds the bytes written.
+
+    The next line that gets through is followed by one that says how many lines and bytes were left out. Those are
+    always said: the note is one line at most per line that was written, and counted like it.
+    """
+
+    def __init__(
+        self,
+        *,
+        bytes_per_s: float,
+        burst_s: float = 10.0,
+        form: Callable[[int, int], str] | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`form` writes the note from lines and bytes left out; JSON unless given."""
+        self._limit = ByteLimit(bytes_per_s=bytes_per_s, burst_s=burst_s, now_s=monotonic_s())
+        self._form = form or _note
+        self._monotonic_s = monotonic_s
+        self.hidden_lines = 0
+        """All that were ever left out; only rises."""
+
+    def __call__(self, logger: object, method: str, line: str) -> str:
+        limit = self._limit
+        note = "\n" + self._form(limit.hidden_lines, limit.hidden_bytes) if limit.hidden_lines else ""
+        size_bytes = len(line.encode("utf-8", "replace")) + len(note) + 1
+        if not limit.admit(size_bytes, self._monotonic_s(), error=method in ("error", "critical", "exception")):
+            self.hidden_lines += 1
+            raise structlog.DropEvent
+        limit.hidden_lines = limit.hidden_bytes = 0
+        return line + note
+
+
+def _note(lines: int, size_bytes: int) -> str:
+    return f'{{"event": "log_lines_left_out", "level": "warning", "lines": {lines}, "bytes": {size_bytes}}}'

@@ -8,7 +8,7 @@ import json
 import pytest
 import structlog
 
-from contract.runtime.log_limit import KindLimit, Line, LogRateLimit
+from contract.runtime.log_limit import ByteLimit, KindLimit, Line, LogByteLimit, LogRateLimit
 
 
 class FakeClock:
@@ -102,3 +102,41 @@ def test_a_flood_that_ended_is_told_of_by_the_next_line(
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert len(lines) == 6
     assert lines[-1] == {"event": "drained", "suppressed_elsewhere": {"refused": 95}}
+
+
+def test_bytes_are_bounded_over_any_time_and_all_are_counted() -> None:
+    """A megabyte a second for a minute, 1,000 bytes a second allowed: the burst and a minute's worth."""
+    limit = ByteLimit(bytes_per_s=1_000, burst_s=10.0, now_s=0.0)
+    written = sum(limit.admit(100, number / 10_000) for number in range(600_000))
+    assert 100 * written == pytest.approx(0.75 * 10_000 + 60_000, rel=0.01)
+    assert limit.hidden_lines == 600_000 - written
+    assert limit.hidden_bytes == 100 * limit.hidden_lines
+
+
+def test_errors_have_a_quarter_of_their_own() -> None:
+    """When a flood of other lines has spent the rest an error is still written; a flood of errors ends, too."""
+    limit = ByteLimit(bytes_per_s=1_000, burst_s=10.0, now_s=0.0)
+    assert sum(limit.admit(100, 0.0) for _ in range(1_000)) == 75
+    assert sum(limit.admit(100, 0.0, error=True) for _ in range(1_000)) == 25
+
+
+def test_a_logger_writes_no_more_bytes_than_it_may() -> None:
+    """A thousand kinds of line, long ones: the output stays under the bound, and says what it left out."""
+    clock, out = FakeClock(), io.StringIO()
+    bound = LogByteLimit(bytes_per_s=2_000, burst_s=5.0, monotonic_s=clock)
+    logger = structlog.wrap_logger(
+        structlog.WriteLogger(out),
+        processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer(), bound],
+    )
+    kinds = [f"kind {number}" for number in range(1_000)]
+    for number in range(20_000):
+        logger.warning(kinds[number % 1_000], why="\u00e4" * 300)
+        clock.now_s += 0.001
+    logger.error("last")
+    text = out.getvalue()
+    assert len(text.encode()) <= 10_000 + 20 * 2_000
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[-2]["event"] == "last"
+    notes = [line for line in lines if line["event"] == "log_lines_left_out"]
+    assert sum(note["lines"] for note in notes) == bound.hidden_lines
+    assert len(lines) - len(notes) + bound.hidden_lines == 20_001
