@@ -7,25 +7,24 @@ asked by its other half, the `reader`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from contract.broadcast import Broadcast
 from contract.clock import Clock
-from contract.cursor import Cursor, check_cursor
-from contract.errors import MalformedCursor
-from contract.frames import UNKNOWN_TOPIC, AckRequest, Held, StaleFrame, Verdict
+from contract.cursor import Cursor
+from contract.frames import UNKNOWN_TOPIC, AckRequest, Held, StaleFrame
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.failpoints import failpoint
 from contract.schedule import TopicSchedule
+from push_proxy.answering import Answering
 from push_proxy.coverage import CoverageCount
 from push_proxy.fanout import FanOut
-from push_proxy.followed import Delivery, FollowedTopic, ReadyAnswer
-from push_proxy.forms import JOINABLE, PreparedFrame
+from push_proxy.followed import Delivery, FollowedTopic
+from push_proxy.forms import PreparedFrame
 from push_proxy.hub import Hub
-from push_proxy.metrics import CounterName, NodeMetrics
+from push_proxy.metrics import NodeMetrics
 from push_proxy.ports import DevicePort, InterestPort
 from push_proxy.reach_tally import ReachTally
 from push_proxy.recovery import Phase, Subscription, Waiting
@@ -34,12 +33,6 @@ from push_proxy.topic_reader import TopicReader
 
 __all__ = ["StreamNode"]
 
-_VERDICT_COUNTERS: Final[Mapping[Verdict, CounterName]] = {
-    "complete": "verdicts_complete",
-    "gap": "verdicts_gap",
-    "ahead": "verdicts_ahead",
-    "pending": "verdicts_pending",
-}
 _log = structlog.get_logger(__name__)
 
 
@@ -68,7 +61,6 @@ class StreamNode:
         self._fanout = FanOut()
         self._topics: dict[str, FollowedTopic] = {}
         self._unsettled: dict[str, None] = {}
-        self._uncounted: list[ReadyAnswer] = []
         self._acked: dict[Subscription, int] = {}
         self._holes_told: dict[Subscription, int] = {}
         """Newest timestamps acknowledged, and at which a hole was told: of one device in a hundred, or of none."""
@@ -83,6 +75,7 @@ class StreamNode:
             metrics=metrics,
             timeout_s=settings.kv_timeout_s,
         )
+        self._answering = Answering(clock=clock, tally=tally, metrics=metrics, refuse=self._refuse)
         metrics.gauge("topics", lambda: len(self._topics))
         metrics.gauge("subscriptions", lambda: self._hub.subscription_count)
         metrics.gauge("open_holes", lambda: self.open_holes)
@@ -114,10 +107,7 @@ class StreamNode:
                 followed,
                 Subscription(device, topic, waiting=None, told_revision=ready.revision, held_version=held_version),
             )
-            if not ready.given:
-                self._uncounted.append(ready)
-            ready.given += 1
-            device.write(ready.frames)
+            self._answering.give(ready, device)
             return
         subscription = Subscription(
             device,
@@ -127,7 +117,7 @@ class StreamNode:
             held_version=held_version,
         )
         self._register(followed, subscription)
-        self._answer(followed, subscription, give_up=self.reader.store_down and followed.opening is None)
+        self._answering.answer(followed, subscription, give_up=self.reader.store_down and followed.opening is None)
         if subscription.phase < Phase.LIVE:
             self._unsettled[topic] = None
             if subscription.needs_read(followed.state):
@@ -220,16 +210,7 @@ class StreamNode:
 
     def count_answers(self, now_s: float) -> None:
         """Count what was answered alike since the last call."""
-        for ready in self._uncounted:
-            given, ready.given = ready.given, 0
-            self._metrics.count(_VERDICT_COUNTERS[ready.verdict], given)
-            self._metrics.delivered("replayed", given * len(ready.replayed), 0)
-            self._metrics.answered(given * len(ready.frames))
-            if ready.verdict == "gap":
-                self._tally.gap_told(ready.topic, ready.latest, now_s=now_s, by=given)
-            for timestamp in ready.replayed:
-                self._tally.replayed(ready.topic, timestamp, now_s=now_s, by=given)
-        self._uncounted.clear()
+        self._answering.count(now_s)
 
     def forget_idle(self) -> None:
         """Stop following topics that had no subscriber for the linger time; called about once a second."""
@@ -432,65 +413,12 @@ class StreamNode:
 
     def _answer_all(self, followed: FollowedTopic, subscriptions: Sequence[Subscription]) -> None:
         if subscriptions:
-            self._fanout.visit(subscriptions, lambda subscription: self._answer(followed, subscription), _ignore)
+            self._fanout.visit(subscriptions, lambda one: self._answering.answer(followed, one), _ignore)
 
-    def _answer(self, followed: FollowedTopic, subscription: Subscription, *, give_up: bool = False) -> bool:
-        """Verdict, replay and schedule in one write, so that no live frame comes between them."""
-        now_s = self._clock.monotonic_s()
-        first = subscription.phase is Phase.WAITING
-        cursor = subscription.waiting.cursor if subscription.waiting is not None else None
-        held_revision = subscription.told_revision
-        if self._refused_for_cursor(followed, subscription, now_s):
-            return False
-        answer = subscription.answer(followed.state, now_s, give_up=give_up)
-        if answer is None:
-            return False
-        frames: list[PreparedFrame] = []
-        if answer.verdict is not None:
-            frames.append(followed.continuity_frame(answer.verdict))
-            self._metrics.count(_VERDICT_COUNTERS[answer.verdict])
-            if answer.verdict == "gap":
-                self._tally.gap_told(followed.topic, followed.state.latest, now_s=now_s)
-        for broadcast in answer.replay:
-            frames.append(followed.replay_frame(broadcast))
-            self._tally.replayed(followed.topic, broadcast.timestamp, now_s=now_s)
-        self._metrics.delivered("replayed", len(answer.replay), 0)
-        schedule = followed.schedule
-        if first and schedule is not None and subscription.told_revision < schedule.revision:
-            subscription.told_revision = schedule.revision
-            assert followed.prepared_schedule is not None
-            frames.append(followed.prepared_schedule)
-        form = subscription.sink.form
-        encoded = b"".join([frame.in_form(form) for frame in frames])
-        self._metrics.answered(len(encoded))
-        subscription.sink.send(frames)
-        if first and form in JOINABLE and answer.verdict in ("complete", "gap"):
-            ready = ReadyAnswer(
-                encoded,
-                answer.verdict,
-                tuple(broadcast.timestamp for broadcast in answer.replay),
-                topic=followed.topic,
-                latest=followed.state.latest,
-                revision=subscription.told_revision,
-            )
-            followed.keep_answer(form, cursor, held_revision, ready)
-        return True
-
-    def _refused_for_cursor(self, followed: FollowedTopic, subscription: Subscription, now_s: float) -> bool:
-        """A cursor from the future, judged only now: our own clock may be the one that is wrong (R15)."""
-        cursor = subscription.waiting.cursor if subscription.waiting is not None else None
-        if cursor is None or not followed.state.fresh(now_s):
-            return False
-        topic, latest = followed.topic, followed.state.latest
-        if cursor <= latest or subscription.needs_read(followed.state):
-            return False
-        try:
-            check_cursor(cursor, now_ms=self._clock.now_ms(), latest=latest, field=f"topics[{topic}]")
-        except MalformedCursor as exc:
-            self.leave(subscription.sink, topic)
-            subscription.sink.unfollow(topic, "cursor_in_future", str(exc))
-            return True
-        return False
+    def _refuse(self, subscription: Subscription, code: str, message: str) -> None:
+        """It cannot be followed after all."""
+        self.leave(subscription.sink, subscription.topic)
+        subscription.sink.unfollow(subscription.topic, code, message)
 
     def _knows(self, topic: str, timestamp: int) -> bool:
         followed = self._topics.get(topic)
