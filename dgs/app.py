@@ -15,10 +15,12 @@ from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.runner import Readiness
 from contract.tokens import KeyRing
 from dgs.answer_budget import BudgetedPicks
+from dgs.callers import Callers
 from dgs.catalog_picks import CatalogPicks
 from dgs.catalogs import CatalogIndex, CatalogInUse
 from dgs.default_picks import DefaultPicks
 from dgs.distinct import DistinctAnswers
+from dgs.graphiql import GraphiQLPage, asset_routes
 from dgs.http_api import ArtworkEndpoint, GraphQLEndpoint, OperationsEndpoints
 from dgs.metrics import DgsMetrics
 from dgs.ports import ProfileSource
@@ -44,6 +46,7 @@ def build_dgs(
     clock: Clock,
     readiness: Readiness,
     draw: Callable[[], float] = random.random,
+    profile_ring: KeyRing | None = None,
 ) -> ASGIApp:
     """The service as an ASGI application; reads its files now, blocking (0.1 s for the demo catalog).
 
@@ -89,13 +92,15 @@ def build_dgs(
         clock,
         settings=settings,
         draw=draw,
+        callers=Callers(profile_ring, settings.tokens, clock.now_ms),
     )
     artwork = ArtworkEndpoint(catalog.by_id.get, metrics, requests, clock, cache_entries=settings.artwork_cache_entries)
     operations = OperationsEndpoints(readiness, schedule_view, metrics, requests)
     readiness.hold("dgs.schedule_view")
     return Starlette(
         routes=[
-            Route("/graphql", graphql),
+            Route("/graphql", GraphiQLPage(graphql) if settings.graphiql else graphql),
+            *(asset_routes() if settings.graphiql else ()),
             Route("/artwork/{path:path}", artwork),
             Route("/healthz", operations.healthz),
             Route("/readyz", operations.readyz),

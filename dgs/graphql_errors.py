@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal, cast, get_args
 
 from graphql import GraphQLError
 
-from contract.errors import BroadcastSystemError, InvalidRequest
+from contract.errors import BroadcastSystemError
 
-__all__ = ["INTERNAL_MESSAGE", "error_code", "format_error", "to_error"]
+__all__ = ["CODES", "INTERNAL_MESSAGE", "ErrorCode", "error_code", "format_error", "to_error"]
 
+ErrorCode = Literal[
+    "invalid_request",  # change it: the document, a variable, a header
+    "malformed_request",  # no HTTP request at all
+    "unauthorized",  # a token is needed, or the one shown is none
+    "forbidden",  # not with this token, or not in this region
+    "not_found",  # no such event, profile or title
+    "persisted_query_not_found",  # send the document with its hash once
+    "overloaded",  # come back after retryAfterMs
+    "budget_spent",  # the same, for a budget of this caller's
+    "timeout",  # it took too long: come back after retryAfterMs
+    "unavailable",  # something behind this service does not answer: come back after retryAfterMs
+    "store_unavailable",  # the same, the store
+    "internal",  # a bug: the text is in the log
+]
+"""`extensions.code` of every error this service tells; clients branch on it, and metrics are labelled with it."""
+CODES: Final[frozenset[ErrorCode]] = frozenset(get_args(ErrorCode))
 INTERNAL_MESSAGE: Final = "Something went wrong in this service; the details are in its log."
 
 
-def error_code(error: GraphQLError) -> str:
+def error_code(error: GraphQLError) -> ErrorCode:
     """`extensions.code`: ours for our errors, `invalid_request` for a bad document, else `internal`."""
     cause = _cause(error)
     if cause is None:
-        return InvalidRequest.code
-    return cause.code if isinstance(cause, BroadcastSystemError) else BroadcastSystemError.code
+        return "invalid_request"
+    return _code_of(cause) if isinstance(cause, BroadcastSystemError) else "internal"
 
 
 def format_error(error: GraphQLError, *, retry_after_ms: int) -> dict[str, Any]:
@@ -44,7 +60,16 @@ def format_error(error: GraphQLError, *, retry_after_ms: int) -> dict[str, Any]:
 
 def to_error(error: BroadcastSystemError, *, retry_after_ms: int = 1_000) -> dict[str, Any]:
     """The same form for a request that never became an operation."""
-    return {"message": str(error), "extensions": {"code": error.code} | _facts(error, retry_after_ms)}
+    return {"message": str(error), "extensions": {"code": _code_of(error)} | _facts(error, retry_after_ms)}
+
+
+def _code_of(error: BroadcastSystemError) -> ErrorCode:
+    """The error's own code, or that of the nearest kind of error which clients are told of."""
+    for kind in type(error).__mro__:
+        code = getattr(kind, "code", None)
+        if code in CODES:
+            return cast(ErrorCode, code)
+    return "internal"
 
 
 def _cause(error: GraphQLError) -> BaseException | None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 import strawberry
@@ -26,6 +27,7 @@ from contract.errors import BroadcastSystemError, InvalidRequest, StoreUnavailab
 from contract.kv.ports import ScheduleViewReader
 from contract.runtime.runner import Readiness
 from dgs.artwork import artwork_path, draw, parse_artwork_path
+from dgs.callers import Caller, Callers, check_profile
 from dgs.graphql_errors import error_code, format_error, to_error
 from dgs.metrics import DgsMetrics
 from dgs.model import ArtworkKind, Title
@@ -69,6 +71,14 @@ class _WrongMethod(InvalidRequest):
     http_status = 405
 
 
+class _Context(RequestContext):
+    """A request's context that knows who asks."""
+
+    __slots__ = ("caller",)
+
+    caller: Caller
+
+
 class _TimedOut(BroadcastSystemError):
     code = "timeout"
     http_status = 408
@@ -76,10 +86,13 @@ class _TimedOut(BroadcastSystemError):
 
 
 class GraphQLEndpoint:
-    """`POST /graphql`, after the GraphQL-over-HTTP draft: one JSON operation, no batches, no GET.
+    """`/graphql` after the GraphQL-over-HTTP draft: one operation, POSTed as JSON or in a GET's parameters; no batches.
+
+    A caller's token is looked at before the operation, and held against the profile of every root field that names one:
+    whatever the schema gains later is guarded by the name of its argument.
 
     Answers are 200 in `application/json`; clients that accept `application/graphql-response+json` get 400 for a
-    document that could not be run. Requests that are no GraphQL (size, type, JSON) get a 4xx in the same form.
+    document that could not be run. Requests that are no GraphQL (size, type, JSON, token) get a 4xx in the same form.
     """
 
     def __init__(
@@ -87,12 +100,16 @@ class GraphQLEndpoint:
         schema: strawberry.Schema,
         prefetch: Prefetch,
         metrics: DgsMetrics,
-        requests: RequestLog,
+        requests: RequestLog | None,
         clock: Clock,
         *,
         settings: DgsSettings,
         draw: Callable[[], float],
+        callers: Callers | None = None,
     ) -> None:
+        """`requests`: None where arrivals are counted before they come here. Without `callers` anybody may ask."""
+        _guard_profiles(schema)
+        self._callers = callers or Callers(None, "off", clock.now_ms)
         self._schema = schema
         self._prefetch = prefetch
         self._metrics = metrics
@@ -105,18 +122,24 @@ class GraphQLEndpoint:
         self._draw = draw
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._requests.note("graphql", self._clock.now_ms())
-        self._metrics.graphql_requests.inc()
+        if self._requests is not None:
+            self._requests.note("graphql", self._clock.now_ms())
+            self._metrics.graphql_requests.inc()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         media_type = _GRAPHQL_JSON if _GRAPHQL_JSON in headers.get(b"accept", b"") else _JSON
         extra: list[tuple[bytes, bytes]] = []
         kept = b"no-store"
         try:
             async with asyncio.timeout(self._timeout_s):
-                if scope["method"] != "POST":
-                    extra.append((b"allow", b"POST"))
-                    raise _WrongMethod(f"{scope['method']} is not allowed here", rule="POST a JSON operation")
-                operation = self._parse(headers, await _read_body(headers, receive, self._max_body_bytes))
+                if scope["method"] == "POST":
+                    operation = self._parse(headers, await _read_body(headers, receive, self._max_body_bytes))
+                elif scope["method"] == "GET":
+                    operation = _parse_query(scope["query_string"])
+                else:
+                    extra.append((b"allow", b"GET, POST"))
+                    raise _WrongMethod(
+                        f"{scope['method']} is not allowed here", rule="POST a JSON operation, or GET it"
+                    )
                 started_s = self._clock.monotonic_s()
                 status, body, max_age_s = await self._execute(operation, headers, media_type)
         except TimeoutError:
@@ -125,6 +148,8 @@ class GraphQLEndpoint:
         except BroadcastSystemError as exc:
             status, body = self._refuse(exc)
             self._metrics.graphql_errors.labels(exc.code).inc()
+            if status == 401:
+                extra.append((b"www-authenticate", b"Bearer"))
             if status == 413:
                 extra.append((b"connection", b"close"))  # the rest of the body is not read
         else:
@@ -149,11 +174,12 @@ class GraphQLEndpoint:
         self, operation: _Operation, headers: dict[bytes, bytes], media_type: bytes
     ) -> tuple[int, bytes, int | None]:
         """Status, body, and for how many seconds a private cache may keep it (None: not at all)."""
-        context = RequestContext(
+        context = _Context(
             self._prefetch,
             device_id=headers[b"x-device-id"].decode("latin-1") if b"x-device-id" in headers else None,
             max_maps=self._max_maps,
         )
+        context.caller = self._callers.caller(headers)
         try:
             result = await self._schema.execute(
                 operation.query,
@@ -199,11 +225,12 @@ class ArtworkEndpoint:
         self,
         title_of: Callable[[str], Title | None],
         metrics: DgsMetrics,
-        requests: RequestLog,
+        requests: RequestLog | None,
         clock: Clock,
         *,
         cache_entries: int,
     ) -> None:
+        """`requests`: None where arrivals are counted before they come here."""
         self._title_of = title_of
         self._metrics = metrics
         self._requests = requests
@@ -211,8 +238,9 @@ class ArtworkEndpoint:
         self._drawn = lru_cache(maxsize=cache_entries)(_draw)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._requests.note("artwork", self._clock.now_ms())
-        self._metrics.artwork_requests.inc()
+        if self._requests is not None:
+            self._requests.note("artwork", self._clock.now_ms())
+            self._metrics.artwork_requests.inc()
         if scope["method"] not in ("GET", "HEAD"):
             await _respond(send, 405, b"text/plain", b"GET or HEAD only\n", (b"allow", b"GET, HEAD"))
             return
@@ -290,6 +318,50 @@ class OperationsEndpoints:
         except InvalidRequest as exc:
             return _json({"errors": [to_error(exc)]}, status=400)
         return _json(self._requests.counts(since_ms, until_ms))
+
+
+def _guard_profiles(schema: strawberry.Schema) -> None:
+    """Have every root field with a `profileId` ask the request's context first whether that is the caller's."""
+    query = schema._schema.query_type
+    assert query is not None
+    for field in query.fields.values():
+        if "profileId" in field.args and field.resolve is not None:
+            field.resolve = _guarded(field.resolve)
+
+
+def _guarded(resolve: Callable[..., Any]) -> Callable[..., Any]:
+    def for_callers_own(source: Any, info: Any, **arguments: Any) -> Any:
+        check_profile(info.context.caller, str(arguments["profileId"]))
+        return resolve(source, info, **arguments)
+
+    return for_callers_own
+
+
+def _parse_query(query_string: bytes) -> _Operation:
+    """The operation in a GET's parameters. Raises InvalidRequest naming the parameter."""
+    try:
+        pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=16)
+    except ValueError as exc:
+        raise InvalidRequest("the parameters cannot be read", field="query string", rule="UTF-8, at most 16") from exc
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name in given:
+            raise InvalidRequest("given twice", field=name[:40])
+        given[name] = value
+    if not given.get("query"):
+        raise InvalidRequest("no document", field="query")
+    variables = given.get("variables") or "null"
+    try:
+        return msgspec.convert(
+            {
+                "query": given["query"],
+                "variables": msgspec.json.decode(variables),
+                "operationName": given.get("operationName") or None,
+            },
+            _Operation,
+        )
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:  # a ValidationError is one of the first
+        raise InvalidRequest("not a JSON object", field="variables") from exc
 
 
 def _whole(request: Request, name: str, *, at_least: int = 0) -> int:

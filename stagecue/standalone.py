@@ -158,6 +158,7 @@ async def run_standalone(
             schedule_view=schedule_view,
             replay_log=replay_log,
             device_ring=keys.device,
+            profile_ring=keys.profile,
             clock=clock,
             readiness=readiness,
         )

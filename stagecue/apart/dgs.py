@@ -42,6 +42,7 @@ async def run_dgs(
             schedule_view=kv.schedule_view,
             replay_log=kv.replay_log,
             device_ring=keys.device,
+            profile_ring=keys.profile,
             clock=clock,
             readiness=readiness,
         )

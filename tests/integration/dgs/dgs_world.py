@@ -17,7 +17,7 @@ from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness
 from contract.runtime.system_clock import SystemClock
 from contract.schedule import PlannedStage, TopicSchedule
-from contract.tokens import KeyRing
+from contract.tokens import KeyRing, ProfileClaims
 from dgs.app import build_dgs
 from dgs.http.asgi_bridge import AsgiBridge
 from dgs.http.limits import ServerLimits
@@ -59,6 +59,7 @@ class World:
         self.view = MemoryScheduleView()
         self.log = MemoryReplayLog()
         self.ring = KeyRing("stagecue.device", {"k1": b"d" * 32}, "k1")
+        self.profile_ring = KeyRing("stagecue.profile", {"k1": b"p" * 32}, "k1")
         self.readiness = Readiness()
         self.http: httpx.AsyncClient
         self.server: DgsServer
@@ -72,7 +73,13 @@ class World:
             clock=self.clock,
             readiness=self.readiness,
             draw=draw,
+            profile_ring=self.profile_ring,
         )
+
+    def token(self, profile: str, lifetime_s: int = 60) -> dict[str, str]:
+        """Header fields of a caller who is that profile."""
+        token = self.profile_ring.sign(ProfileClaims(sub=profile, exp=self.clock.now_ms() // 1000 + lifetime_s))
+        return {"Authorization": f"Bearer {token}"}
 
     async def plan(
         self,

@@ -115,10 +115,45 @@ async def test_a_body_without_a_length_is_bounded_too(world: World) -> None:
     assert (answer.status_code, answer.headers["connection"]) == (413, "close")
 
 
-async def test_only_post(world: World) -> None:
+async def test_only_get_and_post(world: World) -> None:
     """405 with Allow."""
-    answer = await world.http.get("/graphql", params={"query": "{__typename}"})
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    for method in ("PUT", "DELETE", "PATCH"):
+        answer = await world.http.request(method, "/graphql")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+
+
+async def test_a_query_by_get_is_the_same_query(world: World) -> None:
+    """Query, variables and operation name as parameters; what else is there is read over."""
+    await world.plan()
+    asked = {"event": "tyson-paul", "profile": "p-1"}
+    by_post = await world.http.post("/graphql", json={"query": PREFETCH, "variables": asked})
+    by_get = await world.http.get(
+        "/graphql",
+        params={"query": PREFETCH, "variables": json.dumps(asked), "operationName": "Prefetch", "extensions": "{}"},
+    )
+    assert by_get.status_code == 200
+    assert by_get.json() == by_post.json()
+    assert by_get.headers["cache-control"].startswith("private, max-age=")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "query"),
+        ("query=", "query"),
+        ("query={__typename}&query={__typename}", "query"),
+        ("query={__typename}&variables=[]", "variables"),
+        ("query={__typename}&variables={", "variables"),
+        ("query=%ff", "query string"),
+        ("&".join(f"a{number}=1" for number in range(20)), "query string"),
+        ("query=mutation{x}", "query"),
+    ],
+)
+async def test_gets_that_are_no_query(world: World, query: str, field: str) -> None:
+    """400 naming the parameter."""
+    answer = await world.http.get(f"/graphql?{query}")
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["errors"][0]["extensions"]["field"] == field
 
 
 async def test_graphql_response_media_type(world: World) -> None:
