@@ -21,8 +21,9 @@ from dgs.operations.fragments import Fragments, FragmentTable, int32
 from dgs.operations.selection import Field, NotPlain, Selection
 from dgs.picks import Layout
 from dgs.stage_map import StageHead, stage_heads
+from dgs.words import language_of
 
-__all__ = ["WHOLE_ENTRY", "Fold", "Look", "check_foldable", "fold_map"]
+__all__ = ["WHOLE_ENTRY", "Fold", "check_foldable", "fold_map"]
 
 _Item = TypeVar("_Item")
 _encode: Final = msgspec.json.encode
@@ -52,15 +53,6 @@ def _whole(of: str, **inner: Selection) -> Selection:
 
 WHOLE_ENTRY: Final = _whole("StageEntry", rows=_whole("Row", titles=_whole("Title", artwork=_whole("Artwork"))))
 """What `byKey` holds of every stage: all fields under their own names."""
-
-
-class Look(NamedTuple):
-    """What of a device and a profile an answer's wording and artwork depend on."""
-
-    device: DeviceContext
-    """With the language artwork is drawn in as its locale."""
-    words: str
-    """Language of headlines and headings."""
 
 
 class _Cell(NamedTuple):
@@ -123,13 +115,19 @@ def check_foldable(selection: Selection) -> None:
             check_foldable(field.inner)
 
 
-def fold_map(selection: Selection, schedule: TopicSchedule, layout: Layout, look: Look, fragments: Fragments) -> Fold:
-    """The template of one map. The layout must fit the schedule. Raises NotPlain for numbers GraphQL would refuse."""
-    writer = _Writer(schedule, _placed(schedule, layout, look.words), look, fragments)
+def fold_map(
+    selection: Selection, schedule: TopicSchedule, layout: Layout, device: DeviceContext, fragments: Fragments
+) -> Fold:
+    """The template of one map on a device that is resolved: its locale is the language worded.
+
+    The layout must fit the schedule. Raises NotPlain for numbers GraphQL would refuse and a catalog not in use.
+    """
+    language = language_of(device.locale)
+    writer = _Writer(schedule, _placed(schedule, layout, language), device, layout.catalog, fragments)
     writer.stage_map(selection)
     digest = blake2b(digest_size=16, person=b"fold")
     digest.update(_encode((schedule, layout)))
-    digest.update(repr((selection, fragments.appearance(look.device), look.words)).encode())
+    digest.update(repr((selection, fragments.appearance(device), language)).encode())
     return Fold(*writer.finished(), layout.cells, digest.digest())
 
 
@@ -150,11 +148,17 @@ class _Writer:
     """Writes text and slots in answer order."""
 
     def __init__(
-        self, schedule: TopicSchedule, stages: tuple[_PlacedStage, ...], look: Look, fragments: Fragments
+        self,
+        schedule: TopicSchedule,
+        stages: tuple[_PlacedStage, ...],
+        device: DeviceContext,
+        catalog: str,
+        fragments: Fragments,
     ) -> None:
         self._schedule = schedule
         self._stages = stages
-        self._look = look
+        self._device = device
+        self._catalog = catalog
         self._fragments = fragments
         self._texts: list[bytes] = []
         self._text: list[bytes] = []
@@ -233,10 +237,12 @@ class _Writer:
                 if row.heading is not None:
                     self._value(row.heading)
                 else:
-                    self._slot(_Cell(row.seen, self._fragments.headings(self._look.words)))
+                    self._slot(
+                        _Cell(row.seen, self._fragments.headings(self._catalog, language_of(self._device.locale)))
+                    )
             else:
                 assert field.inner is not None
-                table = self._fragments.titles(field.inner, self._look.device)
+                table = self._fragments.titles(self._catalog, field.inner, self._device)
                 self._list(row.titles, lambda position: self._slot(_Cell(position, table)))
 
         self._object(selection, write)

@@ -14,6 +14,7 @@ import msgspec
 
 from dgs import words
 from dgs.artwork import artwork_for
+from dgs.catalogs import CatalogInUse
 from dgs.model import Artwork, DeviceContext, Title
 from dgs.operations.selection import Field, NotPlain, Selection
 
@@ -59,10 +60,10 @@ class FragmentTable(dict[int, bytes]):
 
 
 class Fragments:
-    """The tables over one catalog."""
+    """The tables over the catalogs in use."""
 
-    def __init__(self, titles: Sequence[Title], *, max_bytes: int, base_url: str = "") -> None:
-        self._titles = titles
+    def __init__(self, catalogs: CatalogInUse, *, max_bytes: int, base_url: str = "") -> None:
+        self._catalogs = catalogs
         self._max_bytes = max_bytes
         self._base_url = base_url
         self._tables: OrderedDict[object, FragmentTable] = OrderedDict()
@@ -76,18 +77,22 @@ class Fragments:
         """Equal for devices that are shown the same pictures: those of a title nobody has."""
         return artwork_for(_SAMPLE, device, base_url=self._base_url)
 
-    def titles(self, selection: Selection, device: DeviceContext) -> FragmentTable:
-        """Titles as this selection shows them on this device; devices that look alike share one."""
-        key: object = selection
-        if any(field.name == "artwork" for field in selection.fields):
-            key = (selection, self.appearance(device))
+    def titles(self, catalog: str, selection: Selection, device: DeviceContext) -> FragmentTable:
+        """Titles as this selection shows them on this device; devices that look alike share one.
+
+        `catalog` is its digest. Raises NotPlain if it is not in use.
+        """
+        titles = self._titles_of(catalog)
+        looks = self.appearance(device) if any(field.name == "artwork" for field in selection.fields) else ()
         return self._table(
-            key, lambda index: title_json(self._titles[index], selection, device, base_url=self._base_url)
+            (catalog, selection, looks),
+            lambda index: title_json(titles[index], selection, device, base_url=self._base_url),
         )
 
-    def headings(self, language: str) -> FragmentTable:
+    def headings(self, catalog: str, language: str) -> FragmentTable:
         """Headings of because-rows, by the watched title."""
-        return self._table(language, lambda index: _encode(words.because(language, self._titles[index].name)))
+        titles = self._titles_of(catalog)
+        return self._table((catalog, language), lambda index: _encode(words.because(language, titles[index].name)))
 
     def hold(self, table: FragmentTable, size: int) -> None:
         """Count `size` bytes more of `table`, emptying the tables that went longest without a new fragment."""
@@ -96,6 +101,12 @@ class Fragments:
             self._evict(self._max_bytes - size)
         table.held_bytes += size
         self.held_bytes += size
+
+    def _titles_of(self, catalog: str) -> Sequence[Title]:
+        index = self._catalogs.of(catalog)
+        if index is None:
+            raise NotPlain("a catalog that is not in use")
+        return index.titles
 
     def _table(self, key: object, make: Callable[[int], bytes]) -> FragmentTable:
         found = self._tables.get(key)

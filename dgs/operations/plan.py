@@ -32,11 +32,13 @@ from dgs.operations.selection import NotPlain, Root, Selection, condition_names,
 
 __all__ = ["ROOTS", "NotFast", "Operation", "Plan", "RootPlan", "compile_operation", "find_operation", "read_variables"]
 
-ROOTS: Final[Mapping[str, tuple[str, ...]]] = {
+ROOTS: Final[Mapping[str, tuple[str, str, str]]] = {
     "prefetchEvent": ("eventId", "profileId", "device"),
+    "prefetchTitle": ("titleId", "profileId", "device"),
+    "prefetchHome": ("within", "profileId", "device"),
     "broadcastChannel": ("eventIds", "profileId", "device"),
 }
-"""Root fields answered here, and their arguments in the order of `RootPlan.plain`."""
+"""Root fields answered here, and their arguments in the order of `RootPlan.plain`: what, for whom, on what."""
 _MAX_CONDITIONS: Final = 3
 """Variables of directives: each doubles the plans of an operation."""
 _MAX_ROOTS: Final = 8
@@ -56,18 +58,18 @@ class RootPlan(NamedTuple):
     name: str
     selection: Selection
     node: FieldNode
-    definition: GraphQLField
+    definition: GraphQLField | None
+    """None for `__typename`, which has no arguments and is a constant."""
     plain: tuple[tuple[Any, str | None], ...] | None
     """Per argument of ROOTS (constant, None) or (None, variable); None: only `exact_arguments` knows them."""
     shape: bytes
     """Digest of the selection: plans that select alike share what is folded."""
     lead: bytes
     """The response key in JSON, and a colon."""
-    of_one: bool
-    """Its first argument is one event, not a list of them."""
 
     def exact_arguments(self, variables: VariableValues) -> list[Any] | None:
         """The same arguments by GraphQL's own coercion; None if it refuses them. Absent ones are None."""
+        assert self.definition is not None
         try:
             values = get_argument_values(self.definition, self.node, variables)
         except GraphQLError:
@@ -80,7 +82,7 @@ class Plan(NamedTuple):
 
     roots: tuple[RootPlan, ...]
     maps: int
-    """How many root fields build a map: what a request may ask for is bounded."""
+    """How many root fields build maps: what a request may ask for is bounded."""
     secret: bool
     """It answers a token."""
     covered: bool
@@ -139,12 +141,12 @@ def compile_operation(
         plans = tuple(_root_plan(schema, operation, root) for root in roots)
     except NotPlain as odd:
         return NotFast(str(odd))
-    if not 1 <= len(plans) <= _MAX_ROOTS:
+    if len(plans) > _MAX_ROOTS:
         return NotFast(f"{len(plans)} root fields")
     shape = repr([(each.key, each.name, each.selection) for each in plans])
     return Plan(
         roots=plans,
-        maps=sum(each.name == "prefetchEvent" for each in plans),
+        maps=sum(each.name.startswith("prefetch") for each in plans),
         secret=any(each.name == "broadcastChannel" for each in plans),
         covered=_covered(operation, plans, conditions),
         digest=blake2b(shape.encode(), digest_size=16, person=b"plan").digest(),
@@ -171,6 +173,10 @@ def _root_plan(schema: GraphQLSchema, operation: OperationDefinitionNode, root: 
     name = root.field.name
     wanted = ROOTS.get(name)
     assert schema.query_type is not None
+    lead = msgspec.json.encode(root.field.key) + b":"
+    if name == "__typename":
+        constant = Selection(schema.query_type.name, ())
+        return RootPlan(root.field.key, name, constant, root.node, None, (), b"", lead)
     definition = schema.query_type.fields.get(name)
     if wanted is None or definition is None or root.field.inner is None:
         raise NotPlain(f"root field {name}")
@@ -186,8 +192,7 @@ def _root_plan(schema: GraphQLSchema, operation: OperationDefinitionNode, root: 
         definition=definition,
         plain=None if None in plain else tuple(each for each in plain if each is not None),
         shape=blake2b(repr(root.field.inner).encode(), digest_size=16, person=b"selection").digest(),
-        lead=msgspec.json.encode(root.field.key) + b":",
-        of_one=wanted[0] == "eventId",
+        lead=lead,
     )
 
 

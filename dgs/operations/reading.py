@@ -59,12 +59,15 @@ class Reading:
         return plan
 
     def arguments(self, root: RootPlan) -> tuple[Any, str, Device]:
-        """(event id or list of them, profile id, device). Raises NotPlain for arguments GraphQL refuses."""
+        """(event or title id, event ids, or duration; profile id; device).
+
+        Raises NotPlain for arguments GraphQL refuses.
+        """
         plain = root.plain
         if plain is not None and self._exact is None:
             get = self._variables.get
             target, profile_id, device = [value if name is None else get(name) for value, name in plain]
-            if type(profile_id) is str and (type(target) is str if root.of_one else _all_strings(target)):
+            if type(profile_id) is str and _is_plain(root.name, target):
                 known = _UNSAID if plain[2] == (None, None) else _plain_device(device)
                 if known is not None:
                     return target, profile_id, known
@@ -89,8 +92,10 @@ def device_context(device: Device) -> DeviceContext:
     )
 
 
-def _all_strings(value: object) -> bool:
-    return type(value) is list and all(type(each) is str for each in value)
+def _is_plain(root: str, target: object) -> bool:
+    if root != "broadcastChannel":
+        return type(target) is str
+    return type(target) is list and all(type(each) is str for each in target)
 
 
 def _plain_device(given: Any) -> Device | None:

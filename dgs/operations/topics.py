@@ -12,11 +12,14 @@ from typing import Final, NamedTuple
 from contract.errors import Forbidden
 from contract.schedule import TopicSchedule
 from dgs.audience import choose_audience
-from dgs.operations.fold import Fold, Look, fold_map
+from dgs.model import DeviceContext
+from dgs.operations.fold import Fold, fold_map
 from dgs.operations.fragments import Fragments
 from dgs.operations.plan import RootPlan
+from dgs.operations.selection import NotPlain
 from dgs.picks import Layout
-from dgs.ttl import Spans, free_spans, spread_in
+from dgs.stage_map import stage_keys
+from dgs.ttl import Spans, free_spans, jittered_ttl_ms, spread_in
 
 __all__ = ["Dressing", "Lifetimes", "TopicView", "TopicViews"]
 
@@ -26,9 +29,9 @@ _MAX_FOLDS: Final = 4_096
 
 
 class Dressing(NamedTuple):
-    """A Look, and the bytes it is known by: equal for devices whose answers are equal."""
+    """A resolved device, and the bytes it is known by: equal for devices whose answers are equal."""
 
-    look: Look
+    device: DeviceContext
     key: bytes
 
 
@@ -36,6 +39,8 @@ class Lifetimes(NamedTuple):
     """How long maps live; the settings' numbers in milliseconds."""
 
     mean_ms: int
+    degraded_ms: int
+    """The mean of a map that is not what was asked for."""
     spread: float
     guard_ms: int
 
@@ -53,12 +58,22 @@ class TopicView:
         self._second = -1
         self._spans: Spans = ()
 
-    def ttl_s(self, now_ms: int, draw: float) -> int:
+    def ttl_s(self, now_ms: int, draw: float, *, degraded: bool = False) -> int:
         """A lifetime in whole seconds, at least one, that ends near no stage."""
+        mean_ms, degraded_ms, spread, guard_ms = self._lifetimes
+        if degraded:
+            ttl_ms = jittered_ttl_ms(
+                now_ms=now_ms,
+                mean_ms=degraded_ms,
+                spread=spread,
+                stage_times=self._stage_times,
+                guard_ms=guard_ms,
+                draw=draw,
+            )
+            return max(1, ttl_ms // 1000)
         second = now_ms // 1000
         if second != self._second:
             self._second = second
-            mean_ms, spread, guard_ms = self._lifetimes
             self._spans = free_spans(
                 now_ms=now_ms, mean_ms=mean_ms, spread=spread, stage_times=self._stage_times, guard_ms=guard_ms
             )
@@ -93,13 +108,15 @@ class TopicViews:
         return view
 
     def fold(self, view: TopicView, root: RootPlan, dressing: Dressing, layout: Layout) -> Fold:
-        """The template of a map. Raises NotPlain for what is not folded, ValueError for a layout that does not fit."""
+        """The template of a map. Raises NotPlain for what is not folded and for a layout that does not fit."""
         key = (root.shape, dressing.key, layout)
         found = view.folds.get(key)
         if found is None:
+            if stage_keys(view.schedule) != tuple(name for name, _ in layout.stages):
+                raise NotPlain("picks for other stages")
             while self.folds >= _MAX_FOLDS:
                 self._forget_folds()
-            found = view.folds[key] = fold_map(root.selection, view.schedule, layout, dressing.look, self._fragments)
+            found = view.folds[key] = fold_map(root.selection, view.schedule, layout, dressing.device, self._fragments)
             self.folds += 1
             self.folded += 1
         return found

@@ -24,7 +24,7 @@ _MIN_WAIT_S: Final = 0.01
 class _Asked(NamedTuple):
     wanted: Sequence[Wanted]
     until_s: float
-    resume: Callable[[Found], None]
+    resume: Callable[[Found, str], None]
 
 
 class Waiting:
@@ -41,8 +41,8 @@ class Waiting:
         self.batches = 0
         self.refused = 0
 
-    def ask(self, wanted: Sequence[Wanted], until_s: float, resume: Callable[[Found], None]) -> bool:
-        """Call `resume` with what was found, empty if nothing was, before about `until_s` of the monotonic clock.
+    def ask(self, wanted: Sequence[Wanted], until_s: float, resume: Callable[[Found, str], None]) -> bool:
+        """Call `resume` with what was found and why not more, before about `until_s` of the monotonic clock.
 
         False, and nothing is called, when too many wait already.
         """
@@ -72,14 +72,17 @@ class Waiting:
         wanted = tuple(dict.fromkeys(each for asked in batch for each in asked.wanted))
         left_s = max(_MIN_WAIT_S, min(asked.until_s for asked in batch) - self._clock.monotonic_s())
         found: Found = {}
+        why = "nobody could choose"
         try:
             async with asyncio.timeout(left_s):
                 found = await self._picks.find(wanted, left_s)
-        except (BroadcastSystemError, TimeoutError):
-            pass  # the endpoint behind says what is the matter
+        except BroadcastSystemError as exc:
+            why = exc.message
+        except TimeoutError:
+            why = "nobody could choose in time"
         except Exception:
             _log.exception("picks_batch_failed", wanted=len(wanted))
         finally:
             self.requests -= len(batch)
             for asked in batch:
-                asked.resume(found)
+                asked.resume(found, why)

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+import strawberry
 
 from contract.clock import ManualClock
-from contract.errors import Forbidden, NotFound
-from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
+from contract.errors import NotFound, Unauthorized
+from contract.kv.memory import MemoryReplayLog
 from contract.schedule import TopicSchedule
 from contract.tokens import KeyRing
-from dgs.http_api import GraphQLEndpoint
-from dgs.metrics import DgsMetrics
+from dgs.callers import ANYBODY, Caller
+from dgs.catalog_picks import CatalogPicks
+from dgs.catalogs import CatalogIndex, CatalogInUse
+from dgs.default_picks import DefaultPicks
 from dgs.model import Profile, Title
 from dgs.operations.documents import Documents
 from dgs.operations.fast_path import FastPath
-from dgs.operations.fragments import Fragments
 from dgs.operations.library import Library
 from dgs.picks import Missing, Picks, Wanted
+from dgs.places import places_of
 from dgs.prefetch import Prefetch
-from dgs.recommend import ContentRecommendations
-from dgs.request_log import RequestLog
-from dgs.schema import build_schema
+from dgs.read_through import ReadThroughNewest
+from dgs.schema import RequestContext, build_schema
 from dgs.serving import Answer, Ask, Reply
 from dgs.settings import DgsSettings
-from dgs.shelf import catalog_digest, make_picks
-from dgs.stage_map import reasons_needed, titles_needed
 
 __all__ = ["FastWorld", "Profiles", "ask_for"]
 
@@ -79,22 +79,20 @@ class Schedules:
 
 
 class PicksOf:
-    """Picks made as the slow path makes them; `cold` profiles have none in memory."""
+    """Ranked picks, remembered but for those of `cold` profiles; all `fails` when it is set."""
 
     def __init__(self, world: FastWorld) -> None:
         self.world = world
         self.cold: set[str] = set()
         self.asked: list[tuple[Wanted, ...]] = []
         self.fails: Exception | None = None
+        self.missing = False
         self.degraded = False
-        self._made: dict[Wanted, Picks] = {}
 
     def at_once(self, wanted: Wanted) -> Picks | None:
         if wanted.profile_id in self.cold or wanted.profile_id not in self.world.profiles.by_id:
             return None
-        if wanted not in self._made:
-            self._made[wanted] = self._make(wanted)
-        return self._made[wanted]
+        return self._make(wanted)
 
     async def find(self, wanted: Sequence[Wanted], deadline_s: float) -> Mapping[Wanted, Picks | Missing]:
         assert deadline_s > 0
@@ -102,30 +100,13 @@ class PicksOf:
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
-        known = self.world.profiles.by_id
-        return {each: self._make(each) if each.profile_id in known else Missing("unknown") for each in wanted}
+        return {each: Missing("lost") if self.missing else self._make(each) for each in wanted}
 
     def _make(self, wanted: Wanted) -> Picks:
-        world = self.world
-        schedule = world.schedules.schedule(wanted.topic)
+        schedule = self.world.schedules.schedule(wanted.topic)
         assert schedule is not None
-        per_row = world.settings.titles_per_row
-        found = world.recommendations.recommend(
-            world.profiles.profile(wanted.profile_id),
-            titles_needed(schedule, per_row),
-            because=reasons_needed(schedule) + 1,
-            per_because=24,
-        )
-        picks = make_picks(
-            schedule,
-            found,
-            index_of={title.id: index for index, title in enumerate(world.titles)},
-            per_row=per_row,
-            catalog=world.catalog,
-            now_ms=world.clock.now_ms(),
-            source="catalog",
-        )
-        return picks._replace(degraded=self.degraded)
+        picks = self.world.ranked.pick(schedule, self.world.profiles.profile(wanted.profile_id))
+        return picks._replace(degraded=True, source="http", why="stale %s") if self.degraded else picks
 
 
 class FastWorld:
@@ -140,49 +121,39 @@ class FastWorld:
         manifest: Mapping[str, str] | None = None,
         draw: float = 0.5,
         now_ms: int = 1_731_700_000_000,
-        channels: bool = True,
-        max_fragment_bytes: int = 1 << 20,
+        schema: strawberry.federation.Schema | None = None,
         **settings: Any,
     ) -> None:
         self.settings = DgsSettings(**settings)
-        self.titles = tuple(titles)
-        self.catalog = catalog_digest(self.titles)
+        self.catalogs = CatalogInUse(CatalogIndex(titles, cohorts=4))
         self.profiles = Profiles(profiles)
         self.clock = ManualClock(now_ms)
-        self.view = MemoryScheduleView()
         self.log = MemoryReplayLog()
-        self.recommendations = ContentRecommendations(self.titles)
         self.schedules = Schedules()
         self.planned = tuple(schedules)
         for schedule in schedules:
             self.schedules.by_event[schedule.event_id] = tuple(
                 each for each in schedules if each.event_id == schedule.event_id
             )
+        per_row = self.settings.titles_per_row
+        self.ranked = CatalogPicks(self.catalogs, self.profiles, self.schedules.schedule, self.clock, per_row=per_row)
+        self.picks = PicksOf(self)
+        defaults = DefaultPicks(self.catalogs, per_row=per_row, now_ms=self.clock.now_ms)
         self.prefetch = Prefetch(
             self.settings,
-            titles=self.titles,
+            catalogs=self.catalogs,
             profiles=self.profiles,
-            recommendations=self.recommendations,
-            schedule_view=self.view,
-            replay_log=self.log,
+            picks=self.picks,
+            defaults=defaults,
+            schedules=self.schedules,
+            newest=ReadThroughNewest(self.log),
             device_ring=KeyRing("stagecue.device", {"k1": b"d" * 32}, "k1"),
             clock=self.clock,
             draw=lambda: draw,
         )
-        self.schema = build_schema(self.settings)
-        self.slow = GraphQLEndpoint(
-            self.schema,
-            self.prefetch,
-            DgsMetrics(),
-            RequestLog(window_ms=1_000, max_entries=1_000, started_ms=0),
-            self.clock,
-            settings=self.settings,
-            draw=lambda: draw,
-        )
-        self.picks = PicksOf(self)
-        self.checked: list[str] = []
-        self.refused_profiles: set[str] = set()
+        self.schema = schema or build_schema(self.settings)
         self.left: list[Ask] = []
+        self.callers: list[Mapping[bytes, bytes]] = []
         self.library = Library(
             Documents(self.schema),
             manifest or {},
@@ -190,26 +161,21 @@ class FastWorld:
             apq_entries=self.settings.apq_entries,
             apq_bytes=self.settings.apq_bytes,
         )
-        self.fragments = Fragments(self.titles, max_bytes=max_fragment_bytes, base_url=self.settings.artwork_base_url)
         self.fast = FastPath(
             self.settings,
             library=self.library,
-            fragments=self.fragments,
-            catalog=self.catalog,
             fallback=self,
+            catalogs=self.catalogs,
+            profiles=self.profiles,
+            place_of=places_of(self.profiles, entries=10),
             schedules=self.schedules,
             picks=self.picks,
-            profile_of=self.profiles.profile,
-            check=self._check,
-            channels=self.prefetch if channels else None,
+            defaults=defaults,
+            prefetch=self.prefetch,
+            caller_of=self._caller_of,
             clock=self.clock,
             draw=lambda: draw,
         )
-
-    async def plan(self) -> None:
-        """Put the schedules into the view that the slow path reads."""
-        for schedule in self.planned:
-            await self.view.put(schedule)
 
     def serve(self, ask: Ask, reply: Reply) -> None:
         """As the endpoint behind the fast path."""
@@ -224,25 +190,32 @@ class FastWorld:
 
     async def oracle(self, ask: Ask) -> Answer:
         """What the schema's own execution answers to a POST."""
-        sent: list[Any] = []
+        operation = msgspec.json.decode(ask.body)
+        said = ask.fields.get(b"x-device-id")
+        context = RequestContext(
+            self.prefetch,
+            device_id=said.decode("latin-1") if said else None,
+            max_maps=self.settings.max_maps_per_request,
+        )
+        result = await self.schema.execute(
+            operation["query"],
+            variable_values=operation.get("variables"),
+            context_value=context,
+            operation_name=operation.get("operationName"),
+        )
+        answer: dict[str, Any] = {"data": result.data}
+        if result.errors:
+            answer["errors"] = [error.message for error in result.errors]
+        if context.extensions:
+            answer["extensions"] = context.extensions
+        kept_s = None if result.errors else context.max_age_s
+        kept = "no-store" if kept_s is None else f"private, max-age={kept_s}"
+        return Answer(200, f"Cache-Control: {kept}\r\n".encode(), msgspec.json.encode(answer))
 
-        async def receive() -> Any:
-            return {"type": "http.request", "body": ask.body}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope: Any = {"type": "http", "method": ask.method, "headers": list(ask.fields.items())}
-        await self.slow(scope, receive, send)
-        head = b"".join(b"%b: %b\r\n" % (name, value) for name, value in sent[0]["headers"])
-        return Answer(sent[0]["status"], head, sent[1]["body"])
-
-    def _check(self, fields: Mapping[bytes, bytes], profile_id: str) -> None:
-        self.checked.append(profile_id)
-        if profile_id in self.refused_profiles:
-            raise Forbidden("another profile's token", field="profileId")
-
-
-def run(coroutine_of: Callable[[], Any]) -> Any:
-    """Run in a loop of its own."""
-    return asyncio.run(coroutine_of())
+    def _caller_of(self, fields: Mapping[bytes, bytes]) -> Caller:
+        """Whose token it is says the token itself."""
+        self.callers.append(fields)
+        token = fields.get(b"authorization")
+        if token == b"bad":
+            raise Unauthorized("no good token")
+        return ANYBODY if token is None else Caller(token.decode())
