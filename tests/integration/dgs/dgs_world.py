@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
@@ -18,11 +20,12 @@ from contract.runtime.runner import Readiness
 from contract.runtime.system_clock import SystemClock
 from contract.schedule import PlannedStage, TopicSchedule
 from contract.tokens import KeyRing, ProfileClaims
-from dgs.app import build_dgs
+from dgs import app
 from dgs.http.asgi_bridge import AsgiBridge
 from dgs.http.limits import ServerLimits
 from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
+from dgs.sources.catalog import load_catalog
 
 __all__ = ["CHANNEL", "HOUR_MS", "PREFETCH", "World"]
 
@@ -50,6 +53,9 @@ query Channel($events: [ID!]!, $profile: ID!, $device: DeviceContext!) {
 }
 """
 
+_parsed_once = lru_cache(load_catalog)
+"""A catalog is immutable, and reading the demo's takes longer than most tests."""
+
 
 class World:
     """Everything around one DGS."""
@@ -65,16 +71,17 @@ class World:
         self.server: DgsServer
 
     def build(self, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> Any:
-        return build_dgs(
-            DgsSettings(**settings),
-            schedule_view=self.view,
-            replay_log=self.log,
-            device_ring=self.ring,
-            clock=self.clock,
-            readiness=self.readiness,
-            draw=draw,
-            profile_ring=self.profile_ring,
-        )
+        with patch.object(app, "load_catalog", _parsed_once):
+            return app.build_dgs(
+                DgsSettings(**settings),
+                schedule_view=self.view,
+                replay_log=self.log,
+                device_ring=self.ring,
+                clock=self.clock,
+                readiness=self.readiness,
+                draw=draw,
+                profile_ring=self.profile_ring,
+            )
 
     def token(self, profile: str, lifetime_s: int = 60) -> dict[str, str]:
         """Header fields of a caller who is that profile."""
