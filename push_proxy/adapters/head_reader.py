@@ -91,6 +91,8 @@ class HeadReader(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None and self._source is not None:
+            if self._buffer is not None and not self._answered:  # who asked for nothing is no request that was lost
+                self._listener.refused("lost")
             self._listener.head_lost(self, self._source)
         self._transport = None
 
@@ -149,6 +151,7 @@ class HeadReader(asyncio.Protocol):
         self.abort()
 
     def abort(self) -> None:
+        self._answered = True  # as far as it will be
         if self._transport is not None:
             self._transport.abort()
 

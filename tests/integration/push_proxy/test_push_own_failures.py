@@ -131,3 +131,22 @@ async def test_a_drain_without_a_file_left_sends_everybody_away_all_the_same(wor
     assert told["drain_begins"]["connections"] == 2
     assert "listener_closed_at_once" in told
     assert told["drain_ends"]["cut_off"] == 0
+
+
+async def test_a_request_that_breaks_off_is_counted_and_a_bare_connect_is_not(world: World) -> None:
+    """Load balancers look whether a port is open; whoever begins to ask and leaves is a request that was lost."""
+    for begun in (b"", b"GET /v1/stream HTTP/1.1\r\n"):
+        raw = await Raw.connect(world)
+        raw.transport.write(begun)
+        await eventually(lambda: len(listener(world)._others) == 1, PATIENCE_S)
+        await asyncio.sleep(0.05)
+        raw.transport.abort()
+        await eventually(lambda: not listener(world)._others, PATIENCE_S)
+    assert world.node.metrics.labelled("handshakes", "lost") == 1
+    late = await Raw.connect(world)
+    late.transport.write(b"GET /v1/str")
+    await eventually(lambda: len(listener(world)._others) == 1, PATIENCE_S)
+    listener(world)._wheel.set(next(iter(listener(world)._others)), 0.0)
+    await late.rest()
+    assert world.node.metrics.labelled("handshakes", "late") == 1
+    assert world.node.metrics.labelled("handshakes", "lost") == 1
