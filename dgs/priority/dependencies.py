@@ -20,7 +20,7 @@ __all__ = ["Call", "Dependencies", "Dependency", "GuardedPicks", "fill_of"]
 
 _CALM: Final = 0.4
 """Up to this part of the limit nobody is turned away."""
-_NOTE_MAX_S: Final = 5.0
+_NOTE_MAX_S: Final = 0.25
 _NOTES_MAX: Final = 65_536
 
 
@@ -112,6 +112,8 @@ class Dependencies:
     ) -> None:
         self.serving: Class = "best_effort"
         """Of the request admitted last: what is begun before the next one is admitted, is for it."""
+        self.on_tick: list[Callable[[float], None]] = []
+        """Called ten times a second with the monotonic time, while the gate is asked."""
         self.by_name = {name: Dependency(name, self._limiter(classes, least, most, now_s)) for name in names}
         self.plan(classes)
 
@@ -135,10 +137,10 @@ class GuardedPicks:
     """A PicksSource whose `find` is counted and limited by a dependency, per profile.
 
     A call begins when `at_once` has nothing, since the class is known then and the next request must see that a slot
-    is taken; it ends with `find`, or after 5 s if nobody asked for it. Where there is no room `otherwise` answers at
-    once (the cohort's picks, say); without it, or without an answer of it, the call is made all the same, and the
-    gate in front holds the next ones back. Degraded picks that took `late_after_s` stand for a time-out behind the
-    source, quicker ones for a failure, which says nothing of its pace. Cancel-safe.
+    is taken; it ends with `find`, or after a quarter of a second if nobody asked for it. Where there is no room
+    `otherwise` answers at once (the cohort's picks, say); without it, or without an answer of it, the call is made all
+    the same, and the gate in front holds the next ones back. Degraded picks that took `late_after_s` stand for a
+    time-out behind the source, quicker ones for a failure, which says nothing of its pace. Cancel-safe.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class GuardedPicks:
         self._monotonic_s = monotonic_s
         self._otherwise = otherwise
         self._noted: dict[Wanted, Call] = {}
+        dependencies.on_tick.append(self._forget)
 
     def at_once(self, wanted: Wanted) -> Picks | None:
         picks = self._inner.at_once(wanted)

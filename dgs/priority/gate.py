@@ -23,6 +23,7 @@ __all__ = ["PriorityGate", "Schedules"]
 
 Schedules = Callable[[], Mapping[str, Collection[int]]]
 """Event id -> due times in ms of all its stages, past ones as well. Asked once a second; must not block."""
+_NOT_LOOKED_AT: Final = Seen("")
 _TICK_S: Final = 0.1
 _PHASES_EVERY_MS: Final = 1_000
 _TABLE_MAX: Final = 4_096
@@ -68,7 +69,7 @@ class PriorityGate:
         self.requests_per_s = 0.0
         self.queue_delay_ms = 0.0
         self._tick_at_s = self._ticked_s = now_s
-        self._phases_at_ms = now_ms
+        self._phases_at_ms = self._now_ms = now_ms
         self._states: list[RuleState] = []
         self._tables: dict[tuple[Phase, str | None], dict[Key, Entry]] = {}
         self._places: dict[str | None, Place] = {}
@@ -162,7 +163,13 @@ class PriorityGate:
         return self._shed(self._lanes[klass], klass, entry or self._enter(place, seen), place, None, now_ms)
 
     def refusal(self, verdict: Verdict) -> Answer:
-        """The answer, with this moment's retry budget of the class."""
+        """The answer, with this moment's retry budget of the class.
+
+        A verdict without a moment to return is of one refused before `admit` was asked, by a full queue: it gets one,
+        and counts as shed.
+        """
+        if not verdict.retry_after_ms:
+            verdict = self.turn_away(verdict.klass, _NOT_LOOKED_AT, now_ms=self._now_ms)
         return refusal(verdict, retry_budget(self._demands[verdict.klass].admitted_share))
 
     # Rules
@@ -188,6 +195,7 @@ class PriorityGate:
         """Rates, phases, rules, needs. `admit` sees to it; call it once a second as well, for idle hours."""
         elapsed_s = now_s - self._ticked_s
         self._tick_at_s = now_s + _TICK_S
+        self._now_ms = now_ms
         if elapsed_s <= 0:
             return
         weight = min(1.0, max(_SMOOTHING, elapsed_s))
@@ -204,6 +212,8 @@ class PriorityGate:
             lane.turn(now_s)
         for demand in self._demands.values():
             demand.learn(weight)
+        for call in self.dependencies.on_tick:
+            call(now_s)
         self._activate(now_s)
 
     def _activate(self, now_s: float, *, always: bool = False) -> None:

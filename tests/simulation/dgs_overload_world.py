@@ -22,9 +22,9 @@ __all__ = ["NOW_MS", "SEEN", "Done", "Stream", "World"]
 NOW_MS: Final = 1_700_000_000_000
 EVENT: Final = "tyson-paul"
 SEEN: Final[Mapping[Class, Seen]] = {
-    "critical": Seen("DevicePrefetch", kind="TV", event_id=EVENT),
+    "critical": Seen("prefetchEvent", kind="TV", event_id=EVENT),
     "degraded": Seen("prefetchHome", kind="TV"),
-    "best_effort": Seen("DeviceMap", kind="TV", event_id=EVENT, has_map=True),
+    "best_effort": Seen("prefetchEvent", kind="TV", event_id=EVENT, has_map=True),
     "bulk": Seen("page"),
 }
 """What the rules that ship put into each class while the event's window is open."""

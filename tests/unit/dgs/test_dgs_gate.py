@@ -281,6 +281,9 @@ def test_a_request_refused_elsewhere_is_counted_and_told() -> None:
     verdict = driver.gate.turn_away("bulk", Seen("page"), now_ms=driver.now_ms)
     assert (verdict.admit, verdict.klass) == (False, "bulk")
     assert driver.gate.stats()["classes"]["bulk"]["shed"] == 1  # type: ignore[index]
+    answer = driver.gate.refusal(Verdict("bulk", False))
+    assert b'"retryAfterMs":4000' in answer.body, "a verdict without a moment gets one"
+    assert driver.gate.stats()["classes"]["bulk"]["shed"] == 2  # type: ignore[index]
     for outcome in ("ok", "failed", "late"):
         driver.port.finished("bulk", took_s=0.1, outcome=outcome, now_s=1.0)  # type: ignore[arg-type]
     row = driver.gate.stats()["classes"]["bulk"]  # type: ignore[index]
@@ -385,11 +388,14 @@ async def test_what_counts_as_a_time_out(answer: Picks | Missing | Exception, to
 
 
 async def test_slots_of_requests_that_went_away_come_back() -> None:
-    """Asked at once and never looked for again: forgotten after five seconds."""
+    """Asked at once and never looked for again: forgotten soon, also while nobody else gets that far."""
     driver = Driver(dependencies=("ranking",))
     guard = guarded(driver, Source(driver))
     for wanted in WANTED[:10]:
         guard.at_once(wanted)
-    driver.now_s += 5.0
+    driver.now_s += 0.3
     guard.at_once(WANTED[10])
     assert driver.gate.dependencies["ranking"].limiter.in_flight == 1
+    driver.now_s += 0.3
+    driver.ask(Seen("page"))
+    assert driver.gate.dependencies["ranking"].limiter.in_flight == 0

@@ -114,7 +114,6 @@ def test_an_event_without_times_stands_nowhere() -> None:
     [
         (Seen("prefetchEvent"), "window", "critical"),
         (Seen("prefetchEvent"), "stage", "critical"),
-        (Seen("DevicePrefetch"), "window", "critical"),
         (Seen("prefetchEvent", has_map=True), "window", "best_effort"),
         (Seen("prefetchEvent", has_map=True), "stage", "best_effort"),
         (Seen("prefetchEvent"), "before", "degraded"),
