@@ -114,6 +114,14 @@ class DistinctAnswers:
         """Stage key -> distinct answers so far; empty for a topic nobody asked for."""
         return {stage: each.count() for stage, each in self._topics.get((topic, version), {}).items()}
 
+    def most_by_stage(self) -> Mapping[str, int]:
+        """Stage key -> the most distinct answers it has in any topic counted."""
+        most: dict[str, int] = {}
+        for stages in self._topics.values():
+            for stage, each in stages.items():
+                most[stage] = max(most.get(stage, 0), each.count())
+        return most
+
     def stats(self) -> dict[str, int]:
         """The most answers any stage has now, the budget, picks refused for it, and topics counted."""
         most = (each.count() for stages in self._topics.values() for each in stages.values())

@@ -53,6 +53,8 @@ def test_stages_are_counted_apart() -> None:
     answers.admit("t", 1, picks(1, 2, 3, 9, layout=other))
     assert answers.counts("t", 1)["live"] == 3
     assert answers.counts("t", 2) == {}
+    answers.admit("u", 1, picks(1, 2, 3, 9))
+    assert answers.most_by_stage() == {"live": 3, "default": 1}
 
 
 def test_a_budget_admits_what_it_knows_and_no_more() -> None:
