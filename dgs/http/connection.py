@@ -11,6 +11,7 @@ from collections import deque
 from typing import Protocol, cast
 
 from dgs.http.answer import CONTINUE, malformed_answer, written
+from dgs.http.cors import opened
 from dgs.http.exchange import Exchange
 from dgs.http.limits import ServerLimits
 from dgs.http.malformed import Malformed
@@ -183,11 +184,13 @@ class Connection(asyncio.Protocol):
         if waiting[0] is not exchange:
             return  # its turn comes
         while waiting and (answer := waiting[0].answer) is not None:
-            exchange = waiting.popleft()
+            ask = waiting.popleft().ask
+            if b"origin" in ask.fields:
+                answer = opened(ask, answer)
             self._out.append(
                 written(
                     answer,
-                    head_only=exchange.ask.method == "HEAD",
+                    head_only=ask.method == "HEAD",
                     close=not waiting and self._ends,
                     date_line=server.date_line,
                 )

@@ -24,6 +24,7 @@ from contract.runtime.runner import Readiness
 from contract.runtime.socket_table import AVAILABLE, ServedListener, SocketTable
 from dgs.http.answer import MASKED, refusal
 from dgs.http.connection import Connection
+from dgs.http.cors import preflight
 from dgs.http.exchange import Exchange
 from dgs.http.intake import Intake
 from dgs.http.limits import ServerLimits
@@ -206,6 +207,9 @@ class DgsServer:
 
     def arrived(self, exchange: Exchange, now_s: float) -> None:
         self._requests += 1
+        if exchange.ask.method == "OPTIONS" and (known := preflight(exchange.ask)) is not None:
+            exchange(known)
+            return
         try:
             seen = exchange.seen = self._look(exchange.ask)
             klass = exchange.klass = self._gate.classify(seen, self._clock.now_ms())

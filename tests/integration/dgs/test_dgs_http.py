@@ -13,6 +13,7 @@ from dgs_world import CHANNEL, PREFETCH, World
 from contract.errors import StoreUnavailable
 from contract.kv.memory import MemoryScheduleView
 from contract.schedule import TopicSchedule
+from dgs.http.cors import ASKED_FOR
 
 SMALL = 'prefetchEvent(eventId: "tyson-paul", profileId: "p-1") { version }'
 
@@ -369,3 +370,26 @@ async def test_hostile_bodies_get_an_answer(world: World, query: str, value: str
     assert answer.status_code in (200, 400)
     codes = {error["extensions"]["code"] for error in answer.json()["errors"]}
     assert codes <= {"invalid_request", "not_found"}
+
+
+async def test_a_web_device_may_ask_from_any_origin(world: World) -> None:
+    """Preflight with every header field devices send, then the answer, its errors too; operators' pages stay shut."""
+    await world.plan()
+    origin = {"Origin": "https://tv.example"}
+    asked = ", ".join(ASKED_FOR).lower()
+    preflight = await world.http.options(
+        "/graphql",
+        headers=origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked},
+    )
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    assert set(preflight.headers["access-control-allow-headers"].lower().split(", ")) >= set(asked.split(", "))
+    for query, status in ((f"{{ {SMALL} }}", 200), ("", 400)):
+        answer = await world.http.post("/graphql", json={"query": query}, headers=origin)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "*")
+    assert "access-control-allow-origin" not in (await world.http.get("/metrics", headers=origin)).headers
+    assert "access-control-allow-origin" not in (await world.http.post("/graphql", json={"query": ""})).headers
+    assert (await world.http.options("/graphql")).status_code == 405
+    url = (await world.prefetch())["byKey"]["live"]["rows"][0]["titles"][0]["artwork"][0]["url"]
+    picture = await world.http.get(url, headers=origin)
+    assert picture.headers.get_list("access-control-allow-origin") == ["*"]
