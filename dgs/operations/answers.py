@@ -44,7 +44,8 @@ _NOT_MODIFIED: Final = _VARY + b'Cache-Control: private, max-age=%d\r\nETag: W/"
 
 def media_type(fields: Mapping[bytes, bytes]) -> bytes:
     """What the client accepts: `application/json` unless it names GraphQL's own."""
-    return _GRAPHQL_JSON if _GRAPHQL_JSON in fields.get(b"accept", b"") else _JSON
+    accepted = fields.get(b"accept")
+    return _GRAPHQL_JSON if accepted is not None and _GRAPHQL_JSON in accepted else _JSON
 
 
 def entity_tag(digests: Iterable[bytes]) -> bytes:
