@@ -36,7 +36,7 @@ HandshakeOutcome = Literal[
     "malformed",  # not an HTTP/1.1 request, or one that breaks its rules
     "too_large",  # request head above its limit
     "late",  # no complete request, or no token, within its deadline
-    "lost",  # the peer left before it was answered
+    "lost",  # the peer left within its request, or before it showed its token
     "not_found",  # no such path
     "method",  # not GET
     "not_websocket",  # no upgrade, or to another version of WebSocket

@@ -371,6 +371,11 @@ class Session:
             self._pinged = False
             self._next_ping_s = now_s + self._terms.ping_s
 
+    def put_off_ping(self, now_s: float) -> None:
+        """The device is behind: a ping would wait with all else, and is no sign that nobody is there."""
+        self._awaiting_pong = False
+        self._next_ping_s = max(self._next_ping_s, now_s + self._terms.pong_deadline_s)
+
     def leave(self, code: CloseCode, *, reason: str) -> list[Action]:
         """The node wants this connection gone: drain."""
         return [] if self._closed else [self._close(code, reason)]

@@ -205,9 +205,11 @@ class Connection(asyncio.Protocol):
         if session is None or not listener.holds(self):
             self.abort()
             return
-        if self._backlog is not None and now_s >= self._backlog.since_s + listener.settings.slow_consumer_s:
-            self._slow()
-            return
+        if self._backlog is not None:
+            if now_s >= self._backlog.since_s + listener.settings.slow_consumer_s:
+                self._slow()
+                return
+            session.put_off_ping(now_s)
         if session.only_ping_due(now_s):
             self.ping()
         else:

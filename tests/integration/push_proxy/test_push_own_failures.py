@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 from hostile_client import PATIENCE_S, Raw, head, text
-from push_world import World, broadcast, eventually
+from push_world import TOPIC, World, broadcast, eventually
 
 from contract.close_codes import CloseCode, reason
 from push_proxy.adapters.device_listener import DeviceListener
@@ -150,3 +150,30 @@ async def test_a_request_that_breaks_off_is_counted_and_a_bare_connect_is_not(wo
     await late.rest()
     assert world.node.metrics.labelled("handshakes", "late") == 1
     assert world.node.metrics.labelled("handshakes", "lost") == 1
+
+
+@pytest.mark.parametrize("world", [{"pong_deadline_s": 0.3, "slow_consumer_s": 2.0}], indirect=True)
+async def test_a_ping_that_could_not_leave_is_not_held_against_a_slow_reader(world: World) -> None:
+    """It has `slow_consumer_s` to catch up, not `pong_deadline_s`: it cannot answer what waits behind the rest."""
+    world.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", world.port))
+        await loop.sock_sendall(sock, head(world) + text({"type": "subscribe", "topics": {TOPIC: 0}}))
+        await eventually(lambda: len(sessions(world)) == 1 and bool(sessions(world)[0].subscriptions), PATIENCE_S)
+        (connection,) = sessions(world)
+        await eventually(lambda: TOPIC in world.routers[0].topics, PATIENCE_S)
+        last, stands = 0, 0
+        while stands < 4:  # not for a moment's hesitation
+            assert last < 5_000, "no socket takes that much"
+            await world.routers[0].deliver(broadcast(last + 1, last))
+            last += 1
+            if connection.congested:
+                await asyncio.sleep(0.05)
+                stands = stands + 1 if connection.congested else 0
+        connection.session._next_ping_s = 0.0
+        listener(world).schedule(connection)
+        await eventually(lambda: not sessions(world), PATIENCE_S)
+    assert world.node.metrics.labelled("closes", "4003", "v1") == 1

@@ -232,6 +232,19 @@ def test_ping_and_pong() -> None:
     assert book.session.on_time(47.5) == [Close(CloseCode.PONG_TIMEOUT)]
 
 
+def test_a_device_that_is_behind_is_not_asked_for_a_sign_of_life() -> None:
+    """Neither is the ping it may have unread held against it; once it is level again it is asked as ever."""
+    book = Book()
+    book.subscribes(a=1)
+    assert book.session.on_time(7.0) == [Ping()]
+    for now_s in (16.9, 26.0):
+        book.session.put_off_ping(now_s)
+        assert not book.session.only_ping_due(now_s)
+        assert book.session.next_deadline_s() == now_s + 10.0
+    assert book.session.on_time(36.0) == [Ping()]
+    assert book.session.on_time(46.0) == [Close(CloseCode.PONG_TIMEOUT)]
+
+
 def test_a_pong_nobody_asked_for_puts_nothing_off() -> None:
     """Some clients send those as a heartbeat: our own ping, and whatever is done at its time, comes when it is due."""
     book = Book()
