@@ -1,4 +1,4 @@
-"""Say what the loader makes of a catalog file: `python -m dgs.check_catalog FILE [--strict] [--ids | --json]`.
+"""Say what the loader makes of a catalog: `python -m dgs.check_catalog FILE|URL [--strict] [--ids | --json]`.
 
 Exit code 0: usable; 1: usable, but rows were left out; 2: refused.
 """
@@ -14,7 +14,9 @@ from typing import Final, Literal
 import msgspec
 
 from contract.errors import InvalidRequest
+from dgs.settings import DgsSettings
 from dgs.sources.catalog import Catalog, CatalogOptions, demo_options, load_catalog
+from dgs.sources.sql import SqlCatalog
 
 __all__ = ["main"]
 
@@ -24,19 +26,25 @@ _SHOWN: Final = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load the file as the service would, report, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dgs.check_catalog", description="Check a catalog file.")
-    parser.add_argument("file", type=Path, help="CSV, or JSON if it is named .json")
-    parser.add_argument("--strict", action="store_true", help="refuse the file at its first bad row")
+    parser = argparse.ArgumentParser(prog="python -m dgs.check_catalog", description="Check a catalog.")
+    parser.add_argument("file", help="CSV, or JSON if it is named .json; or an SQLAlchemy URL")
+    parser.add_argument("--query", help="what to ask the database of a URL; unset: SELECT * FROM titles")
+    parser.add_argument("--strict", action="store_true", help="refuse it at its first bad row")
     parser.add_argument("--newest-year", type=int, help="later years are read as 100 years earlier")
     parser.add_argument("--repair", choices=("none", "mac-roman"), help="undo a wrong decoding of the file")
     parser.add_argument("--ids", action="store_true", help="print every title's id and name instead of the report")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args(arguments)
-    base = demo_options(given.file)
+    is_url = "://" in given.file
+    base = CatalogOptions() if is_url else demo_options(Path(given.file))
     repair: Literal["none", "mac-roman"] = given.repair or base.repair
     options = CatalogOptions(newest_year=given.newest_year or base.newest_year, repair=repair)
     try:
-        catalog = load_catalog(given.file, strict=given.strict, options=options)
+        if is_url:
+            query = given.query or DgsSettings.model_fields["catalog_query"].default
+            catalog = SqlCatalog(given.file, query, strict=given.strict, options=options).load()
+        else:
+            catalog = load_catalog(Path(given.file), strict=given.strict, options=options)
     except InvalidRequest as refused:
         _write({"titles": 0, "refused": refused.message} if given.json else f"refused: {refused.message}")
         return 2

@@ -48,7 +48,7 @@ def sql_catalog(options: SourceOptions) -> SqlCatalog:
 def catalog_recommendations(options: SourceOptions) -> CatalogRecommendations:
     """`catalog`: the content-based ranking of the DGS itself."""
     assert options.catalog is not None
-    return CatalogRecommendations(options.catalog)
+    return CatalogRecommendations(options.catalog, ranking=options.ranking)
 
 
 def http_recommendations(options: SourceOptions) -> HttpRecommendations:

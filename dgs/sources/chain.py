@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import structlog
 
@@ -19,9 +19,10 @@ from dgs.picks import Missing
 from dgs.ports import BatchRecommendations, Need
 from dgs.sources.answers import POPULAR, Chosen, Unanswered, popular_for
 from dgs.sources.catalog import Catalog
+from dgs.sources.registry import SourceOptions, load_source
 from dgs.stage_map import Recommendations
 
-__all__ = ["MATERIALISED", "RecommendationChain", "Remembers", "source_order"]
+__all__ = ["MATERIALISED", "Otherwise", "RecommendationChain", "Remembers", "build_chain", "source_order"]
 
 MATERIALISED: Final = "materialised"
 """Not a source to ask but a store to look in; it may stand in DGS_RECOMMENDATIONS."""
@@ -45,13 +46,26 @@ class _Closes(Protocol):
     async def aclose(self) -> None: ...
 
 
-class RecommendationChain:
-    """Sources in order, and the popular titles of the catalog behind them."""
+class Otherwise(NamedTuple):
+    """What is shown when no source has anything for a profile; must not fail."""
 
-    def __init__(self, sources: Sequence[BatchRecommendations], catalog: Callable[[], Catalog]) -> None:
+    name: str
+    of: Callable[[Profile, Need], Recommendations]
+
+
+class RecommendationChain:
+    """Sources in order, and behind them `otherwise`: the popular titles of the catalog, if nothing better is given."""
+
+    def __init__(
+        self,
+        sources: Sequence[BatchRecommendations],
+        catalog: Callable[[], Catalog],
+        *,
+        otherwise: Otherwise | None = None,
+    ) -> None:
         self._sources = tuple(sources)
-        self._catalog = catalog
-        self._counts: dict[str, Counter[str]] = {name: Counter() for name in (*self.names, POPULAR)}
+        self._otherwise = otherwise or Otherwise(POPULAR, lambda profile, need: popular_for(catalog(), profile, need))
+        self._counts: dict[str, Counter[str]] = {name: Counter() for name in (*self.names, self._otherwise.name)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +101,7 @@ class RecommendationChain:
                     counts["stale"] += 1
                     chosen[index] = Chosen(before, source.name, degraded=True, why=failed[index])
         return tuple(
-            chosen.get(index) or self._popular(profile, need, failed.get(index))
+            chosen.get(index) or self._nobody(profile, need, failed.get(index))
             for index, profile in enumerate(profiles)
         )
 
@@ -126,9 +140,19 @@ class RecommendationChain:
             _log.warning("recommendations_failed", source=source.name, error=repr(exc)[:200])
         return [Unanswered(why)] * len(profiles)
 
-    def _popular(self, profile: Profile, need: Need, why: str | None) -> Chosen:
-        self._counts[POPULAR]["chosen"] += 1
-        return Chosen(popular_for(self._catalog(), profile, need), POPULAR, True, why or "nobody could choose")
+    def _nobody(self, profile: Profile, need: Need, why: str | None) -> Chosen:
+        name, of = self._otherwise
+        self._counts[name]["chosen"] += 1
+        return Chosen(of(profile, need), name, True, why or "nobody could choose")
+
+
+def build_chain(options: SourceOptions, *, otherwise: Otherwise | None = None) -> RecommendationChain:
+    """The sources of DGS_RECOMMENDATIONS in order, without the store; blocking. Raises InvalidRequest."""
+    assert options.catalog is not None
+    names = [name for name in source_order(options.settings.recommendations) if name != MATERIALISED]
+    return RecommendationChain(
+        [load_source("recommendations", name, options) for name in names], options.catalog, otherwise=otherwise
+    )
 
 
 def source_order(text: str) -> tuple[str, ...]:

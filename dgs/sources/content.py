@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dgs.model import Profile, Title
+from dgs.model import Profile
 from dgs.picks import Missing
 from dgs.ports import Need, RecommendationSource
 from dgs.recommend import ContentRecommendations
@@ -21,7 +21,10 @@ _PER_TURN: Final = 2
 
 
 class CatalogRecommendations:
-    """BatchRecommendations computed here. Built at once, blocking; built again, in a thread, for a new catalog."""
+    """BatchRecommendations computed here, by `ranking` as it is at each time; without it by one of its own.
+
+    Its own is made at once, blocking, and made again, in a thread, for a new catalog.
+    """
 
     name = "catalog"
 
@@ -29,12 +32,12 @@ class CatalogRecommendations:
         self,
         catalog: Callable[[], Catalog],
         *,
-        make: Callable[[Sequence[Title]], RecommendationSource] = ContentRecommendations,
+        ranking: Callable[[], RecommendationSource] | None = None,
     ) -> None:
         self._catalog = catalog
-        self._make = make
         self._of = catalog()
-        self._ranking = make(self._of.titles)
+        self._own = None if ranking is not None else ContentRecommendations(self._of.titles)
+        self._current = ranking or self._own_ranking
         self._building: asyncio.Task[None] | None = None
 
     async def recommend(
@@ -43,8 +46,9 @@ class CatalogRecommendations:
         """See BatchRecommendations; the first is always computed, however little time there is."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + deadline_s
-        if self._catalog() is not self._of and self._building is None:
+        if self._own is not None and self._catalog() is not self._of and self._building is None:
             self._building = asyncio.create_task(self._build(), name="rank_new_catalog")
+        ranking = self._current()
         answers: list[Recommendations | Missing] = []
         for count, profile in enumerate(profiles):
             if count and loop.time() >= until_s:
@@ -52,15 +56,19 @@ class CatalogRecommendations:
                 break
             if count and count % _PER_TURN == 0:
                 await asyncio.sleep(0)
-            answers.append(self._ranking.recommend(profile, need.k, because=need.because, per_because=need.per_because))
+            answers.append(ranking.recommend(profile, need.k, because=need.because, per_because=need.per_because))
         return answers
+
+    def _own_ranking(self) -> RecommendationSource:
+        assert self._own is not None
+        return self._own
 
     async def _build(self) -> None:
         """Rank by the new catalog once that is possible; until then by the old one: most titles are the same."""
         try:
             catalog = self._catalog()
-            ranking = await asyncio.to_thread(self._make, catalog.titles)
-            self._of, self._ranking = catalog, ranking
+            self._own = await asyncio.to_thread(ContentRecommendations, catalog.titles)
+            self._of = catalog
         finally:
             self._building = None
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, overload
 
 from contract.clock import Clock
 from contract.errors import BroadcastSystemError, InvalidRequest
-from dgs.ports import BatchRecommendations, CatalogSource, ProfileSource
+from dgs.ports import BatchRecommendations, CatalogSource, ProfileSource, RecommendationSource
 from dgs.settings import DgsSettings
 from dgs.sources.catalog import Catalog
 
@@ -57,6 +57,8 @@ class SourceOptions(NamedTuple):
     clock: Clock
     catalog: Callable[[], Catalog] | None = None
     """The catalog as it is now: ask each time, a reload replaces it. None for catalog sources."""
+    ranking: Callable[[], RecommendationSource] | None = None
+    """The content-based ranking of that catalog, where one is made anyway; None: source `catalog` makes its own."""
     draw: Callable[[], float] = random.random
     """Uniform over [0, 1), for jitter."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,21 @@ def test_a_refusal_and_a_clean_file(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{title_id('Slam', '')}\tSlam\n"
     assert main([str(tmp_path / "none.csv"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["titles"] == 0
+
+
+def test_a_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its URL: the same report, by rows; a refusal says which database, never with a password."""
+    path = tmp_path / "titles.db"
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("CREATE TABLE titles (id, title)")
+        connection.execute("INSERT INTO titles VALUES ('a', 'Slam'), ('b', NULL)")
+    connection.close()
+    assert main([f"sqlite:///{path}"]) == 1
+    assert capsys.readouterr().out == "1 titles\n1 left out\n  row 2, column title: missing\n0 put right\n"
+    assert main([f"sqlite:///{path}", "--query", "SELECT title FROM titles WHERE id = 'a'"]) == 0
+    capsys.readouterr()
+    assert main([f"sqlite:///{path}", "--strict", "--json"]) == 2
+    assert "row 2, column title: missing" in json.loads(capsys.readouterr().out)["refused"]
+    assert main(["postgresql+psycopg://me:secret@127.0.0.1:1/titles"]) == 2
+    assert "secret" not in capsys.readouterr().out

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from contract.clock import ManualClock
 from contract.errors import InvalidRequest, StoreUnavailable, Unavailable
 from dgs.model import Profile, Title, Viewing
 from dgs.picks import Missing
 from dgs.ports import Need
+from dgs.recommend import ContentRecommendations
+from dgs.settings import DgsSettings
 from dgs.sources.answers import POPULAR, StaleAnswers, Unanswered, popular_for
 from dgs.sources.catalog import Catalog
-from dgs.sources.chain import RecommendationChain, source_order
+from dgs.sources.chain import Otherwise, RecommendationChain, build_chain, source_order
+from dgs.sources.content import CatalogRecommendations
+from dgs.sources.registry import SourceOptions
 from dgs.stage_map import Recommendations
 
 TITLES = tuple(Title(id=f"t{number}", name="x", votes=number) for number in range(6))
@@ -139,6 +144,38 @@ async def test_nobody_and_no_source() -> None:
     (answer,) = await chain().choose(people("a"), NEED, 1.0)
     assert answer.source == POPULAR
     assert chain().names == ()
+
+
+async def test_what_is_shown_otherwise_may_be_given() -> None:
+    """A cohort's choice instead of everybody's: under its own name, degraded all the same."""
+    own = RecommendationChain([], lambda: CATALOG, otherwise=Otherwise("cohort", lambda profile, need: OTHER))
+    (answer,) = await own.choose(people("a"), NEED, 1.0)
+    assert (answer.recommendations, answer.source, answer.degraded) == (OTHER, "cohort", True)
+    assert own.stats()["cohort"]["chosen"] == 1
+
+
+def test_the_chain_of_the_settings() -> None:
+    """Sources by name and in order; the store is none of them; an unknown one is refused."""
+
+    def built(text: str) -> RecommendationChain:
+        settings = DgsSettings(recommendations=text, ranking_url="http://127.0.0.1:9/")
+        return build_chain(SourceOptions(settings, ManualClock(), lambda: CATALOG))
+
+    assert built("http,materialised,catalog").names == ("http", "catalog")
+    assert built("materialised").names == ()
+    with pytest.raises(InvalidRequest, match="nonesuch"):
+        built("catalog,nonesuch")
+
+
+async def test_the_catalogs_ranking_may_be_one_that_is_there() -> None:
+    """Asked for each time, so that a reload's is used at once; none is made besides."""
+    rankings = [ContentRecommendations(TITLES), ContentRecommendations(TITLES[:2])]
+    source = CatalogRecommendations(lambda: CATALOG, ranking=lambda: rankings[0])
+    for expected in (3, 2):
+        (answer,) = await source.recommend(people("a"), NEED, 1.0)
+        assert isinstance(answer, Recommendations)
+        assert len(answer.ranked) == expected
+        rankings.pop(0)
 
 
 def test_popular_titles_leave_out_what_was_watched_unless_that_is_all() -> None:
