@@ -7,15 +7,29 @@ whoever shows a token is held to it; in `required` a field that names a profile 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 from contract.errors import Forbidden, Unauthorized
-from contract.tokens import KeyRing, ProfileClaims
 
-__all__ = ["ANYBODY", "Caller", "Callers", "TokenMode", "Verify", "caller_of", "check_profile"]
+__all__ = ["ANYBODY", "Caller", "Callers", "Claims", "ProfileRing", "TokenMode", "Verify", "caller_of", "check_profile"]
 
 TokenMode = Literal["required", "optional", "off"]
-Verify = Callable[[str], ProfileClaims]
+
+
+class Claims(Protocol):
+    """What is asked of a token's claims; see contract.tokens.ProfileClaims."""
+
+    @property
+    def sub(self) -> str: ...
+
+
+class ProfileRing(Protocol):
+    """What is asked of a contract.tokens.KeyRing."""
+
+    def verify_profile(self, token: str, *, now_s: float) -> Claims: ...
+
+
+Verify = Callable[[str], Claims]
 """Claims of a token that is good now; raises Unauthorized."""
 
 _SCHEME: Final = b"Bearer "
@@ -69,7 +83,7 @@ class Callers:
 
     __slots__ = ("_mode", "_now_ms", "_ring")
 
-    def __init__(self, ring: KeyRing | None, mode: TokenMode, now_ms: Callable[[], int]) -> None:
+    def __init__(self, ring: ProfileRing | None, mode: TokenMode, now_ms: Callable[[], int]) -> None:
         if ring is None and mode == "required":
             raise ValueError("tokens are required, and there is no profile ring to read them with")
         self._ring = ring
@@ -84,6 +98,6 @@ class Callers:
         """A whole request's fields against one profile; raises Unauthorized or Forbidden."""
         check_profile(self.caller(fields), profile_id)
 
-    def _verify(self, token: str) -> ProfileClaims:
+    def _verify(self, token: str) -> Claims:
         assert self._ring is not None
         return self._ring.verify_profile(token, now_s=self._now_ms() / 1000)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -35,6 +35,7 @@ _is_length = re.compile(rb"[0-9]{1,15}").fullmatch
 _HEADERS_ONLY: Final = b"GET / HTTP/1.1\r\n"
 _TLS_HANDSHAKE: Final = 0x16
 _SLASH: Final = 0x2F
+_CR: Final = 0x0D
 _CHUNKED: Final = -1
 _METHODS: Final[Mapping[bytes, str]] = {name.encode(): name for name in ("GET", "HEAD", "POST", "OPTIONS")}
 _SINGLE: Final[Mapping[bytes, str]] = {
@@ -72,17 +73,10 @@ class _Repeated:
             self.wrong = _SINGLE.get(name)
 
 
-class _Head(NamedTuple):
-    method: str
-    path: str
-    query: str
-    fields: dict[bytes, bytes]
-    length: int
-    """Of the body in bytes; _CHUNKED: its chunks say."""
-    last: bool
-    """No request follows it on this connection."""
-    continues: bool
-    """The client waits for a word before it sends the body."""
+_Head = tuple[str, str, str, dict[bytes, bytes], int, bool, bool]
+"""Method, path, query, fields; the body's length in bytes, or _CHUNKED: its chunks say; whether it is the connection's
+last request; whether the client waits for a word before it sends the body. A plain tuple: it is made for every request.
+"""
 
 
 class RequestReader:
@@ -147,45 +141,68 @@ class RequestReader:
         """
         if self.malformed is not None or self.last:
             return ()
+        if not self._buffer and self._head is None and room > 0:
+            try:
+                ask = self._read_alone(data, now_s)
+            except MalformedRequest as exc:
+                self._stop(exc.malformed)
+                return ()
+            if ask is not None:
+                return (ask,)
         if self._buffer:
             if not isinstance(self._buffer, bytearray):
                 self._buffer = bytearray(self._buffer)
             self._buffer += data
-            buffer: bytes | bytearray = self._buffer
-        else:
-            buffer = data
+            data = b""
         found: list[Ask] = []
-        at = 0
         try:
-            while len(found) < room and not self.last:
-                head = self._head
-                if head is None:
-                    while buffer[at : at + 2] == b"\r\n":  # an empty line before a request is nobody's (RFC 9112, 2.2)
-                        at += 2
-                    end = buffer.find(_END, max(at, at + self._searched - 3), at + self._max_head_bytes)
-                    if end < 0:
-                        self._wait_for_head(buffer, at)
-                        break
-                    end += 4
-                    self._searched = 0
-                    head = self._read_head(bytes(buffer[at:end]))
-                    at = end
-                body, at = self._read_body(head, buffer, at)
-                if body is None:
-                    self._wait_for_body(head)
-                    break
-                self._head, self.continue_wanted = None, False
-                self.last = head.last
-                found.append(Ask(head.method, head.path, head.query, head.fields, body, self._host, now_s))
+            rest = self._read_on(self._buffer or data, now_s, room, found)
         except MalformedRequest as exc:
-            self.malformed = exc.malformed
-            self._buffer, self._head, self._chunks, self.continue_wanted = b"", None, None, False
+            self._stop(exc.malformed)
             return found
-        if at >= len(buffer) or self.last:
-            self._buffer = b""
-        elif at or buffer is data:
-            self._buffer = buffer[at:]
+        self._buffer = b"" if self.last else rest
         return found
+
+    def _read_alone(self, data: bytes, now_s: float) -> Ask | None:
+        """The one request that `data` is, as nearly always; None: it is less, or more."""
+        end = data.find(_END, 0, self._max_head_bytes) + 4
+        if end < 4 or data[0] == _CR:
+            return None
+        method, path, query, fields, length, last, _ = self._read_head(data[:end])
+        if end + length != len(data):
+            return None
+        self.last = last
+        return Ask(method, path, query, fields, data[end:], self._host, now_s)
+
+    def _read_on(self, buffer: bytes | bytearray, now_s: float, room: int, found: list[Ask]) -> bytes | bytearray:
+        """Append to `found` what is whole; returns the rest."""
+        at = 0
+        while len(found) < room and not self.last:
+            head = self._head
+            if head is None:
+                while buffer[at : at + 2] == b"\r\n":  # an empty line before a request is nobody's (RFC 9112, 2.2)
+                    at += 2
+                end = buffer.find(_END, max(at, at + self._searched - 3), at + self._max_head_bytes)
+                if end < 0:
+                    self._wait_for_head(buffer, at)
+                    break
+                end += 4
+                self._searched = 0
+                head = self._read_head(bytes(buffer[at:end]))
+                at = end
+            method, path, query, fields, length, last, continues = head
+            body, at = self._read_body(length, buffer, at)
+            if body is None:
+                if self._head is None:
+                    self._head, self.continue_wanted = head, continues
+                break
+            self._head, self.continue_wanted, self.last = None, False, last
+            found.append(Ask(method, path, query, fields, body, self._host, now_s))
+        return buffer[at:] if at else buffer
+
+    def _stop(self, malformed: Malformed) -> None:
+        self.malformed = malformed
+        self._buffer, self._head, self._chunks, self.continue_wanted = b"", None, None, False
 
     # The head.
 
@@ -220,7 +237,7 @@ class RequestReader:
             and connection != b"keep-alive"
             and b"close" in {option.strip() for option in connection.lower().split(b",")}
         )
-        return _Head(
+        return (
             _METHODS.get(method) or method.decode(),
             path,
             query,
@@ -259,10 +276,10 @@ class RequestReader:
 
     # The body.
 
-    def _read_body(self, head: _Head, buffer: bytes | bytearray, at: int) -> tuple[bytes | None, int]:
+    def _read_body(self, length: int, buffer: bytes | bytearray, at: int) -> tuple[bytes | None, int]:
         """The body, if it is whole, and where it ends."""
-        if head.length >= 0:
-            end = at + head.length
+        if length >= 0:
+            end = at + length
             return (bytes(buffer[at:end]), end) if len(buffer) >= end else (None, at)
         if self._chunks is None:
             self._chunks = ChunkedBody(self._max_body_bytes)
@@ -273,11 +290,6 @@ class RequestReader:
         self._chunks = None
         return body, at
 
-    def _wait_for_body(self, head: _Head) -> None:
-        if self._head is None:
-            self._head = head
-            self.continue_wanted = head.continues
-
 
 def _read_fields(data: bytes, at: int) -> dict[bytes, bytes]:
     """The header fields that begin at `at`, by lower-case name."""
@@ -287,10 +299,8 @@ def _read_fields(data: bytes, at: int) -> dict[bytes, bytes]:
     block = _HEADERS_ONLY + data[at:]
     as_sent: dict[bytes, bytes] = {}
     _run(_Once(as_sent), block)
-    fields = {name.lower(): value for name, value in as_sent.items()}
+    fields = {name.lower(): value.strip(b" \t") for name, value in as_sent.items()}
     if len(fields) == lines:
-        if b" \r" in block or b"\t\r" in block:
-            return {name: value.strip(b" \t") for name, value in fields.items()}
         return fields
     repeated = _Repeated()
     _run(repeated, block)
