@@ -182,7 +182,7 @@ class HeadReader(asyncio.Protocol):
             connection.refuse(verdict.code, goaway, _opening(request, verdict.protocol))
             listener.parting(connection)
         else:
-            self._refuse(verdict)
+            self._refuse(verdict, with_body=request.method != "HEAD")
 
     def _switch(self, request: RequestHead, verdict: Accept | RefuseSoftly) -> Connection:
         """Hand the transport over; from here on this object is done."""
@@ -202,18 +202,28 @@ class HeadReader(asyncio.Protocol):
         self._transport = None
         self._listener.replaced(self)
 
-    def _refuse(self, refusal: Refuse) -> None:
+    def _refuse(self, refusal: Refuse, *, with_body: bool = True) -> None:
         self._listener.refused(refusal.outcome)
         body = problem(refusal.status, refusal.detail, refusal.field)
-        self._respond(refusal.status, "application/problem+json", body, refusal.headers)
+        self._respond(refusal.status, "application/problem+json", body, refusal.headers, with_body=with_body)
 
-    def _respond(self, status: int, kind: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()) -> None:
+    def _respond(
+        self,
+        status: int,
+        kind: str,
+        body: bytes,
+        headers: tuple[tuple[str, str], ...] = (),
+        *,
+        with_body: bool = True,
+    ) -> None:
         transport = self._transport
         assert transport is not None
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Type: {kind}"]
-        lines += [f"Content-Length: {len(body)}", "Connection: close", "Cache-Control: no-store"]
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+        if status != HTTPStatus.NO_CONTENT:  # which must not name a length (RFC 9110, 8.6)
+            lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+        lines += ["Connection: close", "Cache-Control: no-store"]
         lines += [f"{name}: {value}" for name, value in headers]
-        transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (body if with_body else b""))
         self._answered = True
         if transport.can_write_eof():
             # Closing now would reset a client that is still sending, and lose it the answer: it closes, or a deadline.
