@@ -22,7 +22,7 @@ from contract.errors import BroadcastSystemError, Unavailable
 from device_sim.audit import DeviceLog
 from device_sim.client import Channel, ClientContext, DeviceClient, Recorder, now_ms
 from device_sim.device import Device, DeviceOptions
-from device_sim.prefetch import ArtworkMode, Prefetched, Prefetcher, Recorded
+from device_sim.prefetch import ArtworkMode, Prefetched, Prefetcher, ProfileToken, Recorded
 from device_sim.topic import Render
 
 __all__ = ["Fleet", "FleetOptions", "Progress"]
@@ -63,6 +63,8 @@ class FleetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """False keeps fingerprints of map entries alone: a third of the memory of a large fleet."""
     adopt_channel_state: bool = False
     """Show the state the channel names right after prefetch and start from its cursor, instead of from null."""
+    token_of: ProfileToken | None = None
+    """Signs a profile's prefetches, where the DGS demands it."""
 
 
 class Fleet:
@@ -93,6 +95,7 @@ class Fleet:
                 artwork=options.artwork,
                 keep_content=options.keep_content,
                 seed=options.seed + 1,
+                token_of=options.token_of,
             ).__aenter__()
         self._context = ClientContext(
             asyncio.get_running_loop(),

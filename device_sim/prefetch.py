@@ -1,5 +1,9 @@
 """Prefetch over HTTP: the stage map and the broadcast channel from GraphQL, then the map's artwork. aiohttp, bounded.
 
+Operations go by their hash (`documentId`), maps alone by GET with the tag of the map held, so that one that did not
+change costs a 304. A DGS that does not know the hash gets the whole document once and knows it then; one that knows no
+hashes gets documents from then on.
+
 The raw answers are kept as they came from the socket (`recorded`), so that a judge can compare what a device rendered
 with what its profile was sent, without asking the device.
 """
@@ -8,20 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self
-from urllib.parse import urljoin
+from typing import Any, Final, Literal, NamedTuple, Self
+from urllib.parse import urlencode, urljoin
 
 import aiohttp
 import msgspec
 
+from contract.device_operations import CHANNEL, FIRST, MAP, document_hash
 from contract.errors import BroadcastSystemError, InvalidRequest, Unavailable
 from device_sim.client import DeviceClient, now_ms
 from device_sim.stage_map import StageMap, stage_map_from_answer
 
-__all__ = ["ArtworkMode", "ChannelTopic", "PrefetchCounts", "Prefetched", "Prefetcher", "Recorded", "graphql_operation"]
+__all__ = ["ArtworkMode", "ChannelTopic", "PrefetchCounts", "Prefetched", "Prefetcher", "ProfileToken", "Recorded"]
 
 ArtworkMode = Literal["device", "edge", "none"]
 """`device`: every device gets every picture from the origin. `edge`: pictures have immutable URLs, so a cache shared
@@ -32,22 +38,11 @@ _RETRY_BASE_S: Final = 0.2
 _RETRY_MAX_S: Final = 5.0
 _PICTURE_MAX_BYTES: Final = 4 << 20
 _RECORDED_PER_DEVICE_MAX: Final = 64
-
-# One scalar carries all entries: the DGS answers it three times faster than the typed fields.
-_MAP: Final = (
-    "prefetchEvent(eventId: $eventId, profileId: $profileId, device: $device) "
-    "{ event { id topic } version revision ttlSeconds serverTime byKey }"
-)
-_CHANNEL: Final = (
-    "broadcastChannel(eventIds: $eventIds, profileId: $profileId, device: $device) "
-    "{ url subprotocol token connectWindowMs topics { eventId topic stateKey lastBroadcastAt } }"
-)
-_FIRST: Final = (
-    "query DevicePrefetch($eventId: ID!, $eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!) "
-    f"{{ {_MAP} {_CHANNEL} }}"
-)
-_ALONE: Final = f"query DeviceChannel($eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!) {{ {_CHANNEL} }}"
-_MORE: Final = f"query DeviceMap($eventId: ID!, $profileId: ID!, $device: DeviceContext) {{ {_MAP} }}"
+_REFUSAL_MAX_BYTES: Final = 4_096
+_NO_HASHES: Final = (400, 405)
+"""What a DGS says that wants a document, or one by POST."""
+_NOT_PERSISTED: Final = ("PERSISTED_QUERY_NOT_FOUND", "PERSISTED_QUERY_NOT_SUPPORTED")
+_MAX_AGE: Final = re.compile(r"max-age=(\d{1,9})")
 
 
 class ChannelTopic(msgspec.Struct, frozen=True, rename="camel"):
@@ -95,16 +90,23 @@ class PrefetchCounts(msgspec.Struct):
     artwork_from_edge: int = 0
     retries: int = 0
     failures: int = 0
+    unmodified: int = 0
+    """Maps that had not changed: a head without a body."""
+    whole_documents: int = 0
+    """Operations sent as text, since their hash was not known."""
 
 
-def graphql_operation(
-    event_id: str, profile_id: str, device: Mapping[str, object], *, event_ids: Sequence[str] | None = None
-) -> bytes:
-    """The POST body of one prefetch; with `event_ids` it also asks for the channel of all of them."""
-    variables: dict[str, object] = {"eventId": event_id, "profileId": profile_id, "device": dict(device)}
-    if event_ids is not None:
-        variables["eventIds"] = list(event_ids)
-    return msgspec.json.encode({"query": _MORE if event_ids is None else _FIRST, "variables": variables})
+class Heard(NamedTuple):
+    """An HTTP answer that needs no other try."""
+
+    status: int
+    body: bytes
+    etag: str = ""
+    max_age_s: int | None = None
+
+
+ProfileToken = Callable[[str], str]
+"""Profile id -> its token."""
 
 
 class Prefetcher:
@@ -119,7 +121,9 @@ class Prefetcher:
         timeout_s: float = 10.0,
         keep_content: bool = True,
         seed: int | None = None,
+        token_of: ProfileToken | None = None,
     ) -> None:
+        """`token_of`: what a profile's requests are signed with; None: nothing."""
         self.url = dgs_url.rstrip("/") + "/graphql"
         self.counts = PrefetchCounts()
         self.recorded: dict[str, list[Recorded]] = {}
@@ -129,7 +133,9 @@ class Prefetcher:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._concurrency = concurrency
         self._random = random.Random(seed)
+        self._token_of = token_of
         self._session: aiohttp.ClientSession | None = None
+        self._by_hash = True
         self._edge: dict[str, asyncio.Future[None]] = {}
         self._event_of_topic: dict[str, str] = {}
         self._refetches: set[asyncio.Task[None]] = set()
@@ -157,15 +163,17 @@ class Prefetcher:
         Raises InvalidRequest for what the DGS refuses, Unavailable once the bounded retries are spent.
         """
         assert event_ids, "a device follows at least one event"
-        first = await self._ask(profile_id, device_id, event_ids[0], device, event_ids=event_ids)
+        variables = {"eventId": event_ids[0], "eventIds": list(event_ids), "profileId": profile_id}
+        heard = await self._operation(FIRST, variables | {"device": dict(device)}, self._headers(profile_id, device_id))
+        first = _data(heard)
+        self._record(profile_id, device_id, event_ids[0], heard.body)
         channel = msgspec.convert(first["broadcastChannel"], _Channel)
         topics = {each.event_id: each.topic for each in channel.topics}
         for event_id, topic in topics.items():
             self._event_of_topic[topic] = event_id
         maps = {topics[event_ids[0]]: self._map(first)}
         for event_id in event_ids[1:]:
-            more = await self._ask(profile_id, device_id, event_id, device)
-            maps[topics[event_id]] = self._map(more)
+            maps[topics[event_id]] = await self._ask_map(profile_id, device_id, event_id, device)
         urls = frozenset(url for each in maps.values() for url in each.artwork)
         held = await self._fetch_artwork(urls)
         return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, maps, held)
@@ -175,8 +183,8 @@ class Prefetcher:
     ) -> Prefetched:
         """The channel alone, no maps; errors as `prefetch`."""
         variables = {"eventIds": list(event_ids), "profileId": profile_id, "device": dict(device)}
-        found = await self._operation(msgspec.json.encode({"query": _ALONE, "variables": variables}), device_id)
-        channel = msgspec.convert(found[0]["broadcastChannel"], _Channel)
+        found = _data(await self._operation(CHANNEL, variables, self._headers(profile_id, device_id)))
+        channel = msgspec.convert(found["broadcastChannel"], _Channel)
         return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, {}, frozenset())
 
     # MapFetcher
@@ -195,8 +203,17 @@ class Prefetcher:
                 event_id = self._event_of_topic.get(topic)
                 if event_id is None:
                     raise InvalidRequest(f"no event known for {topic!r}", field="topic")
-                answer = await self._ask(client.profile_id, device.device_id, event_id, client.device_context)
-                stage_map = self._map(answer)
+                state = device.topics.get(topic)
+                held = state.stage_map if state is not None else None
+                stage_map = await self._ask_map(
+                    client.profile_id,
+                    device.device_id,
+                    event_id,
+                    client.device_context,
+                    held=held,
+                    told_version=state.version if state is not None else 0,
+                    server_time_ms=now_ms() + device.clock_offset_ms,
+                )
                 device.artwork_fetched(await self._fetch_artwork(stage_map.artwork - device.artwork))
         except BroadcastSystemError:
             self.counts.failures += 1
@@ -206,39 +223,84 @@ class Prefetcher:
         client.carry_out(device.map_fetched(now_ms(), topic, stage_map, self._random.random()))
 
     # HTTP
-    def _map(self, answer: Mapping[str, Any]) -> StageMap:
+    def _map(self, answer: Mapping[str, Any], etag: str = "") -> StageMap:
         found = stage_map_from_answer(answer["prefetchEvent"], keep_content=self._keep_content)
         # URLs are shared by thousands of devices: one string each.
-        return msgspec.structs.replace(found, artwork=frozenset(sys.intern(url) for url in found.artwork))
+        urls = frozenset(sys.intern(url) for url in found.artwork)
+        return msgspec.structs.replace(found, artwork=urls, etag=etag)
 
-    async def _ask(
+    async def _ask_map(
         self,
         profile_id: str,
         device_id: str,
         event_id: str,
         device: Mapping[str, object],
         *,
-        event_ids: Sequence[str] | None = None,
-    ) -> dict[str, Any]:
-        body = graphql_operation(event_id, profile_id, device, event_ids=event_ids)
-        found, raw = await self._operation(body, device_id)
+        held: StageMap | None = None,
+        told_version: int = 0,
+        server_time_ms: int = 0,
+    ) -> StageMap:
+        """The map; the one `held` with a new lifetime where the DGS says that nothing changed."""
+        variables = {"eventId": event_id, "profileId": profile_id, "device": dict(device)}
+        headers = self._headers(profile_id, device_id)
+        if held is not None and held.etag:
+            headers["If-None-Match"] = held.etag
+        if told_version:
+            headers["X-Stagecue-Version"] = str(told_version)
+        heard = await self._operation(MAP, variables, headers, get=True)
+        if heard.status == 304:
+            if held is None:
+                raise Unavailable("the DGS says nothing changed to who holds nothing")
+            self.counts.unmodified += 1
+            ttl_s = held.ttl_s if heard.max_age_s is None else heard.max_age_s
+            return msgspec.structs.replace(held, ttl_s=ttl_s, server_time=server_time_ms)
+        self._record(profile_id, device_id, event_id, heard.body)
+        return self._map(_data(heard), heard.etag)
+
+    def _record(self, profile_id: str, device_id: str, event_id: str, body: bytes) -> None:
         kept = self.recorded.setdefault(profile_id, [])
         if len(kept) < _RECORDED_PER_DEVICE_MAX:
-            kept.append(Recorded(now_ms(), device_id, event_id, raw))
-        return found
+            kept.append(Recorded(now_ms(), device_id, event_id, body))
 
-    async def _operation(self, body: bytes, device_id: str) -> tuple[dict[str, Any], bytes]:
-        """(data, the raw body) of one GraphQL operation."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "X-Device-Id": device_id}
-        raw = await self._with_retries("POST", self.url, body, headers)
-        try:
-            answer = msgspec.json.decode(raw)
-            errors, found = answer.get("errors"), answer.get("data")
-        except (msgspec.DecodeError, AttributeError) as exc:
-            raise Unavailable(f"the DGS answered something else than GraphQL: {raw[:80]!r}") from exc
-        if errors or not isinstance(found, dict):
-            raise InvalidRequest(f"the DGS refused: {str(errors)[:400]}", field="prefetch")
-        return found, raw
+    def _headers(self, profile_id: str, device_id: str) -> dict[str, str]:
+        headers = {"Accept": "application/json", "X-Device-Id": device_id}
+        if self._token_of is not None:
+            headers["Authorization"] = f"Bearer {self._token_of(profile_id)}"
+        return headers
+
+    async def _operation(
+        self, document: str, variables: Mapping[str, object], headers: Mapping[str, str], *, get: bool = False
+    ) -> Heard:
+        """One operation by its hash; with the whole document where the DGS does not know that."""
+        digest = document_hash(document)
+        if self._by_hash:
+            heard = await self._ask_by_hash(digest, variables, headers, get=get)
+            if heard.status not in _NO_HASHES and not _unknown_hash(heard.body):
+                return heard
+        self.counts.whole_documents += 1
+        persisted = {"persistedQuery": {"version": 1, "sha256Hash": digest}}
+        whole = {"query": document, "variables": variables, "extensions": persisted}
+        answer = await self._post(whole, headers)
+        if self._by_hash and heard.status in _NO_HASHES:
+            self._by_hash = False  # it answers documents alone: a second request each time would be one too many
+        return answer
+
+    async def _ask_by_hash(
+        self, digest: str, variables: Mapping[str, object], headers: Mapping[str, str], *, get: bool
+    ) -> Heard:
+        name = f"sha256:{digest}"
+        if get:
+            query = urlencode({"documentId": name, "variables": msgspec.json.encode(variables)})
+            self.counts.operations += 1
+            return await self._with_retries("GET", f"{self.url}?{query}", None, headers, also=_NO_HASHES)
+        return await self._post({"documentId": name, "variables": variables}, headers, also=_NO_HASHES)
+
+    async def _post(
+        self, body: Mapping[str, object], headers: Mapping[str, str], *, also: Container[int] = ()
+    ) -> Heard:
+        self.counts.operations += 1
+        typed = {**headers, "Content-Type": "application/json"}
+        return await self._with_retries("POST", self.url, msgspec.json.encode(body), typed, also=also)
 
     async def _fetch_artwork(self, urls: frozenset[str]) -> frozenset[str]:
         """Fetch pictures, each once, and return the URLs now held."""
@@ -253,7 +315,7 @@ class Prefetcher:
     async def _picture(self, url: str) -> None:
         self.counts.artwork += 1
         picture = await self._with_retries("GET", urljoin(self.url, url), None, {})
-        if not picture:
+        if not picture.body:
             raise Unavailable(f"empty picture {url[:200]}")
 
     async def _picture_through_edge(self, url: str) -> None:
@@ -273,10 +335,14 @@ class Prefetcher:
             raise
         future.set_result(None)
 
-    async def _with_retries(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
-        """One request; overload and network trouble are retried a few times, jittered, as long as the server asks."""
+    async def _with_retries(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, also: Container[int] = ()
+    ) -> Heard:
+        """One request; overload and network trouble are retried a few times, jittered, as long as the server asks.
+
+        200, 304 and what `also` names are answers; any other status is a refusal.
+        """
         assert self._session is not None, "used outside its context"
-        self.counts.operations += method == "POST"
         last = ""
         for attempt in range(_TRIES):
             wait_s = min(_RETRY_MAX_S, _RETRY_BASE_S * 2**attempt)
@@ -287,8 +353,10 @@ class Prefetcher:
                         if len(received) >= _PICTURE_MAX_BYTES:
                             raise Unavailable(f"{url[:200]} is larger than {_PICTURE_MAX_BYTES} bytes")
                         received += await answer.content.read(_PICTURE_MAX_BYTES)
-                    if answer.status == 200:
-                        return received
+                    if answer.status in (200, 304) or answer.status in also:
+                        return Heard(
+                            answer.status, received, answer.headers.get("ETag", ""), _max_age_s(answer.headers)
+                        )
                     if answer.status not in (408, 429, 500, 502, 503, 504):
                         raise InvalidRequest(
                             f"{url[:200]} answered {answer.status}: {received[:200]!r}", field="prefetch"
@@ -304,3 +372,31 @@ class Prefetcher:
                 await asyncio.sleep(wait_s * (0.5 + self._random.random()))
         self.counts.failures += 1
         raise Unavailable(f"{url[:200]}: {last} after {_TRIES} tries")
+
+
+def _data(heard: Heard) -> dict[str, Any]:
+    """The answer's `data`. Raises InvalidRequest for errors in it, Unavailable for what is no GraphQL."""
+    try:
+        answer = msgspec.json.decode(heard.body)
+        errors, found = answer.get("errors"), answer.get("data")
+    except (msgspec.DecodeError, AttributeError) as exc:
+        raise Unavailable(f"the DGS answered something else than GraphQL: {heard.body[:80]!r}") from exc
+    if errors or not isinstance(found, dict):
+        raise InvalidRequest(f"the DGS refused: {str(errors)[:400]}", field="prefetch")
+    return found
+
+
+def _unknown_hash(body: bytes) -> bool:
+    """Whether it is Apollo's answer for a hash nobody told it, or for a server without hashes."""
+    if len(body) > _REFUSAL_MAX_BYTES or b"PERSISTED_QUERY_NOT_" not in body:
+        return False
+    try:
+        errors = msgspec.json.decode(body)["errors"]
+        return any(each["extensions"]["code"] in _NOT_PERSISTED for each in errors)
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return False
+
+
+def _max_age_s(headers: Mapping[str, str]) -> int | None:
+    found = _MAX_AGE.search(headers.get("Cache-Control", ""))
+    return int(found[1]) if found is not None else None

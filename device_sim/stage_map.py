@@ -38,6 +38,8 @@ class StageMap(msgspec.Struct, frozen=True):
     times: Mapping[str, int | None]
     artwork: frozenset[str] = frozenset()
     """URLs the map refers to."""
+    etag: str = ""
+    """The tag it came with, which asks whether it changed; empty: none."""
 
     def lookup(self, state_key: str | None) -> tuple[MapEntry, bool]:
         """The entry to show for a state key and whether the key was missing (then it is the default row)."""

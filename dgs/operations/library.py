@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
+import strawberry
+
+from contract.device_operations import DEVICE_OPERATIONS
 from contract.errors import InvalidRequest
 from dgs.operations.answers import NOT_FOUND, NOT_IN_MANIFEST, WRONG_HASH, WRONG_VERSION
 from dgs.operations.apq import AutomaticOperations
 from dgs.operations.documents import Document, Documents
-from dgs.operations.manifest import sha256_of, with_hashes
+from dgs.operations.manifest import parse_manifest, sha256_of, with_hashes
 from dgs.operations.request import Body, named_hash
 from dgs.serving import Answer
+from dgs.settings import DgsSettings
 
-__all__ = ["Library", "Mode"]
+__all__ = ["Library", "Mode", "load_library"]
 
 Mode = Literal["any", "apq", "manifest"]
 """`manifest`: only its operations; `apq`: and those learnt by hash; `any`: whole documents, too."""
@@ -136,3 +140,26 @@ class Library:
     def _refuse(self, answer: Mapping[bytes, Answer]) -> Mapping[bytes, Answer]:
         self.refused += 1
         return answer
+
+
+def load_library(settings: DgsSettings, schema: strawberry.Schema) -> Library:
+    """As the settings say; reads the manifest's file now, blocking.
+
+    The devices' own operations are known beside those of a manifest, unless that is all that may be served. Raises
+    InvalidRequest naming the file and what is wrong with it.
+    """
+    manifest = dict(DEVICE_OPERATIONS)
+    path = settings.operations_path
+    if path is not None:
+        try:
+            given = parse_manifest(path.read_bytes(), path.name)
+        except OSError as exc:
+            raise InvalidRequest(f"{path}: {exc.strerror}", field="operations") from exc
+        manifest = given if settings.operations_mode == "manifest" else manifest | given
+    return Library(
+        Documents(schema),
+        manifest,
+        mode=settings.operations_mode,
+        apq_entries=settings.apq_entries,
+        apq_bytes=settings.apq_bytes,
+    )

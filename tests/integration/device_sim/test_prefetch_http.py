@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from scripted_node import eventually, scripted_node
 
+from contract.device_operations import DEVICE_OPERATIONS
 from contract.errors import InvalidRequest, Unavailable
 from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
@@ -29,6 +30,11 @@ class ScriptedDgs:
         self.version = 1
         self.fail_next: list[int] = []
         self.errors: list[dict[str, Any]] | None = None
+        self.known: dict[str, str] | None = dict(DEVICE_OPERATIONS)
+        """Documents by hash; None: it wants documents, by POST."""
+        self.whole = 0
+        self.tokens: list[str | None] = []
+        self.told: list[str | None] = []
         self.asked: list[dict[str, Any]] = []
         self.device_ids: list[str] = []
         self.pictures: list[str] = []
@@ -41,14 +47,43 @@ class ScriptedDgs:
             await asyncio.sleep(0.005)
             if self.fail_next:
                 return web.Response(status=self.fail_next.pop(0), headers={"Retry-After": "0"})
-            operation = await request.json()
+            if request.method == "GET":
+                operation = {
+                    "documentId": request.query["documentId"],
+                    "variables": json.loads(request.query["variables"]),
+                }
+            else:
+                operation = await request.json()
+            refusal = self.unknown(operation)
+            if refusal is not None:
+                return refusal
             self.asked.append(operation)
             self.device_ids.append(request.headers["X-Device-Id"])
+            self.tokens.append(request.headers.get("Authorization"))
+            self.told.append(request.headers.get("X-Stagecue-Version"))
             if self.errors is not None:
                 return web.json_response({"errors": self.errors, "data": None})
-            return web.json_response({"data": self.data(operation["variables"])})
+            tag = f'W/"v{self.version}"'
+            kept = {"ETag": tag, "Cache-Control": "private, max-age=77"}
+            if request.method == "GET" and request.headers.get("If-None-Match") == tag:
+                return web.Response(status=304, headers=kept)
+            return web.json_response({"data": self.data(operation["variables"])}, headers=kept)
         finally:
             self.at_once -= 1
+
+    def unknown(self, operation: dict[str, Any]) -> web.Response | None:
+        """The refusal of an operation without a document it knows."""
+        self.whole += "query" in operation
+        if "query" in operation:
+            if self.known is not None:
+                self.known[operation["extensions"]["persistedQuery"]["sha256Hash"]] = operation["query"]
+            return None
+        if self.known is None:
+            return web.json_response({"errors": [{"message": "no document"}]}, status=400)
+        if operation["documentId"].removeprefix("sha256:") not in self.known:
+            code = {"code": "PERSISTED_QUERY_NOT_FOUND"}
+            return web.json_response({"errors": [{"message": "PersistedQueryNotFound", "extensions": code}]})
+        return None
 
     def data(self, variables: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -81,6 +116,7 @@ async def dgs() -> AsyncIterator[ScriptedDgs]:
     scripted = ScriptedDgs()
     app = web.Application()
     app.router.add_post("/graphql", scripted.graphql)
+    app.router.add_get("/graphql", scripted.graphql, allow_head=False)
     app.router.add_get("/artwork/{name}", scripted.picture)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -126,7 +162,7 @@ async def test_overload_is_retried_a_few_times_refusals_are_not(dgs: ScriptedDgs
         dgs.fail_next = [503, 429]
         await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
         assert prefetcher.counts.retries == 2
-        dgs.fail_next = [400]
+        dgs.fail_next = [400, 400]  # the hash, then the whole document
         with pytest.raises(InvalidRequest, match="answered 400"):
             await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
         dgs.errors = [{"message": "no such event", "extensions": {"code": "not_found"}}]
@@ -153,7 +189,7 @@ async def test_changed_content_is_refetched_in_the_window_and_rendered(dgs: Scri
             await eventually(lambda: all(client.device.topics[TOPIC].cursor == 1000 for client in fleet.clients))
             assert len(dgs.asked) == 5, "a broadcast asks for nothing"
             dgs.version = 2
-            dgs.fail_next = [400]  # one of them fails, and tries again in a later window
+            dgs.fail_next = [403]  # one of them fails, and tries again in a later window
             change = {"type": "schedule", "topic": TOPIC, "revision": 2, "version": 2, "times": {}}
             for connection in list(node.connections):
                 await node.say(connection, change)
@@ -161,3 +197,49 @@ async def test_changed_content_is_refetched_in_the_window_and_rendered(dgs: Scri
             assert len(dgs.asked) == 10
             assert [r.cause for r in fleet.clients[0].device.renders or ()][-2:] == ["live", "refreshed"]
             assert all(len(answers) == 2 for answers in fleet.recorded.values())
+
+
+async def test_operations_go_by_hash_and_a_dgs_that_forgot_one_is_told_once(dgs: ScriptedDgs) -> None:
+    dgs.known = {}
+    async with Prefetcher(dgs.url, artwork="none") as prefetcher:
+        for number in range(3):
+            await prefetcher.prefetch(f"p-{number}", "d-1", ("fight", "race"), device=TV)
+    assert dgs.whole == prefetcher.counts.whole_documents == 2, "one for each of two operations"
+    assert prefetcher.counts.operations == 8
+    assert dgs.known == {each: DEVICE_OPERATIONS[each] for each in dgs.known}
+
+
+async def test_a_dgs_without_hashes_is_asked_twice_once(dgs: ScriptedDgs) -> None:
+    dgs.known = None
+    async with Prefetcher(dgs.url, artwork="none") as prefetcher:
+        for number in range(3):
+            await prefetcher.prefetch(f"p-{number}", "d-1", ("fight", "race"), device=TV)
+    assert prefetcher.counts.operations == 7
+    assert dgs.whole == 6
+
+
+async def test_a_map_that_did_not_change_costs_a_head_and_lives_on(dgs: ScriptedDgs) -> None:
+    async with scripted_node() as node:
+        dgs.push_url = node.url
+        options = FleetOptions(
+            devices=1, dgs_url=dgs.url, event_ids=("race", "fight"), token_of=lambda profile_id: f"of-{profile_id}"
+        )
+        async with Fleet(options) as fleet:
+            await fleet.prefetch_all()
+            await fleet.connect_all()
+            client, prefetcher = fleet.clients[0], fleet.prefetcher
+            assert prefetcher is not None
+            state = client.device.topics[TOPIC]
+            assert state.stage_map is not None
+            before = state.stage_map
+            assert (before.etag, before.ttl_s) == ('W/"v1"', 3600)
+            prefetcher.request(client, TOPIC)
+            await eventually(lambda: prefetcher.counts.unmodified == 1)
+            await eventually(lambda: state.stage_map.ttl_s == 77)
+            assert state.stage_map.entries == before.entries
+            assert dgs.told[-1] == "1"
+            dgs.version = 2
+            prefetcher.request(client, TOPIC)
+            await eventually(lambda: state.stage_map.version == 2)
+            assert state.stage_map.etag == 'W/"v2"'
+    assert set(dgs.tokens) == {"Bearer of-p-0"}
