@@ -27,7 +27,7 @@ _NOTES_MAX: Final = 65_536
 def fill_of(plan: ClassPlan, klass: Class) -> float:
     """Part of a dependency's limit up to which the class is let in: where its band's middle goes by the cubic.
 
-    The rest is kept for what matters more. With the default bands: bulk 0.72, best_effort 0.82, degraded 0.93.
+    The rest is kept for what matters more. With the default bands: bulk 0.68, best_effort 0.82, degraded 0.93.
     """
     if plan.share == 0.0:
         return 0.0
@@ -77,7 +77,7 @@ class Dependency:
         self.calls[rank] += 1
         self.wanted[rank] += 1
         self.under_way[rank] += 1
-        self.limiter.begin()
+        self.limiter.begin(rank)
         return Call(rank, now_s)
 
     def refuse(self, rank: int) -> None:

@@ -20,11 +20,11 @@ What those are known to get wrong, and what is done here:
   long as it gets a fifth shorter by it. The important class keeps the whole limit meanwhile, unless it alone kept three
   probes from finding anything. At the least limit for 5 windows it is measured at once (Envoy, too).
 - *Windows of short calls are skipped* (Netflix: under 100 us): no such bound here.
-- *Growth while nobody asks*: the limit does not grow unless 0.7 of it was used. (Netflix has half. But what grew so in
-  a calm hour is what a surge meets first.)
+- *Growth while nobody asks*: the limit does not grow unless a class used 0.85 of its room. (Netflix has half. But what
+  grew so in a calm hour is what a surge meets first.)
 
-At first, from four times the least, and again from the least, it grows to half more than was used, per window, until a
-gradient or a drop speaks (RFC 5681's slow start); then `base` is measured, since all it has seen may have been a queue.
+At first, from four times the least, and again from the least, it grows by a fifth per window, until a gradient or
+a drop speaks (RFC 5681's slow start); then `base` is measured, since all it has seen may have been a queue.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WINDOW_CALLS: Final = 20
 TOLERANCE: Final = 1.1
 SMOOTHING_UP: Final = 0.3
 SMOOTHING_DOWN: Final = 0.8
-USED: Final = 0.7
+USED: Final = 0.85
 START: Final = 4
 BASE_LIFETIME_S: Final = 10.0
 PROBE_MAX_S: Final = 1.0
@@ -65,7 +65,6 @@ class Limiter:
         "_limit",
         "_lost_probes",
         "_most",
-        "_peak",
         "_probe_at_s",
         "_probe_before_s",
         "_probe_calls",
@@ -76,6 +75,7 @@ class Limiter:
         "_slow_start",
         "_starved_windows",
         "_sum_s",
+        "_used",
         "_window_from_s",
         "drops",
         "in_flight",
@@ -103,8 +103,9 @@ class Limiter:
         self.drops = 0
         self.probes = 0
         self._window_from_s = now_s
-        self._samples = self._drops = self._peak = 0
+        self._samples = self._drops = 0
         self._sum_s = 0.0
+        self._used = False
         self.room: list[int] = []
         """By rank: a call may begin while `in_flight` is less than this."""
         self._make_room()
@@ -128,11 +129,11 @@ class Limiter:
         self._fills = tuple(fills)
         self._make_room()
 
-    def begin(self) -> None:
-        """A call begins; who may is said by `room`."""
+    def begin(self, rank: int) -> None:
+        """A call for a class begins; who may is said by `room`."""
         self.in_flight += 1
-        if self.in_flight > self._peak:
-            self._peak = self.in_flight
+        if self.in_flight >= USED * self.room[rank]:
+            self._used = True
         if self._probe_from_s is not None and self.in_flight > self._probe_limit:
             self._probe_from_s = None  # the important class goes on: what is measured now is its queue
             self._probe_sum_s, self._probe_calls = 0.0, 0
@@ -169,12 +170,12 @@ class Limiter:
         self._make_room()
 
     def _follow(self, mean_s: float, now_s: float) -> None:
-        used = self._peak >= USED * self._limit
+        used = self._used
         if self._base_s is None or mean_s <= self._base_s:
             self._base_s, self._base_at_s = mean_s, now_s
         gradient = min(1.0, max(0.5, TOLERANCE * self._base_s / mean_s)) if mean_s > 0 else 1.0
         if self._slow_start and gradient >= 0.9:
-            self._limit = max(self._limit, 1.5 * self._peak if used else 0.0)
+            self._limit *= 1.2 if used else 1.0
         else:
             if self._slow_start:
                 self._slow_start = False
@@ -230,7 +231,7 @@ class Limiter:
         self._window_from_s = now_s
         self._samples = self._drops = 0
         self._sum_s = 0.0
-        self._peak = self.in_flight
+        self._used = False
 
     def _make_room(self) -> None:
         others = self._limit if self._probe_at_s is None else self._probe_limit

@@ -12,7 +12,7 @@ import pytest
 
 from dgs.priority.limiter import BASE_LIFETIME_S, Limiter
 
-FILLS = (1.0, 0.93, 0.82, 0.72)
+FILLS = (1.0, 0.93, 0.82, 0.68)
 
 
 class Bench:
@@ -38,7 +38,7 @@ class Bench:
         while self.now_s < until_s:
             calls = self.limiter.room[rank] if demand is None else min(demand, self.limiter.room[rank])
             for _ in range(calls):
-                self.limiter.begin()
+                self.limiter.begin(rank)
             took_s = service_s(self.now_s) * max(1.0, calls / self.slots)
             self.now_s += took_s
             for _ in range(calls):
@@ -59,6 +59,16 @@ def test_it_settles_a_third_above_the_slots(slots: int) -> None:
     bench = Bench(slots=slots, least=2)
     bench.run(5.0, steady)
     assert slots <= bench.limiter.limit <= 1.6 * slots + 4
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_every_class_alone_finds_the_slots(rank: int) -> None:
+    """Also the one that is let in least far, and after the limit fell to the least."""
+    bench = Bench(slots=40)
+    bench.run(2.0, lambda now_s: 0.25, late_part=1.0, rank=rank)
+    assert bench.limiter.limit == 8
+    bench.run(8.0, steady, rank=rank)
+    assert 40 <= bench.limiter.room[rank] <= 60
 
 
 def test_it_does_not_swing() -> None:
@@ -171,7 +181,7 @@ def test_quick_failures_say_nothing() -> None:
     """A refused connection is neither fast service nor a time-out."""
     limiter = Limiter(least=8, most=100, fills=FILLS, now_s=0.0)
     for number in range(1_000):
-        limiter.begin()
+        limiter.begin(2)
         limiter.end(0.0001, "failed", number / 100)
     assert (limiter.limit, limiter.base_ms, limiter.drops, limiter.in_flight) == (32, None, 0, 0)
 
