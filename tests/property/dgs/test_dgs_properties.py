@@ -197,7 +197,7 @@ ARRIVALS = st.lists(st.tuples(st.sampled_from(["graphql", "artwork"]), st.intege
 @given(ARRIVALS, st.integers(0, 50), st.integers(0, 50))
 def test_the_request_log_agrees_with_counting(arrivals: list[tuple[str, int]], since: int, until: int) -> None:
     """While nothing was forgotten, counts are exact for any window and any order."""
-    log = RequestLog(window_ms=1_000, max_entries=1_000, started_ms=0)
+    log = RequestLog(window_ms=1_000, started_ms=0)
     for kind, at in arrivals:
         log.note(kind, at)  # type: ignore[arg-type]
     counts = log.counts(since, until)
