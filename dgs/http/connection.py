@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_arrived_s",
         "_begun_s",
+        "_eof",
         "_flush_due",
         "_host",
         "_lingering",
@@ -85,6 +86,9 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._flush_due = False
         self._reading = False
+        """Requests are being taken in: whoever is answered meanwhile is written to after it."""
+        self._eof = False
+        """The client asks nothing beyond what is here."""
         self._paused = False
         """The client does not take what it asked for: nothing more is served to it until it does."""
         self._lingering = False
@@ -112,8 +116,15 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if not self._lingering:
-            self._read(data)
+        if self._lingering:
+            return
+        self._take(data)
+        reader = self._reader
+        if reader.held_bytes > self._server.limits.max_held_bytes:
+            self._server.let_go()
+            self.abort()
+        elif self._out or reader.continue_wanted or reader.malformed is not None:
+            self.flush()
 
     def eof_received(self) -> bool:
         """A client may close its half once it has asked all it wants; whatever it asked is answered.
@@ -122,7 +133,7 @@ class Connection(asyncio.Protocol):
         """
         if self._lingering or not (self._waiting or self._out):
             return False
-        self._reader.last = True
+        self._eof = True
         return True
 
     def pause_writing(self) -> None:
@@ -146,7 +157,7 @@ class Connection(asyncio.Protocol):
 
     # Requests.
 
-    def _read(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         """Take in what is whole by now, as far as there is room."""
         server, reader, waiting = self._server, self._reader, self._waiting
         now_s = server.now_s()
@@ -170,11 +181,6 @@ class Connection(asyncio.Protocol):
             self._begun_s = None
         elif self._begun_s is None:
             self._begun_s = now_s
-        if reader.held_bytes > server.limits.max_held_bytes:
-            server.let_go()
-            self.abort()
-        elif self._out or reader.continue_wanted or reader.malformed is not None:
-            self.flush()
 
     def answered(self, exchange: Exchange) -> None:
         """Called by `exchange` as it gets its answer."""
@@ -191,7 +197,7 @@ class Connection(asyncio.Protocol):
                 written(
                     answer,
                     head_only=ask.method == "HEAD",
-                    close=not waiting and self._ends,
+                    close=not waiting and self._ends(),
                     date_line=server.date_line,
                 )
             )
@@ -203,36 +209,38 @@ class Connection(asyncio.Protocol):
             self._flush_due = True
             server.flush_soon(self)
 
-    @property
     def _ends(self) -> bool:
-        """Whether no request follows those that are here."""
+        """Whether nothing is to be answered behind those that wait."""
         reader = self._reader
-        return reader.last or (self._server.draining and not reader.begun and reader.malformed is None)
+        if reader.last:
+            return True
+        return (self._eof or self._server.draining) and not reader.begun and reader.malformed is None
 
     def flush(self) -> None:
         """Write what is ready, and go on to what waits behind it."""
         self._flush_due = False
-        transport = self._transport
-        if transport is None or self._paused or self._lingering:
+        transport, reader, waiting = self._transport, self._reader, self._waiting
+        if transport is None or self._lingering:
             return
         out = self._out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            transport.write(data)
-        reader = self._reader
-        if not self._waiting:
-            if reader.malformed is not None:
-                self._refuse(reader.malformed)
-                return
-            if self._ends:
-                self._end()
-                return
-            if reader.continue_wanted and not self._paused:
-                reader.continue_wanted = False
-                transport.write(CONTINUE)
-        if reader.begun and not self._paused and not self._reading:
-            self._read(b"")
+        while not self._paused:
+            if out:
+                data = out[0] if len(out) == 1 else b"".join(out)
+                out.clear()
+                transport.write(data)
+            if reader.begun and not self._paused and len(waiting) < self._server.limits.pipelined_max:
+                self._take(b"")
+            if not out:
+                break
+        if waiting or self._paused:
+            return
+        if reader.malformed is not None:
+            self._refuse(reader.malformed)
+        elif self._eof or self._ends():
+            self._end()
+        elif reader.continue_wanted:
+            reader.continue_wanted = False
+            transport.write(CONTINUE)
 
     def _refuse(self, malformed: Malformed) -> None:
         """The last this connection is told."""

@@ -177,6 +177,29 @@ async def test_a_client_that_closes_its_half_gets_what_it_asked_for(on_the_loop:
         assert await client.rest() == b""
 
 
+async def test_more_than_may_be_under_way_and_then_the_end_of_a_half() -> None:
+    """What waits as bytes when the client closes its half is asked as much as the rest."""
+    async with served(pipelined_max=2) as place:
+        client = await place.client(GET % b"/later" + GET % b"/x" * 50 + b"GET /half")
+        client.writer.write_eof()
+        reply = await place.endpoint.holds("/later")
+        await asyncio.sleep(0.05)
+        reply(Answer(200, TEXT, b""))
+        assert (await client.rest()).count(b"HTTP/1.1 200 OK") == 51
+
+
+async def test_a_word_is_said_only_when_its_turn_has_come() -> None:
+    """`100 Continue` for a request behind one that has no answer yet would be read as that one's."""
+    async with served() as place:
+        expecting = b"POST /p HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        client = await place.client(GET % b"/later" + expecting)
+        (await place.endpoint.holds("/later"))(Answer(200, TEXT, b"one"))
+        assert (await client.answer())[2] == b"one"
+        assert (await client.answer())[0] == 100
+        client.send(b"ok")
+        assert (await client.answer())[2] == b"/p|ok"
+
+
 async def test_head_tells_the_length_and_304_nothing() -> None:
     class Fixed:
         def serve(self, ask: Ask, reply: Reply) -> None:
