@@ -37,14 +37,13 @@ class Chosen(NamedTuple):
 
 class _Kept(NamedTuple):
     at_s: float
-    ranked: tuple[str, ...]
-    because: tuple[tuple[str, tuple[str, ...]], ...]
+    answer: Recommendations
 
 
 class StaleAnswers:
     """The last answer for each profile and need, some 1 KB each: least recently used ones go first.
 
-    Ids are kept, not titles: an answer outlives the catalog it was given with, titles that are gone drop out of it.
+    An answer outlives the catalog it was given with; titles that are gone drop out of it.
     """
 
     __slots__ = ("_kept", "_max_entries", "_stale_s")
@@ -61,11 +60,7 @@ class StaleAnswers:
         if self._stale_s <= 0 or self._max_entries <= 0:
             return
         key = profile_id, need
-        self._kept[key] = _Kept(
-            now_s,
-            tuple(title.id for title in answer.ranked),
-            tuple((seen.id, tuple(title.id for title in near)) for seen, near in answer.because),
-        )
+        self._kept[key] = _Kept(now_s, answer)
         self._kept.move_to_end(key)
         if len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
@@ -79,11 +74,9 @@ class StaleAnswers:
             del self._kept[profile_id, need]
             return None
         self._kept.move_to_end((profile_id, need))
-        ranked = tuple(by_id[title_id] for title_id in kept.ranked if title_id in by_id)
+        ranked = _of_today(kept.answer.ranked, by_id)
         because = tuple(
-            (by_id[seen], tuple(by_id[title_id] for title_id in near if title_id in by_id))
-            for seen, near in kept.because
-            if seen in by_id
+            (by_id[seen.id], _of_today(near, by_id)) for seen, near in kept.answer.because if seen.id in by_id
         )
         return Recommendations(ranked, because) if ranked else None
 
@@ -93,3 +86,7 @@ def popular_for(catalog: Catalog, profile: Profile, need: Need) -> Recommendatio
     watched = {viewing.title_id for viewing in profile.history}
     unseen = tuple(title for title in catalog.popular if title.id not in watched)[: need.k]
     return Recommendations(unseen or catalog.popular[: need.k])
+
+
+def _of_today(titles: tuple[Title, ...], by_id: Mapping[str, Title]) -> tuple[Title, ...]:
+    return tuple(by_id[title.id] for title in titles if title.id in by_id)

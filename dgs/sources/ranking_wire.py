@@ -150,7 +150,7 @@ def read_answer(body: bytes, asked: frozenset[str], need: Need, by_id: Mapping[s
 
 
 def _known(ids: Sequence[str], by_id: Mapping[str, Title]) -> tuple[Title, ...]:
-    return tuple(by_id[title_id] for title_id in dict.fromkeys(ids) if title_id in by_id)
+    return tuple(filter(None, map(by_id.get, dict.fromkeys(ids))))
 
 
 def _plain(text: str) -> str:
