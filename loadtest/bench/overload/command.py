@@ -44,8 +44,7 @@ share = 0.0
 """
 """A ruleset under which every request is refused: what one refusal costs."""
 _GOOD_SHARE: Final = 0.99
-_FIRST_CONNECTIONS: Final = (32, 128)
-_STEPS: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+_HALVINGS: Final = 5
 _FEW: Final = 2
 """Connections that keep one core busy and let nobody wait for long."""
 
@@ -132,23 +131,26 @@ async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Co
 
 
 async def _sustained(arena: Arena, options: OverloadOptions) -> tuple[float, float]:
-    """Most others a second of which nearly all are good, and the most good answers a second seen on the way."""
-    guess = 0.0
-    for connections in _FIRST_CONNECTIONS:
-        run, _ = await arena.run_closed(connections, options.step_s)
-        guess = max(guess, run.good_count / run.wall_s)
-        await arena.rest(0.5)
-    peak = guess
-    if not guess:
-        raise CouldNotRun(f"the DGS gives no map of the ranking service; {run.error}{arena.subject.log_end()}")
-    for share in _STEPS:
-        found = await arena.run_open([Stretch(options.step_s, 0.0, share * guess)])
+    """Most others a second of which nearly all are good, and the most good answers a second seen on the way.
+
+    Between nothing and all that the slots could do, halved until it is known to a thirtieth of that.
+    """
+    most = options.slots * 1000 / options.slot_ms
+    sustained, too_much, peak = 0.0, most, 0.0
+    for _ in range(_HALVINGS):
+        tried = (sustained + too_much) / 2
+        found = await arena.run_open([Stretch(options.step_s, 0.0, tried)])
         served = served_between(found.records, 0.0, options.step_s)
         peak = max(peak, served.good_per_s)
-        await arena.rest(0.5)
         if served.success >= _GOOD_SHARE:
-            return share * guess, peak
-    raise CouldNotRun(f"the DGS does not sustain even {_STEPS[-1] * guess:,.0f} requests a second")
+            sustained = tried
+        else:
+            too_much = tried
+        error = found.run.error
+        await arena.rest(0.5)
+    if not sustained:
+        raise CouldNotRun(f"the DGS does not sustain {tried:,.0f} requests a second; {error}{arena.subject.log_end()}")
+    return sustained, peak
 
 
 async def _cpu_bound(options: OverloadOptions, reporter: Reporter, cores: Cores) -> CpuBound:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from binascii import crc32
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -65,7 +66,7 @@ class Rankings:
         return self._encode({"recommendations": [self._of(profile, need) for profile in ask.profiles]})
 
     def _of(self, profile: _Asked, need: _Need) -> dict[str, Any]:
-        start = hash(profile.id) % self._count
+        start = crc32(profile.id.encode()) % self._count
         ids, watched = self._ids, profile.history[: need.because]
         return {
             "profile": profile.id,
@@ -89,8 +90,7 @@ class RankingProtocol(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -164,6 +164,7 @@ async def open_arena(
     """Start our DGS three times (as it is, without tokens, ranking for itself) and the peers. Raises CouldNotRun."""
     async with AsyncExitStack() as stack:
         room = _Room(stack, cores, schedule, picked, form)
+        await picked.materialise(room.materialised, schedule)
         yield Arena([await room.enter(name) for name in (OURS, WITHOUT_TOKENS, COLD, *peers)], picked, cores)
 
 
@@ -177,6 +178,7 @@ class _Room:
         self._cores = cores
         self._form = form
         self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stagecue-bench-")))
+        self.materialised = self._directory / "materialised"
         self._secret = Secret("k1", secrets.token_bytes(32))
         self._schedule = schedule
         self._night = write_night(self._directory, schedule, picked, self._secret)
@@ -205,7 +207,9 @@ class _Room:
             directory,
             core=core,
             setup=DgsSetup(self._schedule, self._secret),
-            environment={"DGS_RECOMMENDATIONS": "catalog"} if name == COLD else {},
+            environment={"DGS_RECOMMENDATIONS": "catalog"}
+            if name == COLD
+            else {"DGS_MATERIALISED_PATH": str(self.materialised)},
             takes_tokens=name != WITHOUT_TOKENS,
             form=self._form,
         )

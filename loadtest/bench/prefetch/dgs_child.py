@@ -22,7 +22,7 @@ from contract.runtime.runner import Readiness, run_process, run_services
 from contract.runtime.system_clock import SystemClock
 from contract.runtime.telemetry import configure_logging
 from contract.schedule import TopicSchedule
-from contract.tokens import new_key_ring
+from contract.tokens import KeyRing, new_key_ring
 from dgs.app import build_dgs
 from dgs.http.asgi_bridge import AsgiBridge
 from dgs.http.limits import ServerLimits
@@ -56,6 +56,7 @@ async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:
             schedule_view=view,
             replay_log=MemoryReplayLog(),
             device_ring=new_key_ring("stagecue.device"),
+            profile_ring=KeyRing("stagecue.profile", {setup.secret.kid: setup.secret.key}, setup.secret.kid),
             clock=clock,
             readiness=readiness,
         )
