@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from contract.schedule import TopicSchedule
 from dgs.priority.rules import Phase, PhaseTimes
 
-__all__ = ["Standing", "standing_of"]
+__all__ = ["Standing", "due_times_of", "standing_of"]
 
 
 class Standing(NamedTuple):
@@ -30,3 +31,13 @@ def standing_of(due_times_ms: Collection[int], now_ms: int, times: PhaseTimes) -
     if now_ms > max(due_times_ms) + times.window_after_s * 1000:
         return Standing("after", None)
     return Standing("window", next_stage_ms)
+
+
+def due_times_of(schedules: Iterable[TopicSchedule]) -> dict[str, tuple[int, ...]]:
+    """Event id -> due times in ms over all its audiences; a cancelled audience has none, as nobody waits for it."""
+    found: dict[str, set[int]] = {}
+    for schedule in schedules:
+        times = found.setdefault(schedule.event_id, set())
+        if not schedule.cancelled:
+            times.update(stage.due_at for stage in schedule.stages if stage.due_at is not None)
+    return {event_id: tuple(sorted(times)) for event_id, times in found.items()}

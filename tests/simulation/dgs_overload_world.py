@@ -1,6 +1,7 @@
 """A DGS under an open-loop load in virtual time: one CPU, one dependency with slots, and the real gate in between.
 
-The CPU serves its queue by class. Framing and refusing cost CPU; an admitted request costs more, and then waits for
+The CPU serves its queue by class; every other time whoever waits for an interval already, whatever its class, so that
+it is at least refused. Framing and refusing cost CPU; an admitted request costs more, and then waits for
 a slot of the dependency, which queues what comes too much. Nobody waits for anybody before asking.
 """
 
@@ -13,8 +14,9 @@ from random import Random
 from typing import Final, NamedTuple
 
 from dgs.priority.gate import PriorityGate
-from dgs.priority.rules import RANK, Ruleset
+from dgs.priority.rules import Ruleset
 from dgs.priority.ruleset_file import RulesetFile
+from dgs.priority.shedding import INTERVAL_S
 from dgs.serving import CLASSES, Class, Seen, Verdict
 
 __all__ = ["NOW_MS", "SEEN", "Done", "Stream", "World"]
@@ -81,7 +83,7 @@ class World:
         self._order = 0
         self._queues: dict[Class, deque[tuple[float, Seen]]] = {klass: deque() for klass in CLASSES}
         self._cpu_free_s = 0.0
-        self._cpu_busy = False
+        self._cpu_busy = self._odd = False
         self._busy_slots = 0
         self._waiting: deque[Callable[[float], None]] = deque()
 
@@ -126,7 +128,7 @@ class World:
             self._at(now_s, self._next)
 
     def _next(self, now_s: float) -> None:
-        klass = next((klass for klass in CLASSES if self._queues[klass]), None)
+        klass = self._whose_turn(now_s)
         if klass is None:
             self._cpu_busy = False
             return
@@ -147,6 +149,14 @@ class World:
             return
         self.verdicts.append((now_s, verdict))
         self.done.append(Done(now_s, klass, arrived_s, ok=False))
+
+    def _whose_turn(self, now_s: float) -> Class | None:
+        waiting = [klass for klass in CLASSES if self._queues[klass]]
+        self._odd = not self._odd
+        if self._odd:
+            aged = [klass for klass in waiting if now_s - self._queues[klass][0][0] > INTERVAL_S]
+            waiting = aged[-1:] or waiting
+        return waiting[0] if waiting else None
 
     def _call(self, call: object, klass: Class, arrived_s: float, now_s: float) -> None:
         self.calls.append(now_s)
@@ -185,7 +195,3 @@ class World:
     def _finish(self, klass: Class, arrived_s: float, at_s: float, began_s: float) -> None:
         self.gate.finished(klass, took_s=at_s - began_s, outcome="ok", now_s=at_s)
         self.done.append(Done(at_s, klass, arrived_s, ok=True))
-
-
-def rank_of(verdict: Verdict) -> int:
-    return RANK[verdict.klass]

@@ -131,6 +131,17 @@ def test_the_processs_own_cpu(shed_cost: float) -> None:
     assert world.success("best_effort", 6.5, 10) >= 0.99
 
 
+def test_nobody_starves_of_cpu_either() -> None:
+    """Others alone are three times too much: bulk is served once a second all the same, and refused soon, not late."""
+    world = World(seed=13, needs_dependency=False, cpu_serve_s=0.0005)
+    world.run([Stream("degraded", 6_000, 0, 6), Stream("bulk", 50, 0, 6)], 6.0)
+    bulk = [done for done in world.done if done.klass == "bulk"]
+    assert 5 <= sum(done.ok for done in bulk) <= 20
+    assert len(bulk) > 200
+    assert max(done.at_s - done.arrived_s for done in bulk) < 0.5
+    assert world.goodput(1, 6, "degraded") >= 0.9 * (1 - 3 * 0.04) / (1 - 0.04) * 2_000
+
+
 def test_what_is_refused_comes_back_before_the_stage() -> None:
     """A stage in 12 s: every refusal's moment lies before it, or it asks for the default map."""
     due_s = 12.0

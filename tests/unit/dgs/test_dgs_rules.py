@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from dgs.priority.phases import Standing, standing_of
+from contract.schedule import PlannedStage, TopicSchedule
+from dgs.priority.phases import Standing, due_times_of, standing_of
 from dgs.priority.rules import ClassPlan, Match, Phase, PhaseTimes, Rule, Ruleset, judge, matches
 from dgs.priority.ruleset_file import RulesetFile
 from dgs.serving import CLASSES, Class, Seen
@@ -107,6 +108,26 @@ def test_where_an_event_stands(now_h: float, standing: Standing) -> None:
 def test_an_event_without_times_stands_nowhere() -> None:
     """Manual stages alone have no due times."""
     assert standing_of((), 0, PhaseTimes()) == Standing("none", None)
+
+
+def test_due_times_are_of_all_audiences() -> None:
+    """Each time once; manual stages have none, a cancelled audience neither."""
+
+    def schedule(topic: str, *due: int | None, cancelled: bool = False) -> TopicSchedule:
+        stages = tuple(PlannedStage(key=f"s{n}", order=n, due_at=at) for n, at in enumerate(due))
+        return TopicSchedule(
+            topic=topic,
+            event_id=topic[0],
+            title="",
+            revision=1,
+            version=1,
+            starts_at=0,
+            cancelled=cancelled,
+            stages=stages,
+        )
+
+    schedules = [schedule("e1", 5, None), schedule("e2", 5, 3), schedule("e3", 9, cancelled=True), schedule("f", None)]
+    assert due_times_of(schedules) == {"e": (3, 5), "f": ()}
 
 
 @pytest.mark.parametrize(
