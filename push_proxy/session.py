@@ -185,15 +185,17 @@ class Session:
         self._calm_until_s = self._calm_until()
         """Until then it is neither sent away nor is its token renewed: known beforehand, and asked at every ping."""
 
-    def welcome(self, *, node: str, server_time_ms: int, now_s: float) -> WelcomeFrame:
-        """The first frame of every session."""
+    def welcome(
+        self, *, node: str, server_time_ms: int, now_s: float, reconnect_window_ms: int | None = None
+    ) -> WelcomeFrame:
+        """The first frame of every session. One that is welcomed again later is told the window of then."""
         terms = self._terms
         return WelcomeFrame(
             node=node,
             server_time=server_time_ms,
             lifetime_s=round(self._lifetime_end_s - now_s, 3),
             ping_s=terms.ping_s,
-            reconnect_window_ms=terms.reconnect_window_ms,
+            reconnect_window_ms=terms.reconnect_window_ms if reconnect_window_ms is None else reconnect_window_ms,
             refetch_window_ms=terms.refetch_window_ms,
         )
 

@@ -164,7 +164,12 @@ class GraphqlConnection(WebSocketConnection):
         listener, session = self._listener, self.session
         assert session is not None
         first: list[ServerFrame] = [
-            session.welcome(node=listener.node_id, server_time_ms=asking.now_ms, now_s=asking.now_s)
+            session.welcome(
+                node=listener.node_id,
+                server_time_ms=asking.now_ms,
+                now_s=asking.now_s,
+                reconnect_window_ms=listener.terms.reconnect_window_ms,
+            )
         ]
         if self._untold_token is not None:
             first.append(self._untold_token)
