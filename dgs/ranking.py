@@ -150,19 +150,29 @@ class TfIdfRanking:
         if k == 0:
             return []
         scores = self._class_scores(taste)
-        wanted = k + len(watched)
-        if wanted < len(scores):
-            # A class whose most popular title is not among the first `wanted` of these has none among them.
-            best = scores + self._best_ties
-            classes = np.argpartition(best, len(best) - wanted)[len(best) - wanted :].tolist()
-        else:
-            classes = range(len(scores))
-        found = [index for number in classes for index in self._members[number][:wanted] if index not in watched]
-        of = np.array(found)
+        of = np.array(self._candidates(scores, watched, k))
         # No two scores are equal: the popularity share of each title is its own.
         order = np.argsort(-(scores[self._class_of[of]] + self._ties[of]), kind="stable")
         ranked: list[int] = of[order[:k]].tolist()
         return ranked
+
+    def _candidates(self, scores: _Floats, watched: set[int] | frozenset[int], k: int) -> list[int]:
+        """Titles among which the best `k` are, in no order: whole classes, best score first, until there are enough."""
+        wanted = k + len(watched)
+        classes = np.arange(len(scores))
+        if wanted < len(scores):
+            # A class whose most popular title is not among the first `wanted` of these has none among them.
+            best = scores + self._best_ties
+            classes = np.argpartition(best, len(best) - wanted)[len(best) - wanted :]
+        classes = classes[np.argsort(-scores[classes])]
+        found: list[int] = []
+        before = math.inf
+        for number, score in zip(classes.tolist(), scores[classes].tolist(), strict=True):
+            if score < before and len(found) >= k:
+                break
+            before = score
+            found += [index for index in self._members[number][:wanted] if index not in watched]
+        return found
 
 
 def _popularity_ranks(titles: Sequence[Title]) -> _Floats:
