@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import h11
+import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from dgs.http.request_reader import RequestReader
 from dgs.serving import Ask
 
+CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus" / "request_head"
 LIMITS: dict[str, int] = {"max_head_bytes": 512, "max_body_bytes": 64, "max_line_bytes": 200}
 token = st.text("abcXYZ-_!09", min_size=1, max_size=6)
 value = st.text(" \tabc,;=/\"'09é", max_size=12).map(lambda text: text.encode("latin-1"))
@@ -96,7 +99,7 @@ def test_pieces_make_no_difference(stream: bytes, data: st.DataObject) -> None:
     assert fed([stream], room=1) == whole
 
 
-def oracle(stream: bytes) -> list[tuple[bytes, bytes, bytes]] | None:
+def oracle(stream: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """(method, target, body) of the requests h11 reads before it wants more or finds something wrong."""
     found: list[tuple[bytes, bytes, bytes]] = []
     connection = h11.Connection(h11.SERVER)
@@ -134,7 +137,6 @@ def test_what_is_told_is_what_h11_reads(stream: bytes) -> None:
     """We may refuse more than h11 does, and never read a request or its body otherwise: no smuggling past a proxy."""
     ours, _, _ = fed([stream])
     theirs = oracle(stream.lstrip(b"\r\n"))
-    assert theirs is not None
     event(f"{len(ours)} requests")
     for mine, (method, target, body) in zip(ours, theirs, strict=False):
         assert mine.method.encode() == method
@@ -142,6 +144,19 @@ def test_what_is_told_is_what_h11_reads(stream: bytes) -> None:
         assert target.decode().endswith(path.lstrip("/")) or not mine.query
         assert mine.body == body
     assert len(ours) <= len(theirs)
+
+
+@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
+def test_what_fuzzing_another_reader_found(path: Path) -> None:
+    """The corpus of the push node's reader: heads by hand, and those that led a fuzzer to new code."""
+    stream = path.read_bytes()[2:]
+    for more in (b"", b"\r\n\r\n"):
+        whole = fed([stream + more])
+        assert fed([bytes([octet]) for octet in stream + more]) == whole
+        theirs = oracle((stream + more).lstrip(b"\r\n"))
+        assert [(each.method.encode(), each.body) for each in whole[0]] == [
+            (method, body) for method, _, body in theirs
+        ][: len(whole[0])]
 
 
 @settings(deadline=None)
