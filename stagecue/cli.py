@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "push": ("stagecue.commands.services:push", "Run one push node alone."),
     "dgs": ("stagecue.commands.services:dgs", "Run the GraphQL prefetch service alone."),
     "cluster": ("stagecue.commands.cluster:cluster", "Run everything on Kafka, Redis and PostgreSQL on this machine."),
+    "materialise": ("stagecue.commands.materialise:materialise", "Make many profiles' picks for an event ahead of it."),
     "bench": ("stagecue.commands.bench:bench", "Measure the promised figures."),
     "keys": ("stagecue.commands.keys:keys", "List, rotate and retire the keys of tokens and links."),
     "settings": ("stagecue.commands.settings:settings", "List every setting: variable, default, meaning."),

@@ -304,6 +304,13 @@ class FileMaterialised:
         finally:
             os.close(file)
 
+    async def forget(self, job: str) -> None:
+        """None of its chunks is done; what they wrote stays."""
+        try:
+            await asyncio.to_thread(self._job(job).unlink, missing_ok=True)
+        except OSError as exc:
+            raise _unusable(self._job(job), exc) from exc
+
     async def prune(self) -> int:
         """Remove the files of which everything expired; returns how many."""
         try:

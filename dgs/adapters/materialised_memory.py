@@ -52,5 +52,9 @@ class MemoryMaterialised:
         chunks = {*await self.progress(job), chunk}
         self._jobs[job] = chunks, self._clock.now_ms() + keep_s * 1000
 
+    async def forget(self, job: str) -> None:
+        """None of its chunks is done; what they wrote stays."""
+        self._jobs.pop(job, None)
+
     async def aclose(self) -> None:
         """Nothing to close."""

@@ -83,6 +83,15 @@ class RedisMaterialised:
             pipeline.expire(_job(job), keep_s)
             await pipeline.execute()
 
+    async def forget(self, job: str) -> None:
+        """None of its chunks is done; what they wrote stays."""
+        with translated("forget a job's progress"):
+            await self._client.delete(_job(job))
+
+    async def prune(self) -> int:
+        """Redis removes what expired itself."""
+        return 0
+
     async def aclose(self) -> None:
         """The client is its owner's to close."""
 

@@ -20,8 +20,8 @@ from dgs.adapters.materialised_file import FileMaterialised
 from dgs.adapters.materialised_memory import MemoryMaterialised
 from dgs.adapters.materialised_redis import RedisMaterialised
 from dgs.picks import Layout, Picks, RowShape
-from dgs.ports import MaterialisedStore
 
+Store = MemoryMaterialised | FileMaterialised | RedisMaterialised
 TOPIC = "event:night"
 KEEP_S = 3600
 CATALOG = "a-catalog"
@@ -43,12 +43,12 @@ def read_back(given: Picks) -> Picks:
 class Backend:
     """A store, another one over the same data, and a way to let its time pass."""
 
-    def __init__(self, make: Callable[[], MaterialisedStore], clock: Clock) -> None:
+    def __init__(self, make: Callable[[], Store], clock: Clock) -> None:
         self._make = make
         self.clock = clock
         self.store = make()
 
-    def another(self) -> MaterialisedStore:
+    def another(self) -> Store:
         """As another process has it; in memory there is no other."""
         return self.store if isinstance(self.store, MemoryMaterialised) else self._make()
 
@@ -88,7 +88,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     if request.param in ("memory", "file"):
         clock, stores = ManualClock(), list[FileMaterialised]()
 
-        def make() -> MaterialisedStore:
+        def make() -> Store:
             if request.param == "memory":
                 return MemoryMaterialised(clock, catalog=lambda: CATALOG)
             stores.append(FileMaterialised(tmp_path / "picks", clock, catalog=lambda: CATALOG))
@@ -180,6 +180,9 @@ async def test_progress_of_a_job(backend: Backend) -> None:
         await backend.store.done("job", chunk, keep_s=1)
     await backend.store.done("another", 5, keep_s=1)
     assert await backend.another().progress("job") == {0, 3, 12}
+    await backend.store.forget("another")
+    await backend.store.forget("never begun")
+    assert await backend.store.progress("another") == frozenset()
     await backend.let_pass(1.05)
     assert await backend.store.progress("job") == frozenset()
 
