@@ -52,6 +52,7 @@ DEGRADED_LIFE: Final = 0.1
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TITLE_EVENT_WITHIN_MS: Final = 31 * 86_400_000
+_MAX_ENDS: Final = 10_000
 _PLACES_PER_PROFILE: Final = 10
 """A place is a tenth of a profile (DGS_PROFILE_CACHE_ENTRIES)."""
 
@@ -124,6 +125,7 @@ class Prefetch:
         self._clock = clock
         self._draw = draw
         self._wardrobe = Wardrobe(entries=settings.title_cache_entries, base_url=settings.artwork_base_url)
+        self._ends: dict[str, tuple[TopicSchedule, int]] = {}
         # Half of a request's time, so that the other half is left to do without them.
         self._picks_deadline_s = settings.request_timeout_s / 2
 
@@ -216,18 +218,30 @@ class Prefetch:
         now = self._clock.now_ms()
         near: list[TopicSchedule] = []
         for event_id in await self._schedules.events():
-            schedules = await self._topics_of(event_id)
-            try:
-                if not schedules:
+            schedules = self._schedules.topics_of(event_id) or await self._topics_of(event_id)
+            # Whose audience it is comes last: most events of a long list are over, or far.
+            if any(self._is_near(schedule, now, within_ms) for schedule in schedules):
+                try:
+                    schedule = choose_audience(schedules, place.region)
+                except Forbidden:
                     continue
-                schedule = choose_audience(schedules, place.region)
-            except Forbidden:
-                continue
-            over = window_end_ms(schedule, open_ended_ms=self._settings.open_ended_event_s * 1000)
-            if not schedule.cancelled and schedule.starts_at <= now + within_ms and now < over:
-                near.append(schedule)
+                if not schedule.cancelled and self._is_near(schedule, now, within_ms):
+                    near.append(schedule)
         near.sort(key=lambda schedule: (schedule.starts_at, schedule.topic))
         return near
+
+    def _is_near(self, schedule: TopicSchedule, now_ms: int, within_ms: int) -> bool:
+        return schedule.starts_at <= now_ms + within_ms and now_ms < self._over_ms(schedule)
+
+    def _over_ms(self, schedule: TopicSchedule) -> int:
+        """When the topic's window ends; reckoned once for each schedule."""
+        held = self._ends.get(schedule.topic)
+        if held is None or held[0] is not schedule:
+            if len(self._ends) >= _MAX_ENDS:
+                self._ends.clear()
+            over = window_end_ms(schedule, open_ended_ms=self._settings.open_ended_event_s * 1000)
+            held = self._ends[schedule.topic] = (schedule, over)
+        return held[1]
 
     async def _topic_state(self, schedule: TopicSchedule) -> ChannelTopicState:
         newest = await self._newest.latest(schedule.topic)
