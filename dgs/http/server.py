@@ -142,7 +142,14 @@ class DgsServer:
             self._table = SocketTable(loop)
             self._listener = self._table.serve(self._sock, self._connection)
         else:
-            self._listener = await loop.create_server(self._connection, sock=self._sock, ssl=self._tls)
+            patience_s = self.limits.request_timeout_s if self._tls is not None else None
+            self._listener = await loop.create_server(
+                self._connection,
+                sock=self._sock,
+                ssl=self._tls,
+                ssl_handshake_timeout=patience_s,
+                ssl_shutdown_timeout=patience_s,
+            )
         self._readiness.hold("dgs.listener")
 
     def _connection(self, host: str | None = None) -> Connection:

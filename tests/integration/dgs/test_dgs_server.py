@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness
@@ -492,3 +499,63 @@ async def test_what_is_under_way_at_the_stop_has_a_deadline() -> None:
         place.stop()
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await client.answer()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(server's, client's) contexts for a certificate made here."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(file)
+    return server, ssl.create_default_context(cadata=certificate.decode())
+
+
+@pytest.mark.parametrize("how", ["table", "loop", "tls"])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_every_way_of_serving_on_both_event_loops(
+    run: Callable[[Any], Any], how: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """Pipelined and late answers, a refusal, a big body both ways, a client that says it is done, and the end."""
+
+    async def talk() -> None:
+        options: dict[str, Any] = {"ssl": tls[1], "server_hostname": "localhost"} if how == "tls" else {}
+        async with served(on_the_loop=how == "loop", tls=tls[0] if how == "tls" else None) as place:
+            client = await place.client(GET % b"/later" + GET % b"/2" + GET % b"/big", **options)
+            (await place.endpoint.holds("/later"))(Answer(200, TEXT, b"one"))
+            assert [len((await client.answer())[2]) for _ in range(3)] == [3, 3, 4_000_000]
+            client.send(b"POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n" + b"u" * 60_000)
+            assert len((await client.answer())[2]) == 60_004
+            client.send(GET % b"/3" + b"not http\r\n\r\n")
+            assert (await client.answer())[2] == b"/3|"
+            assert (await client.answer())[0] == 400
+            assert await client.rest() == b""
+            last = await place.client(b"GET /l HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", **options)
+            assert (await last.answer())[1]["connection"] == "close"
+            assert await last.rest() == b""
+            waits = await place.client(GET % b"/later/2", **options)
+            reply = await place.endpoint.holds("/later/2")
+            place.stop()
+            await asyncio.sleep(0.05)
+            reply(Answer(200, TEXT, b"at the end"))
+            assert (await waits.answer())[1:] == (ANY, b"at the end")
+
+    run(talk())
