@@ -11,6 +11,9 @@ import math
 from collections import Counter
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from dgs.model import Profile
 from dgs.ranking import TfIdfRanking, terms_of
 
@@ -36,12 +39,14 @@ class CohortModel:
         assert count >= 1
         self._ranking = ranking
         self.cohorts: tuple[Cohort, ...] = (EVERYONE, *_tastes(ranking, count - 1))
-        self._near: dict[str, list[tuple[int, float]]] = {}
+        terms = sorted({term for cohort in self.cohorts for term in cohort.terms})
+        self._rows = {term: row for row, term in enumerate(terms)}
+        self._weights: npt.NDArray[np.float64] = np.zeros((len(terms), len(self.cohorts)))
         for number, cohort in enumerate(self.cohorts):
             weights = ranking.weigh(cohort.terms)
             norm = math.sqrt(math.fsum(weight * weight for weight in weights.values()))
             for term, weight in weights.items():
-                self._near.setdefault(term, []).append((number, weight / norm))
+                self._weights[self._rows[term], number] = weight / norm
 
     def __len__(self) -> int:
         return len(self.cohorts)
@@ -50,12 +55,14 @@ class CohortModel:
         """Number of the profile's cohort; 0 without a history the catalog knows. The same for the same history."""
         index_of = self._ranking.index_of
         watched = [(index_of[seen.title_id], seen.weight) for seen in profile.history if seen.title_id in index_of]
-        near: dict[int, float] = {}
+        taste = np.zeros(len(self._rows))
         for term, weight in self._ranking.taste_of(watched).items():
-            for number, share in self._near.get(term, ()):
-                near[number] = near.get(number, 0.0) + weight * share
-        # Rounded, so that the order in which a taste was summed up decides nothing.
-        return min(near, key=lambda number: (-round(near[number], 9), number), default=0)
+            row = self._rows.get(term)
+            if row is not None:
+                taste[row] = weight
+        # Rounded, so that the order in which it was summed up decides nothing; the first of equals. Nobody is near
+        # everyone, so 0 is left for those near none.
+        return int(np.round(taste @ self._weights, 9).argmax())
 
     def rank(self, number: int, k: int) -> list[int]:
         """The best `k` titles for a cohort, as places in the catalog."""
