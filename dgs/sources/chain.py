@@ -54,7 +54,12 @@ class Otherwise(NamedTuple):
 
 
 class RecommendationChain:
-    """Sources in order, and behind them `otherwise`: the popular titles of the catalog, if nothing better is given."""
+    """Sources in order, and behind them `otherwise`: the popular titles of the catalog, if nothing better is given.
+
+    A service that does nothing but close its sources at the end.
+    """
+
+    name = "recommendations"
 
     def __init__(
         self,
@@ -113,6 +118,14 @@ class RecommendationChain:
     def source_stats(self) -> Mapping[str, Mapping[str, int]]:
         """What sources themselves count, of those that do."""
         return {source.name: source.stats() for source in self._sources if hasattr(source, "stats")}
+
+    async def run(self, ready: asyncio.Event, stop: asyncio.Event) -> None:
+        """Serve until `stop`, then `aclose`."""
+        ready.set()
+        try:
+            await stop.wait()
+        finally:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """Close the sources that can be; idempotent as they are."""

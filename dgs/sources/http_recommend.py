@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
+import structlog
 
 from contract.errors import InvalidRequest, Unavailable
 from dgs.breaker import Breaker, Permit
@@ -33,6 +34,7 @@ _KEEP_ALIVE_S: Final = 4.0
 """Less than servers keep an idle connection (uvicorn: 5 s), so that a call seldom meets one being closed."""
 _CLOSE_S: Final = 1.0
 _Answer: TypeAlias = Recommendations | Missing
+_log = structlog.get_logger(__name__)
 
 
 class _Refused(Exception):
@@ -256,12 +258,22 @@ class HttpRecommendations:
             self._breaker.given_up(permit)
             _answer(batch, Unanswered(why))
             raise
-        if outcome == "ok":
-            self._breaker.ok(permit)
-        else:
-            self._breaker.failed(permit, loop.time())
+        self._report(permit, outcome, why)
         self._observe(loop.time() - started_s, outcome)
         _answer(batch, Unanswered(why))
+
+    def _report(self, permit: Permit, outcome: Outcome, why: str) -> None:
+        """Tell the breaker, and the log if that changes anything."""
+        breaker, now_s = self._breaker, asyncio.get_running_loop().time()
+        before = breaker.state
+        if outcome == "ok":
+            breaker.ok(permit)
+        else:
+            breaker.failed(permit, now_s)
+        if before != "open" and breaker.state == "open":
+            _log.warning("ranking_service_not_called", why=why, for_s=round(breaker.wait_s(now_s), 1))
+        elif before == "half_open" and breaker.state == "closed":
+            _log.info("ranking_service_called_again")
 
     async def _post(self, profiles: Sequence[Profile], need: Need) -> bytes:
         """The body of the answer; once more if the connection was closed under the call. Raises _Refused."""

@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 class _Part(NamedTuple):
     prepare: Callable[[Catalog], Any]
-    adopt: Callable[[Any], None]
+    adopt: Callable[[Any], object]
 
 
 class _Look(NamedTuple):
@@ -68,7 +68,7 @@ class CatalogReload:
     def current(self) -> Catalog:
         return self._current
 
-    def on_new(self, prepare: Callable[[Catalog], _T], adopt: Callable[[_T], None]) -> None:
+    def on_new(self, prepare: Callable[[Catalog], _T], adopt: Callable[[_T], object]) -> None:
         """For each new catalog `prepare` runs in the thread, then `adopt` on the loop with what it returned.
 
         All that adopt do so in one turn, together with `current`; if one `prepare` raises, nobody does.

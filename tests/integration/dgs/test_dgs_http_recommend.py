@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from contract.errors import InvalidRequest, Unavailable
 from dgs.breaker import Breaker
@@ -323,9 +324,11 @@ async def test_the_breaker_stops_calling(asking: Asking) -> None:
     """After three failures nobody is asked; everybody hears at once, with when to return."""
     asking.service.script = says(500)
     source = asking.source(failures=3)
-    for _ in range(3):
-        with pytest.raises(Unavailable, match="status 5xx"):
-            await source.recommend([someone(0)], NEED, PATIENT_S)
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="status 5xx"):
+                await source.recommend([someone(0)], NEED, PATIENT_S)
+    assert [line["event"] for line in logs] == ["ranking_service_not_called"]
     with pytest.raises(Unavailable, match="circuit open") as refused:
         await source.recommend([someone(0)], NEED, PATIENT_S)
     assert refused.value.retry_after_s is not None
