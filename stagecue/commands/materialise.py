@@ -274,7 +274,7 @@ async def _opened(night: _Night) -> AsyncIterator[Store]:
 
     async with AsyncExitStack() as stack:
         url = night.settings.kv_url
-        kv = None if url is None else (await stack.enter_async_context(open_kv(url))).client
+        kv = None if not url else (await stack.enter_async_context(open_kv(url))).client
         store = materialised_store(
             night.settings, night.chosen, SystemClock(), catalog=lambda: night.plan.catalog, kv=kv
         )
@@ -392,7 +392,7 @@ def _report(night: _Night, tally: _Tally, seconds: float, as_json: bool) -> None
             )
         )
         return
-    directory = materialised_directory(night.settings, night.chosen, kv=night.settings.kv_url is not None)
+    directory = materialised_directory(night.settings, night.chosen, kv=bool(night.settings.kv_url))
     before = f", {tally.done_before:,} were there already" if tally.done_before else ""
     out = f", {tally.left_out:,} left out (unknown, or not served in their region)" if tally.left_out else ""
     click.echo(
