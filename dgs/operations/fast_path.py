@@ -121,7 +121,7 @@ class FastPath(Endpoint):
         self._joiner = Joiner(self._views, catalogs, clock, draw, max_maps=self._max_maps)
         self._dressings: dict[tuple[str, str | None, str], Dressing] = {}
         self._waiting = Waiting(picks, clock, max_requests=settings.queue_max)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[_Outcome]] = set()
         self.fast = 0
         """Answers given here, 304 among them."""
         self.left = 0
@@ -184,10 +184,11 @@ class FastPath(Endpoint):
 
     async def close(self) -> None:
         """Give up on what waits; it is answered with what there is, or handed on."""
-        await self._waiting.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._waiting.close()
+        await asyncio.sleep(0)  # those that were cancelled are handed on by callbacks
 
     # Understanding
     def _attempt(self, ask: Ask, body: Body, document: Document, *, newest: bool = False) -> _Outcome:
@@ -210,8 +211,8 @@ class FastPath(Endpoint):
             return self._joiner.join(job, found)
         except (NotPlain, BroadcastSystemError):
             return None  # an error is said with a path and a location by the endpoint behind
-        except Exception:
-            self._fault()
+        except Exception as exc:
+            self._fault(exc)
             return None
 
     def _understand(self, ask: Ask, body: Body, document: Document, newest: bool) -> Job | _Stale | None:
@@ -285,9 +286,9 @@ class FastPath(Endpoint):
         elif outcome is None:
             self._leave(asked)
         elif isinstance(outcome, _Stale):
-            self._spawn(self._read_anew(outcome, asked))
+            self._spawn(self._read_anew(outcome, asked), asked)
         elif any(type(part) is UseCasePart for part in outcome.parts):
-            self._spawn(self._with_use_cases(outcome, asked))
+            self._spawn(self._with_use_cases(outcome), asked)
         else:
             wanted = [part.wanted for part in outcome.parts if isinstance(part, MapPart)]
 
@@ -297,24 +298,16 @@ class FastPath(Endpoint):
             if not self._waiting.ask(wanted, self._until_s(asked.ask), resume):
                 self._leave(asked)
 
-    async def _with_use_cases(self, job: Job, asked: _Asked) -> None:
+    async def _with_use_cases(self, job: Job) -> Answer | None:
         """Ask for picks and for every use case, then join them."""
-        answer: Answer | None = None
-        try:
-            async with asyncio.timeout(max(0.01, self._until_s(job.ask) - self._clock.monotonic_s())):
-                found, why = await self._found(job)
-                written = {
-                    place: await write_use_case(self._prefetch, part, job.ask.fields)
-                    for place, part in enumerate(job.parts)
-                    if isinstance(part, UseCasePart)
-                }
-            answer = self._joiner.join(job, self._usable(job, found, why), written)
-        except (NotPlain, BroadcastSystemError, TimeoutError):
-            pass
-        except Exception:
-            self._fault()
-        finally:
-            self._end(answer, asked)
+        async with asyncio.timeout(max(0.01, self._until_s(job.ask) - self._clock.monotonic_s())):
+            found, why = await self._found(job)
+            written = {
+                place: await write_use_case(self._prefetch, part, job.ask.fields)
+                for place, part in enumerate(job.parts)
+                if isinstance(part, UseCasePart)
+            }
+        return self._joiner.join(job, self._usable(job, found, why), written)
 
     async def _found(self, job: Job) -> tuple[Found, str]:
         wanted = [part.wanted for part in job.parts if isinstance(part, MapPart)]
@@ -336,22 +329,11 @@ class FastPath(Endpoint):
             raise NotPlain("too many wait")
         return await asked
 
-    async def _read_anew(self, stale: _Stale, asked: _Asked) -> None:
+    async def _read_anew(self, stale: _Stale, asked: _Asked) -> _Outcome:
         """Read the schedule through to the store, then start over."""
-        outcome: _Outcome = None
-        try:
-            async with asyncio.timeout(max(0.01, self._until_s(asked.ask) - self._clock.monotonic_s())):
-                await self._schedules.ensure(stale.event_id, version=stale.version)
-            outcome = self._attempt(asked.ask, asked.body, asked.document, newest=True)
-        except (BroadcastSystemError, TimeoutError):
-            pass
-        except Exception:
-            self._fault()
-        finally:
-            if outcome is None or isinstance(outcome, Answer):
-                self._end(outcome, asked)
-            else:
-                self._carry_on(outcome, asked)
+        async with asyncio.timeout(max(0.01, self._until_s(asked.ask) - self._clock.monotonic_s())):
+            await self._schedules.ensure(stale.event_id, version=stale.version)
+        return self._attempt(asked.ask, asked.body, asked.document, newest=True)
 
     def _join(self, job: Job, found: Found, why: str) -> Answer | None:
         """The answer; None: leave it. Never raises."""
@@ -359,8 +341,8 @@ class FastPath(Endpoint):
             return self._joiner.join(job, self._usable(job, found, why))
         except (NotPlain, BroadcastSystemError):
             return None
-        except Exception:
-            self._fault()
+        except Exception as exc:
+            self._fault(exc)
             return None
 
     def _usable(self, job: Job, found: Found, why: str) -> list[Picks]:
@@ -398,20 +380,32 @@ class FastPath(Endpoint):
         """Half of a request's time, so that the other half is left to do without what was waited for."""
         return ask.arrived_s + self._timeout_s / 2
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, _Outcome], asked: _Asked) -> None:
         task = asyncio.get_running_loop().create_task(work, name="dgs-fast-path")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # Not in a `finally`: a task that is cancelled before its first step runs none.
+        task.add_done_callback(lambda done: self._settle(done, asked))
+
+    def _settle(self, done: asyncio.Task[_Outcome], asked: _Asked) -> None:
+        self._tasks.discard(done)
+        error = None if done.cancelled() else done.exception()
+        if error is not None and not isinstance(error, (NotPlain, BroadcastSystemError, TimeoutError)):
+            self._fault(error)
+        outcome = None if done.cancelled() or error is not None else done.result()
+        if outcome is None or isinstance(outcome, Answer):
+            self._end(outcome, asked)
+        else:
+            self._carry_on(outcome, asked)
 
     def _count_reason(self, why: str) -> None:
         if why in self.reasons or len(self.reasons) < _MAX_REASONS:
             self.reasons[why] = self.reasons.get(why, 0) + 1
 
-    def _fault(self) -> None:
+    def _fault(self, error: BaseException) -> None:
         """Counted, and logged the first time and then ever more seldom: it may be every request."""
         self.faults += 1
         if self.faults.bit_count() == 1:
-            _log.exception("fast_path_fault", faults=self.faults)
+            _log.error("fast_path_fault", faults=self.faults, exc_info=error)
 
 
 def _named(operation: Operation, variables: Mapping[str, Any]) -> tuple[str | None, str | None]:

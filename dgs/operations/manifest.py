@@ -67,7 +67,7 @@ def parse_manifest(content: bytes, source: str) -> dict[str, str]:
 
 def with_hashes(operations: Mapping[str, str]) -> dict[str, str]:
     """The same operations, found by their SHA-256, too."""
-    return {sha256_of(document): document for document in operations.values()} | dict(operations)
+    return dict(operations) | {sha256_of(document): document for document in operations.values()}
 
 
 def _refusal(source: str, why: str) -> InvalidRequest:

@@ -19,6 +19,7 @@ _log = structlog.get_logger(__name__)
 
 Found = Mapping[Wanted, Picks | Missing]
 _MIN_WAIT_S: Final = 0.01
+_NOBODY: Final = "nobody could choose"
 
 
 class _Asked(NamedTuple):
@@ -35,7 +36,7 @@ class Waiting:
         self._clock = clock
         self._max_requests = max_requests
         self._gathered: list[_Asked] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[tuple[Found, str]]] = set()
         self.requests = 0
         """Waiting now."""
         self.batches = 0
@@ -57,32 +58,39 @@ class Waiting:
 
     async def close(self) -> None:
         """Give up on what is under way; whoever waits is resumed with nothing."""
+        if self._gathered:
+            self._flush()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _flush(self) -> None:
         batch, self._gathered = self._gathered, []
+        if not batch:
+            return
         self.batches += 1
         task = asyncio.get_running_loop().create_task(self._find(batch), name="dgs-picks-batch")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # Not in a `finally`: a task that is cancelled before its first step runs none.
+        task.add_done_callback(lambda done: self._resume(batch, done))
 
-    async def _find(self, batch: list[_Asked]) -> None:
+    async def _find(self, batch: list[_Asked]) -> tuple[Found, str]:
         wanted = tuple(dict.fromkeys(each for asked in batch for each in asked.wanted))
         left_s = max(_MIN_WAIT_S, min(asked.until_s for asked in batch) - self._clock.monotonic_s())
-        found: Found = {}
-        why = "nobody could choose"
         try:
             async with asyncio.timeout(left_s):
-                found = await self._picks.find(wanted, left_s)
+                return await self._picks.find(wanted, left_s), _NOBODY
         except BroadcastSystemError as exc:
-            why = exc.message
+            return {}, exc.message
         except TimeoutError:
-            why = "nobody could choose in time"
+            return {}, f"{_NOBODY} in time"
         except Exception:
             _log.exception("picks_batch_failed", wanted=len(wanted))
-        finally:
-            self.requests -= len(batch)
-            for asked in batch:
-                asked.resume(found, why)
+            return {}, _NOBODY
+
+    def _resume(self, batch: list[_Asked], done: asyncio.Task[tuple[Found, str]]) -> None:
+        self._tasks.discard(done)
+        self.requests -= len(batch)
+        found, why = ({}, _NOBODY) if done.cancelled() else done.result()
+        for asked in batch:
+            asked.resume(found, why)

@@ -212,6 +212,11 @@ class FastWorld:
         kept = "no-store" if kept_s is None else f"private, max-age={kept_s}"
         return Answer(200, f"Cache-Control: {kept}\r\n".encode(), msgspec.json.encode(answer))
 
+    def picks_wanted(self, event_id: str, profile_id: str) -> Wanted:
+        """What the fast path asks for of the event's first topic."""
+        schedule = self.schedules.by_event[event_id][0]
+        return Wanted(schedule.topic, schedule.revision, schedule.version, profile_id)
+
     def _caller_of(self, fields: Mapping[bytes, bytes]) -> Caller:
         """Whose token it is says the token itself."""
         self.callers.append(fields)

@@ -82,9 +82,8 @@ def schedules(draw: Random, event_id: str) -> list[TopicSchedule]:
     def moment() -> int:
         return NOW_MS + draw.randint(-3_600_000, 40_000_000)
 
-    audiences = draw.choice(
-        ((("all", ()),), (("all", ()), ("eu", ("DE",))), (("us", ("US",)), ("all", ())), (("us", ("US", "DE")),))
-    )
+    some = (("us", ("US", "DE") if draw.random() < 0.2 else ("US", "DE", "JP")),)
+    audiences = draw.choice(((("all", ()),), (("all", ()), ("eu", ("DE",))), (("us", ("US",)), ("all", ())), some))
     return [
         TopicSchedule(
             topic=f"event:{event_id}@{audience}",
@@ -274,7 +273,7 @@ def play(seed: int) -> str:
 def test_the_fast_path_answers_as_the_schema_does() -> None:
     """STAGECUE_FAST_PATH_SEEDS=10000 plays more of them; a failure names its seed."""
     tally: Counter[str] = Counter()
-    for seed in range(int(os.environ.get("STAGECUE_FAST_PATH_SEEDS", "150"))):
+    for seed in range(int(os.environ.get("STAGECUE_FAST_PATH_SEEDS", "120"))):
         try:
             tally[play(seed)] += 1
         except AssertionError as wrong:
