@@ -78,7 +78,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Prefetch requests a second."""
 
 
-class ListedEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListedEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """What is known of one event besides its schedule."""
 
     id: str
@@ -89,6 +89,12 @@ class ListedEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hot_after: str | None = None
     devices: float | None = None
     requests_per_s: float | None = None
+
+    @cached_property
+    def own_ms(self) -> tuple[int | None, int | None]:
+        """`hot_before`, `hot_after` in ms."""
+        before, after = self.hot_before, self.hot_after
+        return None if before is None else parse_duration(before), None if after is None else parse_duration(after)
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,8 +130,9 @@ class Clusters:
         before, after, ramp_in, ramp_out = cluster.times_ms
         listed = self._events.get(event_id)
         if listed is not None:
-            before = before if listed.hot_before is None else parse_duration(listed.hot_before)
-            after = after if listed.hot_after is None else parse_duration(listed.hot_after)
+            own_before, own_after = listed.own_ms
+            before = before if own_before is None else own_before
+            after = after if own_after is None else own_after
         return before, after, ramp_in, ramp_out
 
     def expected(self, event_id: str) -> Expected:
