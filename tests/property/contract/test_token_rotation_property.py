@@ -62,7 +62,7 @@ steps = st.lists(
 def test_whatever_is_done_to_a_ring_something_signs_for_ever_and_the_file_keeps_it(changes):
     """A change is made whole or refused; at every later moment one key signs, and it verifies what it signs."""
     ring, now_s = StoredRing(signing_kid="k0", keys={"k0": key(0)}), 0.0
-    others = dict.fromkeys(("stagecue.operator", "stagecue.link"), ring)
+    others = dict.fromkeys(("stagecue.operator", "stagecue.link", "stagecue.profile"), ring)
     for number, (pause_s, what, chosen, lead_s, keep_s) in enumerate(changes, start=1):
         now_s += pause_s
         kid = list(ring.keys)[chosen % len(ring.keys)]
