@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -105,15 +105,16 @@ class _Index:
     def read(self, key: int, profile_id: str, now_ms: int) -> Picks | None:
         """The newest record of the profile that did not expire; blocking for one read at a known place."""
         keys = self._key
-        at = bisect_left(keys, key)
-        found = None
-        while at < len(keys) and keys[at] == key:
+        at = bisect_right(keys, key) - 1
+        while at >= 0 and keys[at] == key:
             frame = self.frames[self._frame[at]]
             if now_ms < frame.until_ms:
                 record = os.pread(frame.segment.file, self._length[at], self._place[at])
-                found = decode_record(record, profile_id, self.layouts.get) or found
-            at += 1
-        return found
+                picks = decode_record(record, profile_id, self.layouts.get)
+                if picks is not None:
+                    return picks
+            at -= 1
+        return None
 
 
 class _Segment:

@@ -93,7 +93,7 @@ def layout_of_record(record: bytes) -> bytes | None:
 
 def decode_record(record: bytes, profile_id: str, layout: Callable[[bytes], Layout | None]) -> Picks | None:
     """The picks of that profile; None for a damaged record, one of another profile, or of a layout nobody knows."""
-    if len(record) < _LEAST or crc32(memoryview(record)[_CRC.size :]) != _CRC.unpack_from(record)[0]:
+    if len(record) < _LEAST or crc32(record[_CRC.size :]) != _CRC.unpack_from(record)[0]:
         return None
     width, length, of, digest, made_at_ms = _HEAD.unpack_from(record, _CRC.size)
     if record[_LEAST : _LEAST + length] != profile_id.encode():
