@@ -48,6 +48,7 @@ _PRESUMED: Final = Place("", "en")
 _CLASSES: Final[Mapping[bytes, Class]] = {name.encode(): name for name in get_args(Class)}
 _MAX_DRESSINGS: Final = 4_096
 _MAX_REASONS: Final = 64
+_SHED: Final = "more is asked than can be served"
 
 CallerOf = Callable[[Mapping[bytes, bytes]], Caller]
 """Header fields -> who asks; raises Unauthorized. See `dgs.callers`."""
@@ -164,6 +165,31 @@ class FastPath(Endpoint):
             self._fallback.serve(whole_request(ask, body, found) if found else ask, reply)
         else:
             reply(found[media_type(ask.fields)])
+
+    def hand_on_to(self, endpoint: Endpoint) -> None:
+        """From now on `endpoint` is the one behind."""
+        self._fallback = endpoint
+
+    def default_map(self, ask: Ask) -> Answer | None:
+        """Everyone's map instead of the profile's own, for a request that is shed too late to come again.
+
+        Nothing is ranked or waited for. None for whatever is not one or more maps, or is refused anyway.
+        """
+        body = read_request(ask) if ask.path == PATH else None
+        document = self._library.peek(body) if body is not None else None
+        if body is None or document is None:
+            return None
+        try:
+            job = self._understand(ask, body, document, newest=True)
+            if not isinstance(job, Job) or not all(type(part) is MapPart for part in job.parts):
+                return None
+            schedules = [part.view.schedule for part in job.parts if isinstance(part, MapPart)]
+            return self._joiner.join(job, [self._defaults.of(each, None, _SHED) for each in schedules])
+        except (NotPlain, BroadcastSystemError):
+            return None
+        except Exception as exc:
+            self._fault(exc)
+            return None
 
     def stats(self) -> dict[str, int]:
         """Counts since the start, and what is held now."""

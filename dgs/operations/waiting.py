@@ -81,7 +81,7 @@ class Waiting:
             async with asyncio.timeout(left_s):
                 return await self._picks.find(wanted, left_s), _NOBODY
         except BroadcastSystemError as exc:
-            return {}, exc.message
+            return {}, exc.code  # its message may name an address of ours
         except TimeoutError:
             return {}, f"{_NOBODY} in time"
         except Exception:

@@ -320,6 +320,26 @@ async def test_a_device_told_of_a_newer_version_gets_no_older_one() -> None:
         assert (await made.answer(posted(x_stagecue_version=odd))).status == 200
 
 
+async def test_who_is_shed_too_late_to_return_gets_everyones_map() -> None:
+    made = world()
+    made.picks.cold = {each.id for each in PROFILES}
+    maps = [made.fast.default_map(posted(profile)) for profile in ("p-1", "p-2")]
+    assert maps[0] is not None
+    assert maps[1] is not None
+    assert maps[0].body == maps[1].body
+    (said,) = json.loads(maps[0].body)["extensions"]["degraded"]
+    assert (said["source"], said["why"]) == ("cohort", "more is asked than can be served")
+    assert made.picks.asked == []
+    asked = {**variables(), "eventIds": ["e"]}
+    for other in (
+        ask_for({"documentId": document_hash(FIRST), "variables": asked}),
+        ask_for({"query": "{ __typename }"}),
+        posted("p-1", authorization="p-2"),
+        posted()._replace(path="/artwork/x"),
+    ):
+        assert made.fast.default_map(other) is None
+
+
 # Faults
 async def test_what_nobody_expected_is_counted_and_handed_on() -> None:
     made = world()
