@@ -26,6 +26,9 @@ _T = TypeVar("_T")
 _REST_MAX: Final = 16
 """Looks after which a catalog that could not be used is tried again: what failed may have been something else."""
 
+LOOK_S: Final = 300.0
+"""Reading a million rows takes a fraction of it."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -48,8 +51,11 @@ class CatalogReload:
 
     name = "catalog_reload"
 
-    def __init__(self, source: CatalogSource, *, every_s: float, clock: Clock, jitter: Jitter) -> None:
+    def __init__(
+        self, source: CatalogSource, *, every_s: float, clock: Clock, jitter: Jitter, look_s: float = LOOK_S
+    ) -> None:
         self._source = source
+        self._look_s = look_s
         self._every_s = every_s
         self._clock = clock
         self._jitter = jitter
@@ -62,7 +68,7 @@ class CatalogReload:
         self._bad_stamp: str | None = None
         self._rests = 0
         self._rest_next = 1
-        self._looking: asyncio.Future[_Look] | None = None
+        self._under_way: asyncio.Future[_Look] | None = None
         self._counts: Counter[str] = Counter(loads=1)
 
     def current(self) -> Catalog:
@@ -86,14 +92,18 @@ class CatalogReload:
                 await self._look_unless_stopped(stop)
 
     async def look(self) -> bool:
-        """One look, whatever it takes; True if there is a new catalog now. Not while another is under way."""
-        assert self._looking is None
-        self._looking = _in_thread(self._examine)
-        try:
-            found = await self._looking
-        finally:
-            self._looking = None
-        return self._take(found)
+        """One look; True if there is a new catalog now. Call it again only once it has returned or was cancelled.
+
+        After `look_s` it is given up and its thread left behind, and nobody looks again before that has ended.
+        """
+        if self._under_way is None or self._under_way.done():
+            self._under_way = _in_thread(self._examine)
+            await asyncio.wait({self._under_way}, timeout=self._look_s)
+            if self._under_way.done():
+                return self._take(self._under_way.result())
+        self._counts["looks"] += 1
+        self._refuse("", f"the source does not answer within {self._look_s:g} s")
+        return False
 
     def stats(self) -> Mapping[str, int]:
         """Looks, catalogs loaded (the first included), failures, and files that changed while they were read."""

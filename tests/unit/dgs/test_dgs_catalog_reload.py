@@ -50,6 +50,10 @@ class Source:
         self.now, self.mark = now, mark
 
 
+def looking() -> int:
+    return sum(thread.name == "catalog_look" for thread in threading.enumerate())
+
+
 def reloading(source: Source | FileCatalog, every_s: float = 1000.0) -> CatalogReload:
     return CatalogReload(source, every_s=every_s, clock=ManualClock(), jitter=lambda: 0.5)
 
@@ -175,6 +179,27 @@ async def test_it_looks_until_it_is_stopped() -> None:
     await asyncio.wait_for(running, 10)
     assert shown(reload) == ["b"]
     source.hold.set()
+
+
+async def test_a_source_that_hangs_is_said_and_asked_no_further() -> None:
+    """Given up after a while, with one thread left behind, not one for every look; what it brings late is dropped."""
+    source = Source()
+    reload = CatalogReload(source, every_s=1000, clock=ManualClock(), jitter=lambda: 0.5, look_s=0.05)
+    source.hold.clear()
+    source.put(titles("b"), "2")
+    await until(lambda: not looking())
+    with capture_logs() as logs:
+        for _ in range(5):
+            assert not await reload.look()
+    assert [line["event"] for line in logs] == ["catalog_kept"]
+    assert looking() == 1
+    assert "does not answer" in str(reload.status()["error"])
+    source.hold.set()
+    await until(lambda: not looking())
+    await asyncio.sleep(0)
+    assert shown(reload) == ["a"]
+    assert await reload.look()
+    assert (shown(reload), reload.status()["error"]) == (["b"], None)
 
 
 async def test_never_is_a_choice() -> None:
