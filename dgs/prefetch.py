@@ -6,6 +6,7 @@ call may be cancelled or repeated.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -13,9 +14,10 @@ from itertools import cycle
 from typing import Final, NamedTuple
 
 import msgspec
+import structlog
 
 from contract.clock import Clock
-from contract.errors import BroadcastSystemError, Forbidden, InvalidRequest, NotFound, Unavailable
+from contract.errors import BroadcastSystemError, Forbidden, InvalidRequest, NotFound
 from contract.names import check_event_id
 from contract.schedule import TopicSchedule
 from contract.tokens import DeviceClaims, KeyRing
@@ -46,12 +48,14 @@ __all__ = [
     "resolve_device",
 ]
 
+_log = structlog.get_logger(__name__)
 SUBPROTOCOL: Final = "stagecue.v1"
 DEGRADED_LIFE: Final = 0.1
 """Of the mean lifetime: how long a map is kept that is not what was asked for."""
 _LOCALE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,4}")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TITLE_EVENT_WITHIN_MS: Final = 31 * 86_400_000
+_NOBODY: Final = "nobody could choose"
 _MAX_ENDS: Final = 10_000
 _PLACES_PER_PROFILE: Final = 10
 """A place is a tenth of a profile (DGS_PROFILE_CACHE_ENTRIES)."""
@@ -96,7 +100,10 @@ class Served(NamedTuple):
 
 
 class Prefetch:
-    """Errors of every method: InvalidRequest, NotFound, Forbidden (field named), StoreUnavailable (retryable)."""
+    """Errors of every method: InvalidRequest, NotFound, Forbidden (field named), StoreUnavailable (retryable).
+
+    Picks that cannot be had are no error: maps are then the cohort's, and say so.
+    """
 
     def __init__(
         self,
@@ -269,9 +276,16 @@ class Prefetch:
     async def _find(self, wanted: Sequence[Wanted]) -> tuple[Mapping[Wanted, Picks | Missing], str]:
         """What the source found, and why it found no more."""
         try:
-            return await self._picks.find(wanted, self._picks_deadline_s), "nobody could choose"
-        except Unavailable as exc:
-            return {}, exc.message
+            async with asyncio.timeout(self._picks_deadline_s):
+                return await self._picks.find(wanted, self._picks_deadline_s), _NOBODY
+        except BroadcastSystemError as exc:
+            return {}, exc.code  # its message may name an address of ours
+        except TimeoutError:
+            return {}, f"{_NOBODY} in time"
+        except Exception:
+            # A plug-in may raise anything, and none of it is the device's trouble.
+            _log.exception("picks_failed", wanted=len(wanted))
+            return {}, _NOBODY
 
     def _usable(self, schedule: TopicSchedule, profile_id: str, found: Picks | Missing) -> Picks:
         """Picks of a catalog in use that fit the schedule: those found, or the default of the profile's cohort."""

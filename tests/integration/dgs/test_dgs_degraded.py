@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dgs_world import HOUR_MS, World
 
-from contract.errors import Unavailable
+from contract.errors import StoreUnavailable
 from dgs.answer_budget import OVER_BUDGET, BudgetedPicks
 from dgs.catalog_picks import CatalogPicks
 from dgs.catalogs import CatalogIndex, CatalogInUse
@@ -100,15 +100,29 @@ async def test_a_source_that_fails_costs_nobody_the_map(bare: World) -> None:
     await bare.plan(starts_in_ms=30 * HOUR_MS)
     good, nothing = await kitchen.event()
     assert nothing == {}
-    kitchen.source.fails = Unavailable("ranking: too slow")
+    kitchen.source.fails = StoreUnavailable("10.0.0.7:6379 refused")
     found, extensions = await kitchen.event()
     assert extensions == {
-        "degraded": [{"what": "picks", "eventId": "tyson-paul", "source": "cohort", "why": "ranking: too slow"}]
+        "degraded": [{"what": "picks", "eventId": "tyson-paul", "source": "cohort", "why": "store_unavailable"}]
     }
     assert set(found["byKey"]) == set(good["byKey"])
     assert found["byKey"] != good["byKey"]
     assert all(entry["rows"][0]["titles"] for entry in found["byKey"].values())
     assert found["ttlSeconds"] * 10 == pytest.approx(good["ttlSeconds"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("fails", "why"),
+    [(RuntimeError("a plug-in's bug"), "nobody could choose"), (TimeoutError(), "nobody could choose in time")],
+)
+async def test_whatever_a_source_raises_is_its_own_trouble(bare: World, fails: Exception, why: str) -> None:
+    """Bugs and time-outs too; nothing of their text reaches a device."""
+    kitchen = Kitchen(bare)
+    await bare.plan()
+    kitchen.source.fails = fails
+    found, extensions = await kitchen.event()
+    assert extensions["degraded"][0]["why"] == why
+    assert found["byKey"]["live"]["rows"]
 
 
 async def test_a_profile_the_source_does_not_have_gets_its_cohorts_map(bare: World) -> None:
