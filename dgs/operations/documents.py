@@ -21,6 +21,7 @@ __all__ = ["Document", "Documents"]
 
 _MAX_ENTRIES: Final = 256
 _MAX_TEXT_BYTES: Final = 256 * 1024
+_MAX_REFUSED: Final = 4_096
 
 
 class Document:
@@ -61,6 +62,8 @@ class Documents:
         self._rules = (*specified_rules, *extra)
         self._kept: OrderedDict[str, Document] = OrderedDict()
         self._text_bytes = 0
+        self._refused: set[int] = set()
+        """Hashes of texts the schema refused: each is said by its own execution, without being validated here again."""
         self.compiled = 0
         self.invalid = 0
 
@@ -90,9 +93,13 @@ class Documents:
 
     def compile(self, text: str) -> Document | None:
         """Parse and validate, keeping nothing."""
-        parsed = self._valid(text)
+        mark = hash(text)
+        parsed = self._valid(text) if mark not in self._refused else None
         if parsed is None:
             self.invalid += 1
+            if len(self._refused) >= _MAX_REFUSED:
+                self._refused.clear()
+            self._refused.add(mark)
             return None
         self.compiled += 1
         return Document(self._schema, text, parsed)

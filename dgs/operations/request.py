@@ -67,7 +67,9 @@ def named_hash(body: Body) -> str | None:
     if body.extensions is not None and body.extensions.persistedQuery is not None:
         return body.extensions.persistedQuery.sha256Hash.lower()
     key = body.documentId if body.documentId is not None else body.id
-    return key.removeprefix(_PREFIX) if key is not None else None
+    if key is None or not key.startswith(_PREFIX):
+        return key
+    return key.removeprefix(_PREFIX).lower()
 
 
 def whole_request(ask: Ask, body: Body, text: str) -> Ask:

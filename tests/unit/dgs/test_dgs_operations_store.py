@@ -169,6 +169,14 @@ def test_documents_in_use_are_bounded() -> None:
     assert len(documents) == 1, "two of these are over the bytes of text"
 
 
+def test_what_the_schema_refused_once_is_not_validated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Documents(SCHEMA)
+    assert documents.get(INVALID) is None
+    monkeypatch.setattr(documents, "_valid", lambda text: pytest.fail("validated twice"))
+    assert documents.get(INVALID) is None
+    assert documents.invalid == 2
+
+
 def test_limits_of_the_schema_are_limits_here() -> None:
     documents = Documents(SCHEMA)
     aliases = " ".join(f"a{number}: version" for number in range(16))
@@ -190,6 +198,9 @@ def test_the_same_operation_by_post_and_by_get() -> None:
     posted = read_request(ask_for({"documentId": f"sha256:{key}", "variables": {"a": "ü+%&"}}))
     query = f"documentId=sha256%3A{key}&variables=%7B%22a%22%3A%22%C3%BC%2B%25%26%22%7D"
     got = read_request(Ask("GET", "/graphql", query, {}, b"", "", 0.0))
+    shouted = read_request(ask_for({"documentId": f"sha256:{key.upper()}"}))
+    assert shouted is not None
+    assert named_hash(shouted) == key
     assert posted == got
     assert got is not None
     assert named_hash(got) == key
