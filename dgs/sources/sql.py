@@ -91,8 +91,8 @@ class SqlCatalog:
             # SQLite would make an empty one.
             raise _refusal(self._shown, "cannot be read: No such file or directory")
         try:
-            with self._connected() as connection:
-                result = connection.execute(text(query))
+            # Closed as soon as a bad row ends the reading: a server-side cursor is otherwise left behind.
+            with self._connected() as connection, connection.execute(text(query)) as result:
                 if not result.returns_rows:
                     raise _refusal(self._shown, "the query returns no rows", "a SELECT")
                 yield list(result.keys()), iter(result)
