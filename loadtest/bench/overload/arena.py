@@ -21,7 +21,7 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.overload.plan import CRITICAL, OTHER, Stretch, arrivals_of
 from loadtest.bench.peers.http_load import RECORD, HttpLoad, LoadRun, write_requests, write_schedule
 from loadtest.bench.prefetch.asking import Secret, request_of
-from loadtest.bench.prefetch.dgs_child import DgsSetup
+from loadtest.bench.prefetch.dgs_setup import DgsSetup
 from loadtest.bench.prefetch.night import profile_id, schedule_of
 from loadtest.bench.prefetch.subject import DgsSubject
 from loadtest.bench.push.cores import Cores

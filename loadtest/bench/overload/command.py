@@ -20,6 +20,7 @@ from loadtest.bench.overload.arena import Arena, open_arena
 from loadtest.bench.overload.figures import CpuBound, OverloadFigures, RankingBound
 from loadtest.bench.overload.judge import recovery_s, served_between
 from loadtest.bench.overload.plan import CRITICAL, OTHER, Stretch
+from loadtest.bench.peers.http_load import LoadRun
 from loadtest.bench.push.contender import OthersMeter
 from loadtest.bench.push.cores import Cores, choose_cores, kept_on
 from loadtest.bench.report import Reporter
@@ -45,8 +46,9 @@ share = 0.0
 """A ruleset under which every request is refused: what one refusal costs."""
 _GOOD_SHARE: Final = 0.99
 _HALVINGS: Final = 5
-_FEW: Final = 2
+_FEW: Final = 16
 """Connections that keep one core busy and let nobody wait for long."""
+_MANY: Final = 64
 
 
 class OverloadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +114,7 @@ async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Co
         with reporter.progress(f"ranking service: {options.load_factor:g} times that", 1) as progress:
             found = await arena.run_open(stretches)
             progress(1, 1)
-        asked = (await arena.ranking.ask("stats"))["profiles"] - asked
+        asked_per_s = ((await arena.ranking.ask("stats"))["profiles"] - asked) / found.run.wall_s
         over_s = before_s + options.lasts_s
         return RankingBound(
             slots=options.slots,
@@ -123,7 +125,7 @@ async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Co
             critical=served_between(found.records, before_s, over_s, tag=CRITICAL),
             other=served_between(found.records, before_s, over_s, tag=OTHER),
             recovery_s=recovery_s(found.records, over_s, over_s + after_s),
-            profiles_asked=int(asked),
+            profiles_asked_per_s=asked_per_s,
             log_bytes=found.log_bytes,
             load_core_share=found.load_core_share,
             late_p99_ms=found.run.late.percentile_ms(99) or 0.0,
@@ -137,6 +139,8 @@ async def _sustained(arena: Arena, options: OverloadOptions) -> tuple[float, flo
     """
     most = options.slots * 1000 / options.slot_ms
     sustained, too_much, peak = 0.0, most, 0.0
+    await arena.run_open([Stretch(options.step_s, 0.0, most / 2)])  # limits learn, caches fill
+    await arena.rest(0.5)
     for _ in range(_HALVINGS):
         tried = (sustained + too_much) / 2
         found = await arena.run_open([Stretch(options.step_s, 0.0, tried)])
@@ -162,10 +166,12 @@ async def _cpu_bound(options: OverloadOptions, reporter: Reporter, cores: Cores)
         ) as arena:
             await arena.run_closed(_FEW, 1.0)
             run, cpu_s = await arena.run_closed(_FEW, options.step_s)
-            if not run.good_count or run.good_count < _GOOD_SHARE * run.sent:
-                raise CouldNotRun(f"{run.good_count} of {run.sent} requests were served without any load; {run.error}")
+            if not run.good_count:
+                raise CouldNotRun(f"none of {run.sent} requests was served without any load; {run.error}")
             progress(2, 2)
-            served_us, peak = cpu_s / run.good_count * 1e6, run.good_count / run.wall_s
+            # What was refused all the same, at little cost, is no part of what serving costs.
+            served_us = (cpu_s * 1e6 - _refused(run) * shed_us) / run.good_count
+            peak = run.good_count / run.wall_s
             await arena.rest()
             # Everything is of one class here: what refusing costs is the question, not whom it meets.
             found = await arena.run_open([Stretch(options.lasts_s / 2, 0.0, options.load_factor * peak)])
@@ -188,12 +194,16 @@ async def _cost_of_refusing(options: OverloadOptions, cores: Cores) -> float:
         async with open_arena(
             cores, environment=environment, profiles=options.profiles, seed=options.seed, refuses=True
         ) as arena:
-            await arena.run_closed(_FEW, 0.5)
-            run, cpu_s = await arena.run_closed(_FEW, options.step_s)
-            refused = sum(tally.statuses.get(503, 0) + tally.statuses.get(429, 0) for tally in run.tags.values())
+            await arena.run_closed(_MANY, 0.5)
+            run, cpu_s = await arena.run_closed(_MANY, options.step_s)
+            refused = _refused(run)
             if not refused or refused < _GOOD_SHARE * run.sent:
                 raise CouldNotRun(f"under rules that refuse everybody {refused} of {run.sent} requests were refused")
             return cpu_s / refused * 1e6
+
+
+def _refused(run: LoadRun) -> int:
+    return sum(tally.statuses.get(503, 0) + tally.statuses.get(429, 0) for tally in run.tags.values())
 
 
 def run_overload(options: OverloadOptions, *, as_json: bool = False) -> int:

@@ -51,8 +51,8 @@ class RankingBound(msgspec.Struct, frozen=True, kw_only=True):
     other: Served
     """Both while it was overloaded."""
     recovery_s: float
-    profiles_asked: int
-    """Of the ranking service, while it was overloaded."""
+    profiles_asked_per_s: float
+    """Of the ranking service, while it was overloaded and shortly before and after."""
     log_bytes: int
     load_core_share: float
     late_p99_ms: float
@@ -165,7 +165,7 @@ class OverloadFigures(msgspec.Struct, frozen=True, kw_only=True):
             "peak_per_s": round(ranking.peak_per_s),
             "critical_p99_ms": _rounded(ranking.critical.p99_ms),
             "unloaded_p99_ms": _rounded(ranking.unloaded.p99_ms),
-            "profiles_asked_per_s": round(ranking.profiles_asked / max(1e-9, _lasted_s(ranking))),
+            "profiles_asked_per_s": round(ranking.profiles_asked_per_s),
             "served_us": round(cpu.served_us, 1),
             "shed_us": round(cpu.shed_us, 1),
             "cpu_peak_per_s": round(cpu.peak_per_s),
@@ -185,7 +185,8 @@ class OverloadFigures(msgspec.Struct, frozen=True, kw_only=True):
             caption=(
                 f"sustained {ranking.sustained_per_s:,.0f} a second, peak {ranking.peak_per_s:,.0f}; goodput "
                 f"{ranking.goodput_ratio:.0%} of the peak\nrecovered {ranking.recovery_s:.2f} s after the load ended; "
-                f"the service was asked for {ranking.profiles_asked:,} profiles meanwhile; "
+                f"the service was asked for {ranking.profiles_asked_per_s:,.0f} profiles a second of "
+                f"{ranking.slots * 1000 / ranking.slot_ms:,.0f} it can rank; "
                 f"{ranking.log_bytes / max(1, ranking.asked):.3f} bytes logged per request"
             ),
         )
@@ -199,10 +200,6 @@ class OverloadFigures(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.cpu_goodput_bound:.0%} is possible"
             ),
         )
-
-
-def _lasted_s(ranking: RankingBound) -> float:
-    return ranking.other.good / ranking.other.good_per_s if ranking.other.good_per_s else 0.0
 
 
 def _row(name: str, served: Served) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ class Served(NamedTuple):
     failed: int
     """Neither: other statuses, and no answer."""
     good_per_s: float
+    """Good answers that *came* within that time: what a queue puts off is no goodput."""
     p50_ms: float | None
     """Of the good ones; None of none."""
     p99_ms: float | None
@@ -46,11 +47,12 @@ def good_of(records: _Records) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def served_between(records: _Records, from_s: float, until_s: float, *, tag: int | None = None) -> Served:
     """Of requests due in [from_s, until_s)."""
-    due_s = records["due_us"] / 1e6
-    chosen = (due_s >= from_s) & (due_s < until_s)
     if tag is not None:
-        chosen &= records["tag"] == tag
-    mine = records[chosen]
+        records = records[records["tag"] == tag]
+    due_s = records["due_us"] / 1e6
+    came_s = due_s + records["latency_us"] / 1e6
+    came = int((good_of(records) & (came_s >= from_s) & (came_s < until_s)).sum())
+    mine = records[(due_s >= from_s) & (due_s < until_s)]
     good = good_of(mine)
     refused = (mine["status"] == 503) | (mine["status"] == 429)
     marked = (mine["flags"] & MARKED) != 0
@@ -61,7 +63,7 @@ def served_between(records: _Records, from_s: float, until_s: float, *, tag: int
         refused=int(refused.sum()),
         marked=int(marked.sum()),
         failed=len(mine) - int((good | refused | marked).sum()),
-        good_per_s=int(good.sum()) / (until_s - from_s),
+        good_per_s=came / (until_s - from_s),
         p50_ms=float(np.percentile(latencies_ms, 50)) if len(latencies_ms) else None,
         p99_ms=float(np.percentile(latencies_ms, 99)) if len(latencies_ms) else None,
     )

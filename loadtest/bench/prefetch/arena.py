@@ -22,7 +22,7 @@ from loadtest.bench.peers.http_load import HttpLoad, LoadRun, read_samples, writ
 from loadtest.bench.peers.mercurius_peer import MercuriusPeer
 from loadtest.bench.peers.strawberry_peer import StrawberryPeer
 from loadtest.bench.prefetch.asking import Secret, requests_of
-from loadtest.bench.prefetch.dgs_child import DgsSetup
+from loadtest.bench.prefetch.dgs_setup import DgsSetup
 from loadtest.bench.prefetch.judge import Bounds, NotAlike, canonical
 from loadtest.bench.prefetch.night import profile_id
 from loadtest.bench.prefetch.peer_night import PeerNight, ttl_range_s, write_night

@@ -21,27 +21,18 @@ from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness, run_process, run_services
 from contract.runtime.system_clock import SystemClock
 from contract.runtime.telemetry import configure_logging
-from contract.schedule import TopicSchedule
 from contract.tokens import KeyRing, new_key_ring
 from dgs.app import build_dgs
 from dgs.http.asgi_bridge import AsgiBridge
 from dgs.http.limits import ServerLimits
 from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
-from loadtest.bench.prefetch.asking import Secret
+from loadtest.bench.prefetch.dgs_setup import DgsSetup
 
-__all__ = ["DgsSetup", "main"]
+__all__ = ["main"]
 
 _LONGER_S: Final = 2.0
 """As in stagecue.prefetch_part."""
-
-
-class DgsSetup(msgspec.Struct, frozen=True):
-    """What the benchmark gives it besides settings."""
-
-    schedule: TopicSchedule
-    secret: Secret
-    """Profile tokens are signed with it."""
 
 
 async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:

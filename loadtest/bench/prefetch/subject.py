@@ -13,7 +13,7 @@ import msgspec
 
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.prefetch.asking import DOCUMENT, FORMS, HASH, Form, request_of
-from loadtest.bench.prefetch.dgs_child import DgsSetup
+from loadtest.bench.prefetch.dgs_setup import DgsSetup
 from loadtest.bench.prefetch.night import OPERATION, OPERATION_HASH, profile_id
 from loadtest.bench.push.line_member import LineMember
 

@@ -70,11 +70,18 @@ def test_a_refusal_a_default_map_and_silence_are_no_good_answers() -> None:
     served = served_between(found, 0.0, 1.0, tag=CRITICAL)
     assert served[:5] == (7, 2, 2, 1, 2)
     assert served.success == pytest.approx(2 / 7)
-    assert served.good_per_s == 2.0
+    assert served.good_per_s == 1.0, "the other one came after that second"
     assert served.p99_ms == pytest.approx(891.1)
     assert served_between(found, 0.0, 1.0).asked == 8
     nothing = served_between(found, 5.0, 6.0)
     assert (nothing.success, nothing.p99_ms, nothing.good_per_s) == (1.0, None, 0.0)
+
+
+def test_goodput_counts_what_came_and_not_what_was_put_off() -> None:
+    found = records((0.1, 100, 200, OTHER, 0), (0.2, 3_000, 200, OTHER, 0), (0.3, 400, 200, OTHER, 0))
+    first, later = served_between(found, 0.0, 1.0), served_between(found, 3.0, 4.0)
+    assert (first.good, first.good_per_s) == (3, 2.0)
+    assert (later.asked, later.good_per_s) == (0, 1.0)
 
 
 def test_recovery_lasts_until_the_last_bad_quarter_of_a_second() -> None:
@@ -147,7 +154,7 @@ def figures(**changes: object) -> OverloadFigures:
         critical=served(3_600, 3_590, p99_ms=23.0),
         other=served(432_000, 70_000),
         recovery_s=0.5,
-        profiles_asked=80_000,
+        profiles_asked_per_s=3_800.0,
         log_bytes=20_000,
         load_core_share=0.6,
         late_p99_ms=0.4,
