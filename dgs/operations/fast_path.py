@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -23,7 +23,8 @@ from dgs.operations.documents import Document
 from dgs.operations.fragments import Fragments
 from dgs.operations.joining import ConstantPart, Job, Joiner, MapPart, Part, UseCasePart
 from dgs.operations.library import Library
-from dgs.operations.plan import NotFast, Operation, Plan, RootPlan
+from dgs.operations.looking import PATH, VERSION_FIELD, look
+from dgs.operations.plan import NotFast, RootPlan
 from dgs.operations.reading import Device, Reading, device_context
 from dgs.operations.request import Body, read_request, whole_request
 from dgs.operations.selection import NotPlain
@@ -33,19 +34,15 @@ from dgs.operations.waiting import Found, Waiting
 from dgs.picks import Missing, Picks, Wanted
 from dgs.ports import PicksSource, Place, ProfileSource, ScheduleReader
 from dgs.prefetch import DEGRADED_LIFE, Prefetch, resolve_device
-from dgs.serving import Answer, Ask, Class, Endpoint, Reply, Seen
+from dgs.serving import Answer, Ask, Endpoint, Reply, Seen
 from dgs.settings import DgsSettings
 
 __all__ = ["VERSION_FIELD", "FastPath"]
 
 _log = structlog.get_logger(__name__)
 
-PATH: Final = "/graphql"
-VERSION_FIELD: Final = b"x-stagecue-version"
-"""The content version a device was told of: it gets no older one."""
 _PRESUMED: Final = Place("", "en")
 """For a device that names its locale, of an event everybody sees alike: nobody looks at where the profile is."""
-_CLASSES: Final[Mapping[bytes, Class]] = {name.encode(): name for name in get_args(Class)}
 _MAX_DRESSINGS: Final = 4_096
 _MAX_REASONS: Final = 64
 _SHED: Final = "more is asked than can be served"
@@ -134,18 +131,7 @@ class FastPath(Endpoint):
 
     def look(self, ask: Ask) -> Seen:
         """What is asked for, as far as that is known without paying for it."""
-        if ask.path != PATH:
-            return Seen("page")
-        fields = ask.fields
-        asked = _CLASSES.get(fields.get(b"x-stagecue-class", b""))
-        has_map = b"if-none-match" in fields or VERSION_FIELD in fields
-        body = read_request(ask)
-        document = self._library.peek(body) if body is not None else None
-        operation = document.operation(body.operationName) if document is not None and body is not None else None
-        if operation is None or body is None:
-            return Seen("", asked, None, None, has_map)
-        event_id, kind = _named(operation, body.variables or {})
-        return Seen(operation.label, asked, kind, event_id, has_map)
+        return look(ask, self._library)
 
     def serve(self, ask: Ask, reply: Reply) -> None:
         """Answer at once, or when picks were found, or by the endpoint behind."""
@@ -432,18 +418,3 @@ class FastPath(Endpoint):
         self.faults += 1
         if self.faults.bit_count() == 1:
             _log.error("fast_path_fault", faults=self.faults, exc_info=error)
-
-
-def _named(operation: Operation, variables: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """(event id, device kind) where the first root field names them plainly; nothing is checked."""
-    plan = operation.plan(()) if not operation.conditions else None
-    if not isinstance(plan, Plan) or not plan.roots or not plan.roots[0].plain:
-        return None, None
-    root = plan.roots[0]
-    target, _, device = [value if name is None else variables.get(name) for value, name in root.plain or ()]
-    if isinstance(target, (list, tuple)) and target:
-        target = target[0]
-    kind = device.get("kind") if isinstance(device, dict) else None
-    if root.name not in ("prefetchEvent", "broadcastChannel") or not isinstance(target, str):
-        target = None
-    return target, kind if isinstance(kind, str) else None

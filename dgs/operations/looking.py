@@ -1,0 +1,49 @@
+"""What is known of a request before anything is paid for it: for whoever decides what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dgs.operations.library import Library
+from dgs.operations.plan import Operation, Plan
+from dgs.operations.request import read_request
+from dgs.serving import CLASSES, Ask, Class, Seen
+
+__all__ = ["PATH", "VERSION_FIELD", "look"]
+
+PATH: Final = "/graphql"
+VERSION_FIELD: Final = b"x-stagecue-version"
+"""The content version a device was told of: it gets no older one."""
+_CLASSES: Final[Mapping[bytes, Class]] = {name.encode(): name for name in CLASSES}
+
+
+def look(ask: Ask, library: Library) -> Seen:
+    """Operation, device kind and event as the request names them; nothing is checked, compiled or looked up."""
+    if ask.path != PATH:
+        return Seen("page")
+    fields = ask.fields
+    asked = _CLASSES.get(fields.get(b"x-stagecue-class", b""))
+    has_map = b"if-none-match" in fields or VERSION_FIELD in fields
+    body = read_request(ask)
+    document = library.peek(body) if body is not None else None
+    operation = document.operation(body.operationName) if document is not None and body is not None else None
+    if operation is None or body is None:
+        return Seen("", asked, None, None, has_map)
+    event_id, kind = _named(operation, body.variables or {})
+    return Seen(operation.label, asked, kind, event_id, has_map)
+
+
+def _named(operation: Operation, variables: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """(event id, device kind) where the first root field names them plainly."""
+    plan = operation.plan(()) if not operation.conditions else None
+    if not isinstance(plan, Plan) or not plan.roots or not plan.roots[0].plain:
+        return None, None
+    root = plan.roots[0]
+    target, _, device = [value if name is None else variables.get(name) for value, name in root.plain or ()]
+    if isinstance(target, (list, tuple)) and target:
+        target = target[0]
+    kind = device.get("kind") if isinstance(device, dict) else None
+    if root.name not in ("prefetchEvent", "broadcastChannel") or not isinstance(target, str):
+        target = None
+    return target, kind if isinstance(kind, str) else None
