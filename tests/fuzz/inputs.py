@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.fuzz import request_head_check, websocket_check
+from tests.fuzz import dgs_request_check, request_head_check, websocket_check
 
-__all__ = ["check_request_head", "check_websocket"]
+__all__ = ["check_dgs_request", "check_request_head", "check_websocket"]
 
 _MESSAGE_LIMITS = (125, 126, 130, 200, 1000, 16_384)
 _HEAD_LIMITS = (100, 128, 256, 400, 1000, 8192)
@@ -22,6 +22,12 @@ def check_request_head(data: bytes) -> None:
     if len(data) >= 2:
         stream = data[2:]
         request_head_check.check(stream, _slices(stream, data[1]), _HEAD_LIMITS[data[0] % len(_HEAD_LIMITS)])
+
+
+def check_dgs_request(data: bytes) -> None:
+    """One input of `fuzz_dgs_request.py`."""
+    if data:
+        dgs_request_check.check(data[1:], _slices(data[1:], data[0]))
 
 
 def _slices(stream: bytes, draw: int) -> list[bytes]:

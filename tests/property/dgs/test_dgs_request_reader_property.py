@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import h11
-import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from dgs.http.request_reader import RequestReader
-from dgs.serving import Ask
+from tests.fuzz.dgs_request_check import LIMITS, check, fed
 
-CORPUS = Path(__file__).parents[2] / "fuzz" / "corpus" / "request_head"
-LIMITS: dict[str, int] = {"max_head_bytes": 512, "max_body_bytes": 64, "max_line_bytes": 200}
 token = st.text("abcXYZ-_!09", min_size=1, max_size=6)
 value = st.text(" \tabc,;=/\"'09é", max_size=12).map(lambda text: text.encode("latin-1"))
 
@@ -76,16 +69,6 @@ def edited(draw: st.DrawFn) -> bytes:
 streams = st.lists(request(), min_size=1, max_size=4).map(b"".join) | edited()
 
 
-def fed(pieces: list[bytes], room: int = 64) -> tuple[list[Ask], Any, bool]:
-    reader = RequestReader("h", **LIMITS)
-    found: list[Ask] = []
-    for piece in pieces:
-        found += reader.feed(piece, 0.0, room)
-        while more := reader.feed(b"", 0.0, room):
-            found += more
-    return found, reader.malformed, reader.last
-
-
 @settings(max_examples=300, deadline=None)
 @given(streams, st.data())
 def test_pieces_make_no_difference(stream: bytes, data: st.DataObject) -> None:
@@ -99,32 +82,6 @@ def test_pieces_make_no_difference(stream: bytes, data: st.DataObject) -> None:
     assert fed([stream], room=1) == whole
 
 
-def oracle(stream: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    """(method, target, body) of the requests h11 reads before it wants more or finds something wrong."""
-    found: list[tuple[bytes, bytes, bytes]] = []
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(stream)
-    method = target = body = b""
-    while True:
-        try:
-            told = connection.next_event()
-        except h11.RemoteProtocolError:
-            return found
-        if isinstance(told, h11.Request):
-            method, target, body = told.method, told.target, b""
-        elif isinstance(told, h11.Data):
-            body += told.data
-        elif isinstance(told, h11.EndOfMessage):
-            found.append((method, target, body))
-            connection.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
-            connection.send(h11.EndOfMessage())
-            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
-                return found
-            connection.start_next_cycle()
-        else:
-            return found
-
-
 @settings(max_examples=400, deadline=None)
 @given(streams)
 @example(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -135,28 +92,8 @@ def oracle(stream: bytes) -> list[tuple[bytes, bytes, bytes]]:
 )
 def test_what_is_told_is_what_h11_reads(stream: bytes) -> None:
     """We may refuse more than h11 does, and never read a request or its body otherwise: no smuggling past a proxy."""
-    ours, _, _ = fed([stream])
-    theirs = oracle(stream.lstrip(b"\r\n"))
-    event(f"{len(ours)} requests")
-    for mine, (method, target, body) in zip(ours, theirs, strict=False):
-        assert mine.method.encode() == method
-        path = mine.path + ("?" + mine.query if mine.query else "")
-        assert target.decode().endswith(path.lstrip("/")) or not mine.query
-        assert mine.body == body
-    assert len(ours) <= len(theirs)
-
-
-@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
-def test_what_fuzzing_another_reader_found(path: Path) -> None:
-    """The corpus of the push node's reader: heads by hand, and those that led a fuzzer to new code."""
-    stream = path.read_bytes()[2:]
-    for more in (b"", b"\r\n\r\n"):
-        whole = fed([stream + more])
-        assert fed([bytes([octet]) for octet in stream + more]) == whole
-        theirs = oracle((stream + more).lstrip(b"\r\n"))
-        assert [(each.method.encode(), each.body) for each in whole[0]] == [
-            (method, body) for method, _, body in theirs
-        ][: len(whole[0])]
+    asks, malformed, _ = check(stream, [stream[:7], stream[7:]])
+    event(f"{len(asks)} requests, {'malformed' if malformed else 'well formed'}")
 
 
 @settings(deadline=None)
