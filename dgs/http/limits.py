@@ -32,7 +32,7 @@ class ServerLimits:
     drain_quiet_s: float = 0.1
     """A connection at rest is kept that long when it is to stop: what is on its way still gets an answer."""
     drain_fresh_s: float = 1.0
-    """One that has asked nothing yet, from its beginning: whoever connects is about to ask."""
+    """And that long after it connected or asked: whoever just did is about to ask, and gets its answer here."""
 
     @property
     def max_held_bytes(self) -> int:
