@@ -17,7 +17,7 @@ from contract.names import topic_of
 from contract.schedule import TopicSchedule
 from dgs.caches.schedule_mirror import ScheduleMirror
 
-EVENTS = st.sampled_from(["a", "b", "c"])
+EVENTS = st.sampled_from(["a", "b"])
 AUDIENCES = st.sampled_from(["all", "us"])
 STALE_S = 60.0
 T = TypeVar("T")
@@ -90,11 +90,11 @@ class MirrorMachine(RuleBasedStateMachine):
     def lose_everything(self) -> None:
         self.view.lose()
 
-    @rule(event_id=EVENTS, audience=AUDIENCES, back=st.integers(0, 2))
-    def replay_an_older_life(self, event_id: str, audience: str, back: int) -> None:
-        """The router fills a store that lost everything; not always with the newest first."""
-        known = self.ever.get(topic_of(event_id, audience), [])
-        if known:
+    @rule(back=st.integers(0, 2))
+    def replay_an_older_life(self, back: int) -> None:
+        """A store that lost everything is filled again, and not always with the newest first."""
+        self.view.lose()
+        for known in self.ever.values():
             self.loop.run_until_complete(self.view.put(known[max(0, len(known) - 1 - back)]))
 
     @rule()
@@ -111,10 +111,16 @@ class MirrorMachine(RuleBasedStateMachine):
 
     @rule()
     def poll(self) -> None:
+        """What was known before has the store's revision afterwards, or a higher one."""
+        held = [topic for topic in self.ever if self.mirror.schedule(topic) is not None]
         self.do(self.mirror.poll())
-        for topic in list(self.seen):
-            if self.mirror.schedule(topic) is None:
-                del self.seen[topic]  # the store had not confirmed it for long enough
+        stored = {} if self.view.silent else {**self.view.held("a"), **self.view.held("b")}
+        for topic in held:
+            found = self.mirror.schedule(topic)
+            if found is None:
+                self.seen.pop(topic, None)  # the store had not confirmed it for long enough
+            elif topic in stored:
+                assert found.revision >= stored[topic].revision
 
     @precondition(lambda self: not self.view.silent)
     @rule()
@@ -122,7 +128,7 @@ class MirrorMachine(RuleBasedStateMachine):
         """After a few polls the mirror has everything the store has, or newer."""
         for _ in range(6):
             self.poll()
-        for event_id in ("a", "b", "c"):
+        for event_id in ("a", "b"):
             held = {each.topic: each for each in self.mirror.topics_of(event_id) or ()}
             for topic, schedule in self.view.held(event_id).items():
                 assert held[topic].revision >= schedule.revision
@@ -147,7 +153,7 @@ class MirrorMachine(RuleBasedStateMachine):
 
     @invariant()
     def shows_only_what_was_put_and_never_goes_back(self) -> None:
-        for event_id in ("a", "b", "c"):
+        for event_id in ("a", "b"):
             found = self.mirror.topics_of(event_id)
             if self.mirror.stale_s >= STALE_S:
                 assert not found
