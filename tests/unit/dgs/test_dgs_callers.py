@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from contract.errors import BroadcastSystemError, Forbidden, Unauthorized
@@ -71,3 +73,9 @@ def test_every_error_has_a_code_that_clients_know() -> None:
         if kind.__init__ is BroadcastSystemError.__init__:
             assert to_error(kind("x"))["extensions"]["code"] in CODES
     assert len(kinds) > 15
+
+
+def test_every_code_is_explained_where_device_teams_read() -> None:
+    text = (Path(http_api.__file__).parent.parent / "docs" / "dgs.md").read_text()
+    explained = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert explained >= CODES
