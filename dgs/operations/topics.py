@@ -25,7 +25,7 @@ __all__ = ["Dressing", "Lifetimes", "TopicView", "TopicViews"]
 
 _MAX_TOPICS: Final = 10_000
 _MAX_FOLDS: Final = 4_096
-"""Some 4 KB each; folding one again costs half a millisecond."""
+"""One is a few KB of text and as much of slots."""
 
 
 class Dressing(NamedTuple):
