@@ -43,7 +43,7 @@ _REFRESH_BEHIND: Final = 64
 _TOPICS_MAX: Final = 10_000
 _LEAST_S: Final = 0.01
 _COUNTED: Final = (
-    "joined", "store_hits", "store_reads", "store_failures", "asked", "failed", "stale", "otherwise", "refused",
+    "joined", "store_hits", "store_reads", "store_failures", "asked", "failed", "late", "stale", "otherwise", "refused",
 )  # fmt: skip
 _log = structlog.get_logger(__name__)
 _Key = tuple[str, int, str]
@@ -403,7 +403,7 @@ class CachedPicks:
     def _late(self, waiting: Sequence[tuple[Wanted, asyncio.Future[Picks | Missing]]]) -> None:
         for wanted, waiter in waiting:
             if not waiter.done():
-                self._counts["failed"] += 1
+                self._counts["late"] += 1
                 key = wanted.topic, wanted.version, wanted.profile_id
                 waiter.set_result(self._other(key, wanted, "late"))
 

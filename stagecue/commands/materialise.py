@@ -337,21 +337,21 @@ async def _maker(night: _Night) -> AsyncIterator[ChunkMaker]:
 async def _source(night: _Night) -> AsyncIterator[PicksSource]:
     """Whoever DGS_RECOMMENDATIONS names behind `materialised`; the catalog alone is asked without a detour."""
     from contract.runtime.system_clock import SystemClock
-    from dgs.caches.chosen_picks import ChosenPicks
     from dgs.catalog_picks import CatalogPicks
-    from dgs.sources.chain import MATERIALISED, RecommendationChain, source_order
-    from dgs.sources.registry import SourceOptions, load_source
+    from dgs.chosen_picks import ChosenPicks
+    from dgs.sources.chain import MATERIALISED, build_chain, source_order
+    from dgs.sources.registry import SourceOptions
 
     clock = SystemClock()
     by_topic = {schedule.topic: schedule for schedule in night.schedules}
     names = [name for name in source_order(night.chosen.recommendations) if name != MATERIALISED]
-    if names == ["catalog"] or not names:
+    if names in (["catalog"], []):
         yield CatalogPicks(night.catalogs, night.profiles, by_topic.get, clock, per_row=night.plan.per_row)
         return
-    options = SourceOptions(night.chosen, clock, lambda: night.catalog)
-    chain = RecommendationChain(
-        [load_source("recommendations", name, options) for name in names], lambda: night.catalog
+    options = SourceOptions(
+        night.chosen, clock, lambda: night.catalog, ranking=lambda: night.catalogs.current.recommendations
     )
+    chain = build_chain(options)
     try:
         yield ChosenPicks(chain, night.catalogs, night.profiles, by_topic.get, clock, per_row=night.plan.per_row)
     finally:

@@ -1,88 +1,96 @@
-"""Picks of what a chain of sources chose: the same as ranking directly, with who chose and what failed."""
+"""Sources that know titles become picks: asked together where they need as much, missing each for itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
-import pytest
-
-from contract.clock import ManualClock
+from contract.clock import Clock
 from contract.errors import NotFound
 from contract.schedule import PlannedStage, TopicSchedule
-from dgs.caches.chosen_picks import ChosenPicks, need_of
-from dgs.catalog_picks import CatalogPicks
 from dgs.catalogs import CatalogIndex, CatalogInUse
-from dgs.model import Profile, Viewing
+from dgs.chosen_picks import ChosenPicks
+from dgs.model import Profile, Title
 from dgs.picks import Missing, Picks, Wanted
-from dgs.ports import BatchRecommendations, Need
-from dgs.sources.answers import Unanswered
-from dgs.sources.catalog import Catalog
-from dgs.sources.chain import RecommendationChain
-from dgs.sources.content import CatalogRecommendations
+from dgs.ports import Need, ProfileSource
+from dgs.shelf import fits
+from dgs.sources.answers import Chosen
 from dgs.stage_map import Recommendations
 
-TOPICS = {
-    f"event:{name}": TopicSchedule(
-        topic=f"event:{name}", event_id=name, title="T", revision=1, version=1, starts_at=0,
-        stages=tuple(PlannedStage(key=key, order=order) for order, key in enumerate(keys)),
+TITLES = [Title(id=f"t{number}", name=f"Title {number}", genres=("Drama",), votes=number) for number in range(60)]
+
+
+def schedule(topic: str, *keys: str) -> TopicSchedule:
+    return TopicSchedule(
+        topic=topic,
+        event_id=topic.removeprefix("event:"),
+        title="Fight",
+        revision=1,
+        version=1,
+        starts_at=1_000,
+        ends_at=None,
+        stages=tuple(PlannedStage(key=key, order=number) for number, key in enumerate(keys)),
     )
-    for name, keys in {"night": ("upcoming", "live", "ended"), "cup": ("live",)}.items()
-}  # fmt: skip
+
+
+SCHEDULES = {"event:a": schedule("event:a", "upcoming", "live"), "event:b": schedule("event:b", "upcoming")}
 
 
 class Profiles:
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
     def profile(self, profile_id: str) -> Profile:
         if profile_id == "nobody":
-            raise NotFound("no profile 'nobody'", field="profileId")
-        seen = self._catalog.titles[int(profile_id) : int(profile_id) + 9]
-        return Profile(id=profile_id, region="US", history=tuple(Viewing(title.id) for title in seen))
+            raise NotFound("no such profile", field="profileId")
+        return Profile(id=profile_id, region="US")
 
 
-class Broken:
-    name = "broken"
-
-    async def recommend(
-        self, profiles: Sequence[Profile], need: Need, deadline_s: float
-    ) -> Sequence[Recommendations | Missing]:
-        return [Unanswered("no route to it")] * len(profiles)
+class Stopped:
+    def now_ms(self) -> int:
+        return 1_234
 
 
-@pytest.fixture(scope="module")
-def catalogs(demo_catalog: Catalog) -> CatalogInUse:
-    return CatalogInUse(CatalogIndex(demo_catalog.titles))
+class Sources:
+    """Chooses the first titles for everybody, and for `unlucky` what a source said before."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], Need]] = []
+
+    async def choose(self, profiles: Sequence[Profile], need: Need, deadline_s: float) -> Sequence[Chosen]:
+        assert deadline_s > 0
+        self.asked.append(([profile.id for profile in profiles], need))
+        good = Recommendations(tuple(TITLES[: need.k]))
+        return [
+            Chosen(
+                good, "http", degraded=profile.id == "unlucky", why="http: late" if profile.id == "unlucky" else None
+            )
+            for profile in profiles
+        ]
 
 
-def sources(catalog: Catalog, catalogs: CatalogInUse, *first: BatchRecommendations) -> tuple[ChosenPicks, CatalogPicks]:
-    chain = RecommendationChain([*first, CatalogRecommendations(lambda: catalog)], lambda: catalog)
-    common = (catalogs, Profiles(catalog), TOPICS.get, ManualClock())
-    return ChosenPicks(chain, *common, per_row=4), CatalogPicks(*common, per_row=4)
-
-
-async def test_the_chain_of_the_catalog_alone_picks_as_the_catalog_does(
-    demo_catalog: Catalog, catalogs: CatalogInUse
-) -> None:
-    """Two topics, six profiles: equal picks, digests included."""
-    chosen, direct = sources(demo_catalog, catalogs)
-    wanted = [Wanted(topic, 1, 1, str(number)) for topic in TOPICS for number in (0, 700, 3_000)]
-    assert await chosen.find(wanted, 5.0) == await direct.find(wanted, 5.0)
-
-
-async def test_what_failed_is_said_and_nobody_missing_spoils_the_others(
-    demo_catalog: Catalog, catalogs: CatalogInUse
-) -> None:
-    chosen, _ = sources(demo_catalog, catalogs, Broken())
-    wanted = [Wanted("event:night", 1, 1, each) for each in ("0", "nobody")] + [Wanted("event:gone", 1, 1, "0")]
-    found = await chosen.find(wanted, 5.0)
-    picks = found[wanted[0]]
-    assert isinstance(picks, Picks)
-    assert (picks.source, picks.degraded, picks.why) == ("catalog", True, "broken: no route to it")
-    assert found[wanted[1]] == Missing("no profile 'nobody'")
-    assert found[wanted[2]] == Missing("its schedule is gone")
-    assert chosen.at_once(wanted[0]) is None
-
-
-def test_what_a_map_needs() -> None:
-    assert need_of(TOPICS["event:night"], 4) == Need(k=28, because=3, per_because=24)
+async def test_each_gets_its_picks_and_who_is_unknown_is_missing_alone() -> None:
+    catalogs, sources = CatalogInUse(CatalogIndex(TITLES, cohorts=4)), Sources()
+    picks = ChosenPicks(
+        sources, catalogs, cast("ProfileSource", Profiles()), SCHEDULES.get, cast("Clock", Stopped()), per_row=4
+    )
+    one, two = Wanted("event:a", 1, 1, "p1"), Wanted("event:a", 1, 1, "unlucky")
+    other, nobody, gone = (
+        Wanted("event:b", 1, 1, "p1"),
+        Wanted("event:a", 1, 1, "nobody"),
+        Wanted("event:c", 1, 1, "p1"),
+    )
+    assert picks.at_once(one) is None
+    found = await picks.find([one, nobody, other, two, gone], 1.0)
+    assert [sorted(ids) for ids, _ in sources.asked] == [["p1", "unlucky"], ["p1"]]
+    assert sources.asked[0][1].k > sources.asked[1][1].k, "two stages need more titles than one"
+    assert isinstance(found[nobody], Missing)
+    assert isinstance(found[gone], Missing)
+    for wanted in (one, two, other):
+        each = found[wanted]
+        assert isinstance(each, Picks)
+        assert fits(each, SCHEDULES[wanted.topic], catalogs.current.digest)
+        assert (each.source, each.made_at_ms) == ("http", 1_234)
+    lucky, unlucky = found[one], found[two]
+    assert isinstance(lucky, Picks)
+    assert isinstance(unlucky, Picks)
+    assert (lucky.degraded, lucky.why) == (False, "")
+    assert (unlucky.degraded, unlucky.why) == (True, "http: late")
+    assert lucky.digest == unlucky.digest

@@ -303,14 +303,15 @@ async def test_who_waits_too_long_gets_what_there_is_before_the_deadline() -> No
     """The others of the question go on; the late answer is kept for the next one."""
     world = World(otherwise=lambda wanted, why: picks_of("p-9", schedule(), source=why, degraded=True))
     world.source.gate.clear()
-    patient = asyncio.create_task(world.find(1))
-    async with asyncio.timeout(0.05):
+    patient = asyncio.create_task(world.find(1, deadline_s=60))
+    async with asyncio.timeout(4):  # the source itself never answers
         [shown] = await world.find(1, deadline_s=0.05)
     assert (shown.source, shown.degraded) == ("late", True)  # type: ignore[union-attr]
     world.source.gate.set()
     [own] = await patient
     assert not own.degraded  # type: ignore[union-attr]
     assert world.at_once() == own
+    assert world.cache.stats()["late"] == 1
 
 
 async def test_rankings_of_this_process_get_so_many_per_turn() -> None:
