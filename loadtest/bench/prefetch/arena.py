@@ -39,6 +39,7 @@ COLD: Final = "cold"
 PEERS: Final = ("mercurius", "strawberry")
 CONNECTIONS: Final = 64
 SAMPLES: Final = 1_000
+_REFUSED: Final = 503
 _ROUND_S: Final = 6.0
 _SETTLED_CORES: Final = 0.03
 _SETTLE_STEP_S: Final = 0.1
@@ -60,6 +61,8 @@ class Asked(msgspec.Struct, frozen=True):
     bytes: float
     """Of one answer's body."""
     load_cores: float
+    refused: int
+    """503, which is no answer: a server that sheds load may find this too much."""
     run: LoadRun
 
 
@@ -94,8 +97,10 @@ class Contender:
         )
         used_s = tree_cpu_s(self.subject.pid) - before_s
         await self._load.close_all()
-        if run.failed or run.good_count != run.sent:
-            raise CouldNotRun(f"{self.name}: {run.sent - run.good_count} of {run.sent} requests failed; {run.error}")
+        refused = run.tags[0].statuses.get(_REFUSED, 0)
+        if not run.good_count or run.good_count + refused != run.sent:
+            failed = run.sent - run.good_count - refused
+            raise CouldNotRun(f"{self.name}: {failed} of {run.sent} requests failed; {run.error}")
         self._read(samples, from_ms)
         return Asked(
             rps_per_core=run.good_count / used_s,
@@ -103,6 +108,7 @@ class Contender:
             p99_ms=run.good().percentile_ms(99) or 0.0,
             bytes=run.body_bytes / run.answered,
             load_cores=run.load_cores,
+            refused=refused,
             run=run,
         )
 
@@ -117,7 +123,11 @@ class Contender:
         low, high = ttl_range_s()
         bounds = Bounds((from_ms - _CLOCK_SLACK_MS, now_ms() + _CLOCK_SLACK_MS), (low, high + _MOVED_ASIDE_S))
         try:
-            self.answers = {request: canonical(answer, bounds) for request, answer in read_samples(samples)}
+            self.answers = {
+                request: canonical(answer, bounds)
+                for request, answer in read_samples(samples)
+                if not answer.startswith(b"HTTP/1.1 %d " % _REFUSED)
+            }
         except NotAlike as exc:
             raise CouldNotRun(f"{self.name}: {exc}") from exc
 

@@ -51,6 +51,8 @@ class PrefetchLimits(msgspec.Struct, frozen=True, kw_only=True):
     ratio_to_mercurius_min: float = 1.4
     p99_ms_max: float = 10.0
     cold_rps_per_core_min: float = 2_000.0
+    refused_share_max: float = 0.001
+    """Of requests that come no faster than they are answered."""
 
 
 LIMITS: Final = PrefetchLimits()
@@ -84,6 +86,11 @@ class PrefetchFigures(msgspec.Struct, frozen=True, kw_only=True):
     def rps_per_core(self, name: str) -> float:
         return statistics.median(each.rps_per_core for each in self.rounds[name])
 
+    def refused_share(self, name: str) -> float:
+        """Of all requests of all rounds."""
+        rounds = self.rounds[name]
+        return sum(each.refused for each in rounds) / sum(each.run.sent for each in rounds)
+
     def p99_ms(self, name: str) -> float:
         """Over all rounds."""
         found = Slots()
@@ -113,6 +120,12 @@ class PrefetchFigures(msgspec.Struct, frozen=True, kw_only=True):
             found.append(
                 f"p99 {self.p99_ms(OURS):.1f} ms at {CONNECTIONS} connections, promised <= {limits.p99_ms_max:.0f}"
             )
+        most = limits.refused_share_max
+        found.extend(
+            f"{name} refused {self.refused_share(name):.2%} of the requests, promised <= {most:.1%}"
+            for name in (OURS, WITHOUT_TOKENS, COLD)
+            if self.refused_share(name) > most
+        )
         return found
 
     def invalid_because(self) -> list[str]:
@@ -144,6 +157,7 @@ class PrefetchFigures(msgspec.Struct, frozen=True, kw_only=True):
                 }
                 for peer in self.peers
             },
+            "refused_share": round(self.refused_share(OURS), 6),
             "answers_compared": self.compared,
             "asked_by": self.forms[OURS],
             "connections": CONNECTIONS,

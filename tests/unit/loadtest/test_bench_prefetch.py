@@ -226,13 +226,15 @@ def test_the_judge_of_figures_needs_no_server_installed() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
 
 
-def asked(rps: float, *, p99_ms: int = 8, load_cores: float = 0.5) -> Asked:
+def asked(rps: float, *, p99_ms: int = 8, load_cores: float = 0.5, refused: int = 0) -> Asked:
     run = LoadRun(
         wall_s=2.0, idle_s=2.0 * (1 - load_cores), sent=1_000, answered=1_000, failed=0, waited=0, waiting_max=0,
         late=Slots(), bytes=2_300_000, body_bytes=2_000_000, connects=64,
         tags={0: TagTally({200: 1_000}, 0, Slots({64: 980, _slot(p99_ms): 20}), Slots())}, error="",
     )  # fmt: skip
-    return Asked(rps_per_core=rps, rps=rps * 0.9, p99_ms=p99_ms, bytes=2_000.0, load_cores=load_cores, run=run)
+    return Asked(
+        rps_per_core=rps, rps=rps * 0.9, p99_ms=p99_ms, bytes=2_000.0, load_cores=load_cores, refused=refused, run=run
+    )
 
 
 def _slot(latency_ms: int) -> int:
@@ -281,6 +283,12 @@ def test_each_promise_falls_short_by_itself() -> None:
     assert "1,999 requests/s per core of cold" in figures(cold=[asked(1_999)] * 3).shortfalls()[0]
     assert "1.31 times mercurius" in figures(mercurius=[asked(13_000)] * 3).shortfalls()[0]
     assert "p99 1" in figures(stagecue=[asked(17_000, p99_ms=11)] * 3).shortfalls()[0]
+
+
+def test_refusals_of_requests_that_come_one_after_another_fall_short() -> None:
+    assert figures(stagecue=[asked(17_000, refused=1)] * 3).shortfalls() == []
+    assert "cold refused 0.20% of the requests" in figures(cold=[asked(2_000, refused=2)] * 3).shortfalls()[0]
+    assert figures(stagecue=[asked(17_000, refused=1)] * 3).keys()["refused_share"] == 0.001
 
 
 def test_a_busy_client_and_too_few_comparisons_do_not_count() -> None:
