@@ -1,8 +1,8 @@
 """Documents parsed and validated by the schema's own rules and limits, once each, bounded.
 
 Rules and limits are read off the schema's extensions, so that nothing is let through here that its own execution would
-refuse. A parsed and compiled document takes about a hundred times the memory of its text (tracemalloc), which is why texts in
-use are bounded apart from texts that are kept.
+refuse. A parsed and compiled document takes about a hundred times the memory of its text (tracemalloc): so texts in use
+are bounded apart from texts that are kept.
 """
 
 from __future__ import annotations
