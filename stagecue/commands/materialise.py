@@ -337,8 +337,8 @@ async def _maker(night: _Night) -> AsyncIterator[ChunkMaker]:
 async def _source(night: _Night) -> AsyncIterator[PicksSource]:
     """Whoever DGS_RECOMMENDATIONS names behind `materialised`; the catalog alone is asked without a detour."""
     from contract.runtime.system_clock import SystemClock
+    from dgs.caches.chosen_picks import ChosenPicks
     from dgs.catalog_picks import CatalogPicks
-    from dgs.chosen_picks import ChosenPicks
     from dgs.sources.chain import MATERIALISED, build_chain, source_order
     from dgs.sources.registry import SourceOptions
 

@@ -8,8 +8,8 @@ from typing import cast
 from contract.clock import Clock
 from contract.errors import NotFound
 from contract.schedule import PlannedStage, TopicSchedule
+from dgs.caches.chosen_picks import ChosenPicks
 from dgs.catalogs import CatalogIndex, CatalogInUse
-from dgs.chosen_picks import ChosenPicks
 from dgs.model import Profile, Title
 from dgs.picks import Missing, Picks, Wanted
 from dgs.ports import Need, ProfileSource
