@@ -214,18 +214,23 @@ class FastPath(Endpoint):
                 if type(part) is MapPart:
                     picks = self._picks.at_once(part.wanted)
                     if picks is None:
-                        # A profile nobody has fails its own request, not the batch it would wait in.
-                        self._place_of(part.wanted.profile_id)
-                        return job
+                        return self._checked(job)
                     found.append(picks)
                 elif type(part) is UseCasePart:
-                    return job
+                    return self._checked(job)
             return self._joiner.join(job, found)
         except (NotPlain, BroadcastSystemError):
             return None  # an error is said with a path and a location by the endpoint behind
         except Exception as exc:
             self._fault(exc)
             return None
+
+    def _checked(self, job: Job) -> Job:
+        """A profile nobody has fails its own request, not the batch it would wait in: raises what its source does."""
+        for part in job.parts:
+            if isinstance(part, MapPart):
+                self._place_of(part.wanted.profile_id)
+        return job
 
     def _understand(self, ask: Ask, body: Body, document: Document, newest: bool) -> Job | _Stale | None:
         operation = document.operation(body.operationName)

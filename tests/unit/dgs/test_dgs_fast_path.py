@@ -249,6 +249,17 @@ async def test_a_profile_nobody_has_fails_alone() -> None:
     assert [[each.profile_id for each in batch] for batch in made.picks.asked] == [["p-1"]]
 
 
+async def test_no_root_field_takes_a_profile_nobody_has_into_a_batch() -> None:
+    made = world()
+    made.picks.cold = {each.id for each in PROFILES}
+    one = 'prefetchEvent(eventId: "e", profileId: "%s") { version }'
+    channel = 'c: broadcastChannel(eventIds: ["e"], profileId: "p-1", device: {kind: TV}) { url }'
+    for text in (f"{{ a: {one % 'p-1'} b: {one % 'nobody'} }}", f"{{ {channel} b: {one % 'nobody'} }}"):
+        extensions = {"persistedQuery": {"version": 1, "sha256Hash": sha256_of(text)}}
+        assert (await made.answer(ask_for({"query": text, "extensions": extensions}))).status == 599
+    assert made.picks.asked == []
+
+
 @pytest.mark.parametrize("how", ["unavailable", "missing", "broken"])
 async def test_without_picks_the_cohorts_map_is_shown_and_said(how: str) -> None:
     made = world()
