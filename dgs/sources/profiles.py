@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -114,6 +114,10 @@ class CsvProfiles:
 
     def __len__(self) -> int:
         return len(self._profiles)
+
+    def ids(self) -> Iterator[str]:
+        """All of them, in the order of their first rows."""
+        return iter(self._profiles)
 
     def profile(self, profile_id: str) -> Profile:
         check_profile_id(profile_id)

@@ -94,6 +94,23 @@ def test_a_directory_of_its_own_and_a_file_of_ids(
     assert len(asyncio.run(_profiles_in(tmp_path / "picks", [f"p-{each}" for each in range(20)]))) == found["written"]
 
 
+def test_without_a_list_it_is_the_profiles_with_histories(
+    installation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of DGS_PROFILES_PATH; p-1 lives where the event is not shown."""
+    title = load_catalog(DEMO_CATALOG).titles[0].id
+    histories = tmp_path / "histories.csv"
+    histories.write_text(f"title_id,profile_id,region\n{title},p-0,US\n{title},p-1,DE\n{title},p-2,US\n")
+    monkeypatch.setenv("DGS_PROFILES_PATH", str(histories))
+    monkeypatch.setenv("DGS_MATERIALISED_PATH", str(tmp_path / "picks"))
+    result = CliRunner().invoke(
+        cli, ["materialise", "night", "--workers", "1", "--data-dir", str(installation), "--json"]
+    )
+    found = made(result)
+    assert (found["profiles"], found["written"], found["left_out"]) == (3, 2, 1)
+    assert asyncio.run(_profiles_in(tmp_path / "picks", ["p-0", "p-1", "p-2"])) == {"p-0", "p-2"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
