@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import strawberry
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -124,7 +124,6 @@ class GraphQLEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._requests is not None:
             self._requests.note("graphql", self._clock.now_ms())
-            self._metrics.graphql_requests.inc()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         media_type = _GRAPHQL_JSON if _GRAPHQL_JSON in headers.get(b"accept", b"") else _JSON
         extra: list[tuple[bytes, bytes]] = []
@@ -140,20 +139,18 @@ class GraphQLEndpoint:
                     raise _WrongMethod(
                         f"{scope['method']} is not allowed here", rule="POST a JSON operation, or GET it"
                     )
-                started_s = self._clock.monotonic_s()
                 status, body, max_age_s = await self._execute(operation, headers, media_type)
         except TimeoutError:
             status, body = self._refuse(_TimedOut(f"took longer than {self._timeout_s:g} s"))
-            self._metrics.graphql_errors.labels(_TimedOut.code).inc()
+            self._metrics.error(_TimedOut.code)
         except BroadcastSystemError as exc:
             status, body = self._refuse(exc)
-            self._metrics.graphql_errors.labels(exc.code).inc()
+            self._metrics.error(exc.code)
             if status == 401:
                 extra.append((b"www-authenticate", b"Bearer"))
             if status == 413:
                 extra.append((b"connection", b"close"))  # the rest of the body is not read
         else:
-            self._metrics.graphql_seconds.observe(self._clock.monotonic_s() - started_s)
             if max_age_s is not None:
                 kept = f"private, max-age={max_age_s}".encode()
         await _respond(send, status, media_type, body, (b"cache-control", kept), *extra)
@@ -213,7 +210,7 @@ class GraphQLEndpoint:
 
     def _note_error(self, error: Any) -> None:
         code = error_code(error)
-        self._metrics.graphql_errors.labels(code).inc()
+        self._metrics.error(code)
         if code == BroadcastSystemError.code:
             _log.error("graphql_internal_error", path=error.path, error=repr(error.original_error))
 
@@ -240,7 +237,6 @@ class ArtworkEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._requests is not None:
             self._requests.note("artwork", self._clock.now_ms())
-            self._metrics.artwork_requests.inc()
         if scope["method"] not in ("GET", "HEAD"):
             await _respond(send, 405, b"text/plain", b"GET or HEAD only\n", (b"allow", b"GET, HEAD"))
             return
@@ -268,7 +264,7 @@ class ArtworkEndpoint:
         await _respond(send, 200, b"image/svg+xml", body, *kept, *guard, head_only=scope["method"] == "HEAD")
 
     async def _not_found(self, send: Send, why: bytes) -> None:
-        self._metrics.artwork_misses.inc()
+        self._metrics.artwork_not_found += 1
         await _respond(send, 404, b"text/plain", why, (b"cache-control", b"no-store"))
 
 
@@ -308,7 +304,7 @@ class OperationsEndpoints:
         return _json(body, status=status)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(self._metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     async def requests(self, request: Request) -> Response:
         """Counts of GraphQL and artwork requests with since_ms <= arrival < until_ms."""

@@ -16,7 +16,6 @@ from contract.runtime.asgi import listen_on
 from contract.runtime.channel import channel_pair
 from contract.runtime.runner import Readiness, Service, run_services
 from contract.runtime.system_clock import SystemClock
-from dgs.app import build_dgs
 from message_producer.app import open_producer
 from message_router.app import Router, build_router
 from message_router.settings import RouterSettings
@@ -24,7 +23,7 @@ from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
-from stagecue.prefetch_part import dgs_server, dgs_settings
+from stagecue.prefetch_part import dgs_settings, open_dgs
 from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 from stagecue.store_part import producer_settings
@@ -152,15 +151,17 @@ async def run_standalone(
             readiness=readiness,
             sock=sockets[settings.push_port],
         )
-        prefetch_settings = dgs_settings(settings, catalog=options.catalog, profiles=options.profiles)
-        dgs = build_dgs(
-            prefetch_settings,
-            schedule_view=schedule_view,
-            replay_log=replay_log,
-            device_ring=keys.device,
-            profile_ring=keys.profile,
-            clock=clock,
-            readiness=readiness,
+        dgs = await stack.enter_async_context(
+            open_dgs(
+                settings,
+                dgs_settings(settings, catalog=options.catalog, profiles=options.profiles),
+                schedule_view=schedule_view,
+                replay_log=replay_log,
+                keys=keys,
+                clock=clock,
+                readiness=readiness,
+                kv=None,
+            )
         )
         services: list[Service] = [
             RingWatch(keys, settings.data_dir, clock, renews_operator_token=True),
@@ -169,7 +170,8 @@ async def run_standalone(
             # Before the node, so that it is stopped after: a drain still delivers, and reports its last reach, over it.
             EmbeddedLink(router, node),
             node.service,
-            dgs_server(prefetch_settings, dgs, sockets[settings.dgs_port], clock=clock, readiness=readiness),
+            *dgs.services,
+            dgs.server(sockets[settings.dgs_port]),
             *operator_services(
                 producer.operations,
                 operator_ring=keys.operator,

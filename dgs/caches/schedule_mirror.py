@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -57,14 +57,16 @@ class ScheduleMirror:
         poll_s: float = 1.0,
         stale_s: float = 900.0,
         draw: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`draw` is uniform over [0, 1): it spreads the polls of several processes."""
+        """`draw` is uniform over [0, 1): it spreads the polls of several processes. `sleep` goes by `clock`."""
         assert 0 < poll_s < stale_s
         self._view = view
         self._clock = clock
         self._poll_s = poll_s
         self._stale_limit_s = stale_s
         self._draw = draw
+        self._sleep = sleep
         self._by_topic: dict[str, TopicSchedule] = {}
         self._by_event: dict[str, tuple[TopicSchedule, ...]] = {}
         self._unconfirmed: dict[str, float] = {}
@@ -99,6 +101,10 @@ class ScheduleMirror:
     def schedule(self, topic: str) -> TopicSchedule | None:
         """One topic's, however old; None: not held."""
         return self._by_topic.get(topic)
+
+    def known(self) -> tuple[TopicSchedule, ...]:
+        """Every schedule held now."""
+        return tuple(self._by_topic.values())
 
     async def events(self) -> tuple[str, ...]:
         """See ScheduleReader: ids of all events, sorted, as of the last poll. Raises StoreUnavailable."""
@@ -238,7 +244,7 @@ class ScheduleMirror:
         read_s = self._read_s.get(event_id)
         if read_s is not None and now_s - read_s < _VAIN_S:
             # Later than asked, and therefore no older than the asking.
-            await asyncio.sleep(_VAIN_S - (now_s - read_s))
+            await self._sleep(_VAIN_S - (now_s - read_s))
         self._reads += 1
         self._read_s[event_id] = now_s = self._clock.monotonic_s()
         self._read_s.move_to_end(event_id)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from email.utils import formatdate
 from typing import Final
 
@@ -60,7 +60,13 @@ class DgsServer:
         clock: Clock,
         readiness: Readiness,
         tls: ssl.SSLContext | None = None,
+        observe: Callable[[str, Class, int, float], None] | None = None,
+        always: Collection[str] = (),
     ) -> None:
+        """`observe` hears of each request served: operation, class, status, seconds since it was admitted.
+
+        Requests for the paths of `always` are served as they come, whatever the gate thinks.
+        """
         self.limits = limits
         self.draining = False
         self.date_line = b""
@@ -72,6 +78,8 @@ class DgsServer:
         self._clock = clock
         self._readiness = readiness
         self._tls = tls
+        self._observe = observe
+        self._always = frozenset(always)
         self._table: SocketTable | None = None
         self._listener: asyncio.Server | ServedListener | None = None
         self._connections: dict[Connection, None] = {}
@@ -217,6 +225,9 @@ class DgsServer:
         if exchange.ask.method == "OPTIONS" and (known := preflight(exchange.ask)) is not None:
             exchange(known)
             return
+        if exchange.ask.path in self._always:
+            self._serve(exchange)
+            return
         try:
             seen = exchange.seen = self._look(exchange.ask)
             klass = exchange.klass = self._gate.classify(seen, self._clock.now_ms())
@@ -243,6 +254,8 @@ class DgsServer:
             outcome = "late" if answer is not None and answer.status in _TIMEOUTS else "failed"
         now_s = self._clock.monotonic_s()
         self._gate.finished(exchange.klass, took_s=now_s - admitted_s, outcome=outcome, now_s=now_s)
+        if self._observe is not None and answer is not None:
+            self._observe(exchange.seen.operation, exchange.klass, answer.status, now_s - admitted_s)
 
     def refused(self, malformed: Malformed) -> None:
         self._malformed += 1
@@ -297,6 +310,13 @@ class DgsServer:
             return
         self._refused += 1
         self._turn_away(exchange, verdict)
+
+    def _serve(self, exchange: Exchange) -> None:
+        """Without the gate."""
+        try:
+            self._endpoint.serve(exchange.ask, exchange)
+        except Exception:
+            self._fail(exchange)
 
     def _turn_away(self, exchange: Exchange, verdict: Verdict) -> None:
         try:

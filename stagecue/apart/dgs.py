@@ -9,12 +9,11 @@ from pathlib import Path
 from contract.runtime.asgi import listen_on
 from contract.runtime.runner import Readiness, run_services
 from contract.runtime.system_clock import SystemClock
-from dgs.app import build_dgs
 from stagecue.apart.health import with_status
 from stagecue.apart.kv import KvWatch, open_kv
 from stagecue.apart.lifecycle import Announce, ReadyLine, ServiceAddress
 from stagecue.keys import load_or_create_keys
-from stagecue.prefetch_part import dgs_server, dgs_settings
+from stagecue.prefetch_part import dgs_settings, open_dgs
 from stagecue.ring_watch import RingWatch
 from stagecue.settings import InstallationSettings
 
@@ -37,18 +36,22 @@ async def run_dgs(
         sock = stack.enter_context(listen_on(settings.host, settings.dgs_port))
         kv = await stack.enter_async_context(open_kv(kv_url))
         chosen = dgs_settings(settings, catalog=catalog, profiles=profiles)
-        app = build_dgs(
-            chosen,
-            schedule_view=kv.schedule_view,
-            replay_log=kv.replay_log,
-            device_ring=keys.device,
-            profile_ring=keys.profile,
-            clock=clock,
-            readiness=readiness,
+        dgs = await stack.enter_async_context(
+            open_dgs(
+                settings,
+                chosen,
+                schedule_view=kv.schedule_view,
+                replay_log=kv.replay_log,
+                keys=keys,
+                clock=clock,
+                readiness=readiness,
+                kv=kv.client,
+            )
         )
 
         def status() -> dict[str, object]:
-            return {"role": "dgs", "ready": readiness.ready, "sends_devices_to": chosen.push_url.split(",")}
+            sends_to = chosen.push_url.split(",")
+            return {"role": "dgs", "ready": readiness.ready, "sends_devices_to": sends_to, **dgs.status()}
 
         address = ServiceAddress(
             service="dgs", address=settings.url("http", settings.dgs_port), data_dir=str(settings.data_dir)
@@ -56,7 +59,8 @@ async def run_dgs(
         await run_services(
             [
                 RingWatch(keys, settings.data_dir, clock),
-                dgs_server(chosen, with_status(app, status), sock, clock=clock, readiness=readiness),
+                *dgs.services,
+                dgs.server(sock, app=with_status(dgs, status)),
                 KvWatch(kv, readiness),
                 ReadyLine(readiness, address, announce),
             ],

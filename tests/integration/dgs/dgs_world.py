@@ -16,20 +16,24 @@ from contract.clock import ManualClock
 from contract.kv.memory import MemoryReplayLog, MemoryScheduleView
 from contract.names import topic_of
 from contract.runtime.asgi import listen_on
-from contract.runtime.runner import Readiness
+from contract.runtime.runner import Readiness, Service
 from contract.runtime.system_clock import SystemClock
 from contract.schedule import PlannedStage, TopicSchedule
 from contract.tokens import KeyRing, ProfileClaims
 from dgs import app
+from dgs.app import Dgs
 from dgs.http.asgi_bridge import AsgiBridge
 from dgs.http.limits import ServerLimits
 from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
+from dgs.sources import file
 from dgs.sources.catalog import load_catalog
 
 __all__ = ["CHANNEL", "HOUR_MS", "PREFETCH", "World"]
 
 HOUR_MS = 3_600_000
+POLL_S = 0.02
+"""How old a schedule may be that the DGS shows."""
 PREFETCH = """
 query Prefetch($event: ID!, $profile: ID!, $device: DeviceContext) {
   prefetchEvent(eventId: $event, profileId: $profile, device: $device) {
@@ -71,9 +75,9 @@ class World:
         self.server: DgsServer
 
     def build(self, draw: Callable[[], float] = lambda: 0.5, **settings: Any) -> Any:
-        with patch.object(app, "load_catalog", _parsed_once):
+        with patch.object(file, "load_catalog", _parsed_once):
             return app.build_dgs(
-                DgsSettings(**settings),
+                DgsSettings(**{"schedule_poll_s": POLL_S, **settings}),
                 schedule_view=self.view,
                 replay_log=self.log,
                 device_ring=self.ring,
@@ -151,20 +155,31 @@ class World:
         """
         sock = listen_on("127.0.0.1", 0)
         port = sock.getsockname()[1]
-        self.server = DgsServer(
-            sock,
-            endpoint=AsgiBridge(app, deadline_s=5.0),
-            limits=ServerLimits(),
-            clock=SystemClock(),
-            readiness=self.readiness,
-        )
-        ready, stop = asyncio.Event(), asyncio.Event()
-        serving = asyncio.create_task(self.server.run(ready, stop), name="dgs-under-test")
+        services: tuple[Service, ...]
+        if isinstance(app, Dgs):
+            self.server = app.server(sock, clock=SystemClock())
+            services = (*app.services, self.server)
+        else:
+            self.server = DgsServer(
+                sock,
+                endpoint=AsgiBridge(app, deadline_s=5.0),
+                limits=ServerLimits(),
+                clock=SystemClock(),
+                readiness=self.readiness,
+            )
+            services = (self.server,)
+        stop = asyncio.Event()
+        running: list[asyncio.Task[None]] = []
         try:
-            await asyncio.wait_for(ready.wait(), 5)
+            for service in services:
+                ready = asyncio.Event()
+                running.append(asyncio.create_task(service.run(ready, stop), name=service.name))
+                await asyncio.wait_for(ready.wait(), 5)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
                 yield client
         finally:
             stop.set()
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(asyncio.gather(*running), 10)
+            if isinstance(app, Dgs):
+                await app.aclose()
         assert self.server.stats()["connections"] == 0

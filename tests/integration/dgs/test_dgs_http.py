@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from dgs_world import CHANNEL, PREFETCH, World
@@ -14,6 +15,7 @@ from contract.errors import StoreUnavailable
 from contract.kv.memory import MemoryScheduleView
 from contract.schedule import TopicSchedule
 from dgs.http.cors import ASKED_FOR
+from dgs.prefetch import Prefetch
 
 SMALL = 'prefetchEvent(eventId: "tyson-paul", profileId: "p-1") { version }'
 
@@ -24,9 +26,16 @@ class BrokenView(MemoryScheduleView):
     error: Exception | None = None
 
     async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
+        self._check()
+        return await super().schedules(topics)
+
+    async def topics_of(self, event_id: str) -> tuple[str, ...]:
+        self._check()
+        return await super().topics_of(event_id)
+
+    def _check(self) -> None:
         if self.error is not None:
             raise self.error
-        return await super().schedules(topics)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +198,12 @@ async def test_the_store_is_down(bare_world: World) -> None:
     view = world.view = BrokenView()
     async with world.client(world.build()) as world.http:
         await world.plan()
+        await world.prefetch()
         assert (await world.http.get("/readyz")).status_code == 200
         view.error = StoreUnavailable("no answer from the schedule view")
-        error = await world.refused(PREFETCH, event="tyson-paul", profile="p-1")
+        error = await world.refused(PREFETCH, event="never-seen", profile="p-1")
         assert error["extensions"] == {"code": "store_unavailable", "retryAfterMs": 4000}
+        assert (await world.prefetch())["revision"] == 12, "what is known is served all the same"
         not_ready = await world.http.get("/readyz")
         assert not_ready.status_code == 503
         assert not_ready.json()["failing"] == {"dgs.schedule_view": "no answer from the schedule view"}
@@ -204,11 +215,10 @@ async def test_the_store_is_down(bare_world: World) -> None:
 async def test_a_bug_is_masked(bare_world: World) -> None:
     """An unexpected exception's text stays out of the answer and is counted as internal."""
     world = bare_world
-    view = world.view = BrokenView()
     async with world.client(world.build()) as world.http:
         await world.plan()
-        view.error = RuntimeError("secret: /etc/passwd")
-        error = await world.refused(PREFETCH, event="tyson-paul", profile="p-1")
+        with patch.object(Prefetch, "stage_map", side_effect=RuntimeError("secret: /etc/passwd")):
+            error = await world.refused(PREFETCH, event="tyson-paul", profile="p-1")
         assert error["extensions"] == {"code": "internal"}
         assert "secret" not in json.dumps(error)
         assert 'stagecue_dgs_graphql_errors_total{code="internal"} 1.0' in (await world.http.get("/metrics")).text
