@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -22,17 +22,12 @@ from contract.runtime.runner import Readiness, run_process, run_services
 from contract.runtime.system_clock import SystemClock
 from contract.runtime.telemetry import configure_logging
 from contract.tokens import KeyRing, new_key_ring
+from dgs.adapters.materialised_file import FileMaterialised
 from dgs.app import build_dgs
-from dgs.http.asgi_bridge import AsgiBridge
-from dgs.http.limits import ServerLimits
-from dgs.http.server import DgsServer
 from dgs.settings import DgsSettings
 from loadtest.bench.prefetch.dgs_setup import DgsSetup
 
 __all__ = ["main"]
-
-_LONGER_S: Final = 2.0
-"""As in stagecue.prefetch_part."""
 
 
 async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:
@@ -42,7 +37,14 @@ async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(listen_on("127.0.0.1", 0))
         settings = DgsSettings()
-        app = build_dgs(
+
+        def open_store(catalog: Callable[[], str]) -> FileMaterialised:
+            assert settings.materialised_path is not None
+            store = FileMaterialised(settings.materialised_path, clock, catalog=catalog)
+            stack.push_async_callback(store.aclose)
+            return store
+
+        dgs = build_dgs(
             settings,
             schedule_view=view,
             replay_log=MemoryReplayLog(),
@@ -50,20 +52,15 @@ async def _run(setup: DgsSetup, stop: asyncio.Event) -> None:
             profile_ring=KeyRing("stagecue.profile", {setup.secret.kid: setup.secret.key}, setup.secret.kid),
             clock=clock,
             readiness=readiness,
+            open_store=open_store if settings.materialised_path is not None else None,
         )
+        stack.push_async_callback(dgs.aclose)
         asyncio.get_running_loop().add_reader(0, _told, stop)
 
         async def say() -> None:
             _print({"port": sock.getsockname()[1]})
 
-        server = DgsServer(
-            sock,
-            endpoint=AsgiBridge(app, deadline_s=settings.request_timeout_s + _LONGER_S),
-            limits=ServerLimits.of(settings),
-            clock=clock,
-            readiness=readiness,
-        )
-        await run_services([server], stop=stop, on_ready=say, on_stopping=readiness.stopping)
+        await run_services([*dgs.services, dgs.server(sock)], stop=stop, on_ready=say, on_stopping=readiness.stopping)
 
 
 def _told(stop: asyncio.Event) -> None:
