@@ -58,10 +58,13 @@ class MirrorMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.view, self.clock = FlakyView(), ManualClock()
-        self.mirror = ScheduleMirror(self.view, self.clock, stale_s=STALE_S, draw=lambda: 0.5)
+        self.mirror = ScheduleMirror(self.view, self.clock, stale_s=STALE_S, draw=lambda: 0.5, sleep=self.sleep)
         self.ever: dict[str, list[TopicSchedule]] = {}
         self.seen: dict[str, int] = {}
         """Highest revision the mirror has shown, until it may forget it."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.clock.advance_ms(round(seconds * 1000))
 
     def teardown(self) -> None:
         self.loop.close()
@@ -166,4 +169,4 @@ class MirrorMachine(RuleBasedStateMachine):
 
 
 TestMirror = MirrorMachine.TestCase
-TestMirror.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMirror.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
