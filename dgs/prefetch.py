@@ -57,8 +57,6 @@ _DEVICE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _TITLE_EVENT_WITHIN_MS: Final = 31 * 86_400_000
 _NOBODY: Final = "nobody could choose"
 _MAX_ENDS: Final = 10_000
-_PLACES_PER_PROFILE: Final = 10
-"""A place is a tenth of a profile (DGS_PROFILE_CACHE_ENTRIES)."""
 
 
 class ChannelTopicState(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +121,7 @@ class Prefetch:
         self._push_urls = cycle(settings.push_urls)
         self._catalogs = catalogs
         self._profiles = profiles
-        self._place = places_of(profiles, entries=_PLACES_PER_PROFILE * settings.profile_cache_entries)
+        self._place = places_of(profiles, entries=settings.profile_cache_entries)
         self._picks = picks
         self._defaults = defaults
         self._schedules = schedules

@@ -86,8 +86,9 @@ class DgsSettings(ServiceSettings):
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="From the first byte of a request to its answer; reading the body counts."
     )
-    map_cache_entries: int = Field(default=4_096, ge=0, description="Built stage maps kept; about 4 KB each.")
-    profile_cache_entries: int = Field(default=10_000, ge=0, description="Profiles kept; about 2 KB each.")
+    profile_cache_entries: int = Field(
+        default=100_000, ge=0, description="Profiles whose region and language are kept; some 300 B each."
+    )
     title_cache_entries: int = Field(default=50_000, ge=0, description="Titles dressed for devices; under 1 KB each.")
     artwork_cache_entries: int = Field(default=4_096, ge=0, description="Drawn pictures kept; about 3 KB each.")
     max_head_bytes: int = Field(default=16 * 1024, ge=1024, description="Longest request line and header fields.")

@@ -44,6 +44,7 @@ _log = structlog.get_logger(__name__)
 _PRESUMED: Final = Place("", "en")
 """For a device that names its locale, of an event everybody sees alike: nobody looks at where the profile is."""
 _MAX_DRESSINGS: Final = 4_096
+_MAX_LOOKED_AT: Final = 1_024
 _MAX_REASONS: Final = 64
 _SHED: Final = "more is asked than can be served"
 
@@ -120,6 +121,8 @@ class FastPath(Endpoint):
         self._dressings: dict[tuple[str, str | None, str], Dressing] = {}
         self._waiting = Waiting(picks, clock, max_requests=settings.queue_max)
         self._tasks: set[asyncio.Task[_Outcome]] = set()
+        self._looked_at: dict[int, tuple[Ask, Body]] = {}
+        """Bodies read by `look` and not served yet, by the request's identity."""
         self.fast = 0
         """Answers given here, 304 among them."""
         self.left = 0
@@ -131,11 +134,20 @@ class FastPath(Endpoint):
 
     def look(self, ask: Ask) -> Seen:
         """What is asked for, as far as that is known without paying for it."""
-        return look(ask, self._library)
+        body = read_request(ask) if ask.path == PATH else None
+        if body is not None:
+            if len(self._looked_at) >= _MAX_LOOKED_AT:
+                self._looked_at.clear()  # of requests that were turned away: others are read again
+            self._looked_at[id(ask)] = ask, body
+        return look(ask, body, self._library)
 
     def serve(self, ask: Ask, reply: Reply) -> None:
         """Answer at once, or when picks were found, or by the endpoint behind."""
-        body = read_request(ask) if ask.path == PATH else None
+        looked_at = self._looked_at.pop(id(ask), None)
+        if looked_at is not None and looked_at[0] is ask:
+            body: Body | None = looked_at[1]
+        else:
+            body = read_request(ask) if ask.path == PATH else None
         if body is None:
             self._fallback.serve(ask, reply)
             return

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from dgs.operations.library import Library
 from dgs.operations.plan import Operation, Plan
-from dgs.operations.request import read_request
+from dgs.operations.request import Body
 from dgs.serving import CLASSES, Ask, Class, Seen
 
 __all__ = ["PATH", "VERSION_FIELD", "look"]
@@ -18,14 +18,16 @@ VERSION_FIELD: Final = b"x-stagecue-version"
 _CLASSES: Final[Mapping[bytes, Class]] = {name.encode(): name for name in CLASSES}
 
 
-def look(ask: Ask, library: Library) -> Seen:
-    """Operation, device kind and event as the request names them; nothing is checked, compiled or looked up."""
+def look(ask: Ask, body: Body | None, library: Library) -> Seen:
+    """Operation, device kind and event as the request names them; nothing is checked, compiled or looked up.
+
+    `body`: what `read_request` made of it; None, too, for another path.
+    """
     if ask.path != PATH:
         return Seen("page")
     fields = ask.fields
     asked = _CLASSES.get(fields.get(b"x-stagecue-class", b""))
     has_map = b"if-none-match" in fields or VERSION_FIELD in fields
-    body = read_request(ask)
     document = library.peek(body) if body is not None else None
     operation = document.operation(body.operationName) if document is not None and body is not None else None
     if operation is None or body is None:
