@@ -6,6 +6,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from starlette.applications import Starlette
@@ -25,7 +26,6 @@ from dgs.http_api import ArtworkEndpoint, GraphQLEndpoint, OperationsEndpoints
 from dgs.metrics import DgsMetrics
 from dgs.operations.fast_path import FastPath
 from dgs.operations.library import Library, load_library
-from dgs.ports import PicksSource
 from dgs.prefetch import Prefetch
 from dgs.priority.dependencies import GuardedPicks
 from dgs.priority.gate import PriorityGate
@@ -36,6 +36,10 @@ from dgs.request_log import RequestLog, noting
 from dgs.schema import build_schema
 from dgs.serving import Answer, Ask, Endpoint, Verdict
 from dgs.settings import DgsSettings
+from dgs.sharding.choice import ClusterChoice
+from dgs.sharding.clusters import Clusters, single_cluster
+from dgs.sharding.clusters_file import load_clusters
+from dgs.sharding.report import ScalingReport
 from dgs.shown import show_gate, show_server, show_stock
 from dgs.stock import OpenStore, Stock, open_stock
 from dgs.trust import trusting
@@ -50,6 +54,8 @@ _LATE_SHARE: Final = 0.8
 """Of a source's deadline: picks that took as long and are not its own stand for a time-out."""
 _RANKING: Final = "picks"
 """The dependency the gate learns the pace of."""
+_OWN_AT_ONCE: Final = 512
+"""Rankings of this process that may wait for its core, some 0.2 s of work: a burst is no overload, a queue is."""
 _NO_ROOM: Final = "too many rankings under way"
 
 
@@ -85,6 +91,7 @@ class Dgs:
         self._requests = requests
         self._clock = clock
         self._readiness = readiness
+        self._opened: list[FastPath] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
@@ -120,13 +127,14 @@ class Dgs:
         settings = self.settings
         bridge = AsgiBridge(app or self.app, deadline_s=settings.request_timeout_s + _LONGER_S, tls=tls is not None)
         fast_path = self._fast_path(bridge)
+        self._opened.append(fast_path)
         look = trusting(fast_path.look, settings.trusted_networks)
         server = DgsServer(
             sock,
             endpoint=fast_path,
             gate=self.gate,
             look=noting(look, self._requests, self._clock.now_ms),
-            refuse=self._refuse,
+            refuse=partial(self._refuse, fast_path),
             observe=self._metrics.answered,
             always=_ALWAYS,
             limits=ServerLimits.of(settings),
@@ -138,11 +146,15 @@ class Dgs:
         return server
 
     async def aclose(self) -> None:
-        """Give up on what sources still do. Idempotent."""
+        """Give up on what still waits or is being asked for. Idempotent; after the servers have ended."""
+        for fast_path in self._opened:
+            await fast_path.close()
         await self.stock.aclose()
 
-    def _refuse(self, ask: Ask, verdict: Verdict) -> Answer:
-        return self.gate.refusal(verdict)
+    def _refuse(self, fast_path: FastPath, ask: Ask, verdict: Verdict) -> Answer:
+        """A device that could not come again before the stage gets everybody's map, if a map is what it asked for."""
+        instead = fast_path.default_map(ask) if verdict.default_map else None
+        return instead or self.gate.refusal(verdict)
 
     def _use_rules(self, ruleset: Ruleset) -> None:
         self.gate.use(ruleset, now_s=self._clock.monotonic_s(), now_ms=self._clock.now_ms())
@@ -173,7 +185,16 @@ def build_dgs(
     rules = RulesetFile(settings.ruleset_path)
     gate = _gate(settings, rules, stock, clock)
     show_gate(metrics, gate, rules)
-    picks = _guarded(settings, stock, gate, clock)
+    picks = GuardedPicks(
+        stock.picks,
+        gate.dependencies[_RANKING],
+        gate.dependencies,
+        late_after_s=_LATE_SHARE * settings.ranking_deadline_ms / 1000,
+        monotonic_s=clock.monotonic_s,
+        otherwise=None if stock.chain is None else lambda wanted: stock.instead(wanted, _NO_ROOM),
+    )
+    clusters = _clusters(settings)
+    open_ended_ms = settings.open_ended_event_s * 1000
     prefetch = Prefetch(
         settings,
         catalogs=stock.catalogs,
@@ -185,6 +206,7 @@ def build_dgs(
         device_ring=device_ring,
         clock=clock,
         draw=draw,
+        clusters=ClusterChoice(clusters, open_ended_ms=open_ended_ms),
     )
     callers = Callers(profile_ring, settings.tokens, clock.now_ms)
     schema = build_schema(settings)
@@ -197,7 +219,8 @@ def build_dgs(
         clock,
         cache_entries=settings.artwork_cache_entries,
     )
-    pages = OperationsEndpoints(readiness, schedule_view, metrics, requests)
+    scaling = ScalingReport(clusters, stock.schedules, clock, open_ended_ms=open_ended_ms)
+    pages = OperationsEndpoints(readiness, schedule_view, metrics, requests, scaling)
     readiness.hold("dgs.schedule_view")
     app = Starlette(
         routes=[
@@ -208,6 +231,7 @@ def build_dgs(
             Route("/readyz", pages.readyz),
             Route("/metrics", pages.metrics),
             Route("/requests", pages.requests),
+            Route("/scaling", pages.scaling),
         ]
     )
     return Dgs(
@@ -248,21 +272,13 @@ def _gate(settings: DgsSettings, rules: RulesetFile, stock: Stock, clock: Clock)
         now_ms=clock.now_ms(),
         queue_target_ms=settings.queue_target_ms,
         retry_after_mean_ms=settings.retry_after_mean_ms,
-        dependencies=(_RANKING,) if stock.chain is not None else (),
-        limit_min=settings.limit_min,
-        limit_max=settings.limit_max,
+        dependencies=(_RANKING,),
+        limit_min=settings.limit_min if stock.chain is not None else max(settings.limit_min, _OWN_AT_ONCE),
+        limit_max=max(settings.limit_max, _OWN_AT_ONCE),
     )
 
 
-def _guarded(settings: DgsSettings, stock: Stock, gate: PriorityGate, clock: Clock) -> PicksSource:
-    """Picks by way of the gate where somebody outside chooses; here it is the queue that tells of overload."""
-    if stock.chain is None:
-        return stock.picks
-    return GuardedPicks(
-        stock.picks,
-        gate.dependencies[_RANKING],
-        gate.dependencies,
-        late_after_s=_LATE_SHARE * settings.ranking_deadline_ms / 1000,
-        monotonic_s=clock.monotonic_s,
-        otherwise=lambda wanted: stock.instead(wanted, _NO_ROOM),
-    )
+def _clusters(settings: DgsSettings) -> Clusters:
+    if settings.clusters_path is None:
+        return single_cluster(settings.push_urls)
+    return load_clusters(settings.clusters_path, named=settings.cluster)

@@ -35,6 +35,7 @@ from dgs.prefetch import Prefetch
 from dgs.request_log import RequestLog
 from dgs.schema import RequestContext
 from dgs.settings import DgsSettings
+from dgs.sharding.report import ScalingReport
 
 __all__ = ["ArtworkEndpoint", "GraphQLEndpoint", "OperationsEndpoints"]
 
@@ -269,7 +270,7 @@ class ArtworkEndpoint:
 
 
 class OperationsEndpoints:
-    """`/healthz`, `/readyz`, `/metrics`, `/requests`."""
+    """`/healthz`, `/readyz`, `/metrics`, `/requests`, `/scaling`."""
 
     def __init__(
         self,
@@ -277,6 +278,7 @@ class OperationsEndpoints:
         schedule_view: ScheduleViewReader,
         metrics: DgsMetrics,
         requests: RequestLog,
+        scaling: ScalingReport,
         *,
         probe_timeout_s: float = 2.0,
     ) -> None:
@@ -284,6 +286,7 @@ class OperationsEndpoints:
         self._schedule_view = schedule_view
         self._metrics = metrics
         self._requests = requests
+        self._scaling = scaling
         self._probe_timeout_s = probe_timeout_s
 
     async def healthz(self, request: Request) -> Response:
@@ -305,6 +308,13 @@ class OperationsEndpoints:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    async def scaling(self, request: Request) -> Response:
+        """Desired capacity per cluster, for autoscalers; 503 while schedules cannot be read."""
+        try:
+            return Response(await self._scaling.body(), media_type="application/json")
+        except StoreUnavailable as exc:
+            return _json({"errors": [to_error(exc)]}, status=503)
 
     async def requests(self, request: Request) -> Response:
         """Counts of GraphQL and artwork requests with since_ms <= arrival < until_ms."""

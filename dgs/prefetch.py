@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from itertools import cycle
 from typing import Final, NamedTuple
 
 import msgspec
@@ -30,6 +29,8 @@ from dgs.picks import Missing, Picks, Wanted
 from dgs.places import places_of
 from dgs.ports import NewestReader, PicksSource, Place, ProfileSource, ScheduleReader
 from dgs.settings import DgsSettings
+from dgs.sharding.choice import ClusterChoice
+from dgs.sharding.clusters import single_cluster
 from dgs.shelf import fits, stage_content
 from dgs.ttl import jittered_ttl_ms
 from dgs.words import language_of
@@ -116,9 +117,13 @@ class Prefetch:
         device_ring: KeyRing,
         clock: Clock,
         draw: Callable[[], float],
+        clusters: ClusterChoice | None = None,
     ) -> None:
+        """`clusters` says which push nodes a profile goes to; without it, those of the settings in turn."""
         self._settings = settings
-        self._push_urls = cycle(settings.push_urls)
+        self._clusters = clusters or ClusterChoice(
+            single_cluster(settings.push_urls), open_ended_ms=settings.open_ended_event_s * 1000
+        )
         self._catalogs = catalogs
         self._profiles = profiles
         self._place = places_of(profiles, entries=settings.profile_cache_entries)
@@ -189,7 +194,7 @@ class Prefetch:
             topics=tuple(state.topic for state in states),
         )
         return Channel(
-            url=next(self._push_urls),
+            url=self._clusters.urls(profile_id, found.values(), self._clock.now_ms()).push,
             subprotocol=SUBPROTOCOL,
             token=self._device_ring.sign(claims),
             topics=states,

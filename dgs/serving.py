@@ -26,7 +26,7 @@ class Ask(NamedTuple):
     """Without the query."""
     query: str
     fields: Mapping[bytes, bytes]
-    """Header fields by lower-case name; the first of several of a name."""
+    """Header fields by lower-case name; several of one name joined by commas."""
     body: bytes
     host: str
     """The peer's address; no forwarded one."""
@@ -90,3 +90,7 @@ class Gate(Protocol):
         ...
 
     def finished(self, klass: Class, *, took_s: float, outcome: Outcome, now_s: float) -> None: ...
+
+    def tick(self, now_s: float, now_ms: int) -> None:
+        """Called about once a second, also while nobody asks anything."""
+        ...

@@ -159,7 +159,6 @@ class DgsSettings(ServiceSettings):
     )
     clusters_path: Path | None = Field(default=None, description="TOML of clusters and their scaling; unset: one.")
     cluster: str = Field(default="", description="Which of them this process belongs to.")
-    log_bytes_per_s: int = Field(default=64 * 1024, ge=1024, description="Most that is logged, on average.")
 
     request_log_window_s: int = Field(
         default=600, ge=10, le=7_200, description="How far back GET /requests can count; 8 KB of memory a second."

@@ -18,7 +18,7 @@ __all__ = ["show_gate", "show_server", "show_stock"]
 _SERVER = ("accepted", "no_room", "requests", "served", "refused", "turned_away", "expired", "malformed", "let_go",
            "abandoned", "failed")  # fmt: skip
 _PICKS = ("hits", "misses", "early_refreshes", "joined", "store_hits", "store_reads", "store_failures", "asked",
-          "stale", "otherwise", "late", "refused", "pushed_out")  # fmt: skip
+          "stale", "otherwise", "failed", "late", "refused", "pushed_out")  # fmt: skip
 
 
 def show_server(metrics: DgsMetrics, server: DgsServer, fast_path: FastPath, library: Library) -> None:

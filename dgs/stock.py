@@ -26,12 +26,13 @@ from dgs.distinct import DistinctAnswers
 from dgs.model import Profile
 from dgs.picks import Picks, Wanted
 from dgs.places import places_of
-from dgs.ports import MaterialisedStore, PicksSource, Place, ProfileSource
+from dgs.ports import MaterialisedStore, Need, PicksSource, Place, ProfileSource
 from dgs.settings import DgsSettings
 from dgs.sources.catalog import Catalog
-from dgs.sources.chain import MATERIALISED, RecommendationChain, build_chain, source_order
+from dgs.sources.chain import MATERIALISED, Otherwise, RecommendationChain, build_chain, source_order
 from dgs.sources.registry import SourceOptions, load_source
 from dgs.sources.reload import CatalogReload
+from dgs.stage_map import Recommendations
 
 __all__ = ["OpenStore", "Stock", "open_stock"]
 
@@ -117,7 +118,7 @@ def open_stock(
     if [name for name in names if name != MATERIALISED] == [_CATALOG]:
         source = CatalogPicks(catalogs, profiles, schedules.schedule, clock, per_row=settings.titles_per_row)
     else:
-        chain = build_chain(options)
+        chain = build_chain(options, otherwise=Otherwise("cohort", _cohort_of(catalogs)))
         source = ChosenPicks(chain, catalogs, profiles, schedules.schedule, clock, per_row=settings.titles_per_row)
     picks = CachedPicks(
         BudgetedPicks(source, distinct, defaults, profiles, schedules),
@@ -143,13 +144,24 @@ def open_stock(
         profiles=profiles,
         place_of=places_of(profiles, entries=settings.profile_cache_entries),
         schedules=schedules,
-        newest=LatestEntries(replay_log, clock),
+        newest=LatestEntries(replay_log, clock, stale_s=settings.schedule_stale_s),
         picks=picks,
         defaults=defaults,
         distinct=distinct,
         reload=reload,
         chain=chain,
     )
+
+
+def _cohort_of(catalogs: CatalogInUse) -> Callable[[Profile, Need], Recommendations]:
+    """What a profile's cohort would like: for those nobody could choose for."""
+
+    def choose(profile: Profile, need: Need) -> Recommendations:
+        index = catalogs.current
+        ranked = index.cohorts.rank(index.cohorts.cohort_of(profile), need.k)
+        return Recommendations(tuple(index.titles[at] for at in ranked))
+
+    return choose
 
 
 def _usual_profiles(settings: DgsSettings) -> str:

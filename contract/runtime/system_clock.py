@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,11 @@ _BYTES: Final = 8
 class SystemClock:
     """Reads the variable once, when made; without it, which is always but in tests, the clock is the system's alone."""
 
-    __slots__ = ("_offset_ms",)
+    __slots__ = ("_offset_ms", "monotonic_s")
 
     def __init__(self) -> None:
+        self.monotonic_s: Callable[[], float] = time.monotonic
+        """As it is: every request and every frame asks, some of them several times."""
         path = os.environ.get(CLOCK_OFFSET_VARIABLE)
         self._offset_ms: memoryview | None = None if path is None else _mapped(Path(path))
 
@@ -34,9 +37,6 @@ class SystemClock:
             return now
         offset: int = self._offset_ms[0]
         return now + offset
-
-    def monotonic_s(self) -> float:
-        return time.monotonic()
 
 
 def write_clock_offset(path: Path, offset_ms: int) -> None:

@@ -9,11 +9,13 @@ from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
-from contract.runtime.log_limit import LogRateLimit
+from contract.runtime.log_limit import LogByteLimit, LogRateLimit
 
 __all__ = ["UnfailingStream", "configure_logging", "redact_secrets"]
 
 LogFormat = Literal["json", "console"]
+LOG_BYTES_PER_S: Final = 64 * 1024
+"""What a process logs at most, on average, whatever goes wrong how often: a disk must last for a night."""
 _SECRET_WORDS: Final = ("token", "secret", "authorization", "password", "access_token")
 
 
@@ -52,6 +54,7 @@ def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, ser
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if form == "console" else structlog.processors.JSONRenderer()
     )
+    note = _left_out if form == "console" else None
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
@@ -62,6 +65,7 @@ def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, ser
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
+            cast("structlog.typing.Processor", LogByteLimit(bytes_per_s=LOG_BYTES_PER_S, form=note)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", UnfailingStream(sys.stderr))),
@@ -72,6 +76,10 @@ def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, ser
     # Libraries log through the standard library: warnings and worse, through the same bounds.
     handler = _StdlibToStructlog()
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def _left_out(lines: int, nbytes: int) -> str:
+    return f"({lines} lines of {nbytes} bytes left out: more than is logged in a second)"
 
 
 class _StdlibToStructlog(logging.Handler):

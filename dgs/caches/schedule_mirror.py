@@ -259,10 +259,10 @@ class ScheduleMirror:
         if not self._by_topic:
             self._answered_s = now_s  # nothing else is held that this answer would not confirm
         self._take(found.values())
+        if event_id in self._by_event and not self.usable:
+            await self.poll()  # it answers again: then all of it is asked, or this event would stay too old
         if event_id not in self._by_event:
             self._deny(event_id, now_s)
-        elif not self.usable:
-            await self.poll()  # it answers again: then all of it is asked, or this event would stay too old
 
     def _may_ask_for_new(self, now_s: float) -> bool:
         if now_s - self._new_since_s >= 1.0:

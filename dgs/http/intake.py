@@ -7,13 +7,16 @@ class below its own, for that one has waited least; else it is turned away itsel
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from dgs.serving import CLASSES, Class
 
 __all__ = ["Intake", "Waiting"]
 
 _T = TypeVar("_T")
+_TOO_LONG_S: Final = 0.1
+"""An interval of the gate's: a queue that stood as long is what it sheds by."""
+_LEAST_FIRST: Final = tuple(reversed(CLASSES))
 
 
 class Waiting(NamedTuple, Generic[_T]):
@@ -25,13 +28,14 @@ class Waiting(NamedTuple, Generic[_T]):
 class Intake(Generic[_T]):
     """At most `most` requests, each with its class and since when it waits (monotonic seconds)."""
 
-    __slots__ = ("_count", "_most", "_queues")
+    __slots__ = ("_count", "_most", "_odd", "_queues")
 
     def __init__(self, most: int) -> None:
         assert most > 0
         self._most = most
         self._queues: dict[Class, deque[tuple[_T, float]]] = {klass: deque() for klass in CLASSES}
         self._count = 0
+        self._odd = False
 
     def __len__(self) -> int:
         return self._count
@@ -51,14 +55,27 @@ class Intake(Generic[_T]):
                 return turned_away
         return item
 
-    def take(self) -> Waiting[_T] | None:
-        """The oldest of the most important class there is; None: nobody waits."""
+    def take(self, now_s: float) -> Waiting[_T] | None:
+        """The oldest of the most important class there is; None: nobody waits.
+
+        Every second time it is the least important of those that wait too long: somebody must look at them to refuse
+        them, and a class that is given one answer a second must get it.
+        """
+        self._odd = not self._odd
+        if self._odd:
+            for klass in _LEAST_FIRST:
+                queue = self._queues[klass]
+                if queue and queue[0][1] < now_s - _TOO_LONG_S:
+                    return self._pop(klass, queue)
         for klass, queue in self._queues.items():
             if queue:
-                item, since_s = queue.popleft()
-                self._count -= 1
-                return Waiting(item, klass, since_s)
+                return self._pop(klass, queue)
         return None
+
+    def _pop(self, klass: Class, queue: deque[tuple[_T, float]]) -> Waiting[_T]:
+        item, since_s = queue.popleft()
+        self._count -= 1
+        return Waiting(item, klass, since_s)
 
     def expired(self, before_s: float) -> list[Waiting[_T]]:
         """Take out whoever waits since before that moment."""

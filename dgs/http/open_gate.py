@@ -19,6 +19,9 @@ class OpenGate:
     def finished(self, klass: Class, *, took_s: float, outcome: Outcome, now_s: float) -> None:
         pass
 
+    def tick(self, now_s: float, now_ms: int) -> None:
+        pass
+
 
 _UNKNOWN = Seen("page")
 

@@ -193,6 +193,7 @@ class DgsServer:
             await asyncio.sleep(self.limits.tick_s)
             self._tell_date()
             now_s = self.now_s()
+            self._gate.tick(now_s, self._clock.now_ms())
             for waiting in self._intake.expired(now_s - self.limits.request_timeout_s):
                 if waiting.item.wanted:
                     self._expired += 1
@@ -279,7 +280,7 @@ class DgsServer:
         now_s = self.now_s()
         end_s = now_s + limits.turn_s
         for _ in range(limits.turn_requests):
-            waiting = take()
+            waiting = take(now_s)
             if waiting is None:
                 break
             exchange, klass, since_s = waiting

@@ -20,9 +20,24 @@ def test_the_intake_gives_the_most_important_first_and_the_oldest_of_those() -> 
     for item, klass in (("b1", "bulk"), ("d1", "degraded"), ("c1", "critical"), ("d2", "degraded"), ("c2", "critical")):
         assert intake.put(item, klass, 1.0) is None  # type: ignore[arg-type]
     assert intake.waiting() == {"critical": 2, "degraded": 2, "best_effort": 0, "bulk": 1}
-    taken = [intake.take() for _ in range(6)]
+    taken = [intake.take(1.05) for _ in range(6)]
     assert [each and each.item for each in taken] == ["c1", "c2", "d1", "d2", "b1", None]
     assert len(intake) == 0
+
+
+def test_whoever_waits_too_long_is_looked_at_every_second_time() -> None:
+    """The least important first: under load nobody else ever comes to them, not even to refuse."""
+    intake: Intake[str] = Intake(10)
+    for item, klass in (
+        ("b1", "bulk"),
+        ("e1", "best_effort"),
+        ("c1", "critical"),
+        ("c2", "critical"),
+        ("c3", "critical"),
+    ):
+        intake.put(item, klass, 1.0)  # type: ignore[arg-type]
+    taken = [intake.take(1.2) for _ in range(5)]
+    assert [each and each.item for each in taken] == ["b1", "c1", "e1", "c2", "c3"]
 
 
 def test_a_full_intake_turns_away_who_waited_least_of_the_least_important() -> None:
@@ -45,7 +60,7 @@ def test_who_has_waited_too_long_is_told_once() -> None:
     assert {each.item for each in intake.expired(2.0)} == {"old", "older"}
     assert intake.expired(2.0) == []
     assert len(intake) == 1
-    left = intake.take()
+    left = intake.take(3.0)
     assert left is not None
     assert (left.item, left.klass, left.since_s) == ("new", "bulk", 5.0)
 
