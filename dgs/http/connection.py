@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from dgs.http.answer import CONTINUE, malformed_answer, written
 from dgs.http.cors import opened
 from dgs.http.exchange import Exchange
+from dgs.http.known_heads import KnownHeads
 from dgs.http.limits import ServerLimits
 from dgs.http.malformed import Malformed
 from dgs.http.request_reader import RequestReader
@@ -25,6 +26,7 @@ _TOO_SLOW = Malformed(408, "took too long to arrive", "request")
 class ConnectionHost(Protocol):
     """What a connection asks of its server."""
 
+    known_heads: KnownHeads
     limits: ServerLimits
     draining: bool
     date_line: bytes
@@ -109,7 +111,10 @@ class Connection(asyncio.Protocol):
             peer = transport.get_extra_info("peername")
             self._host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         self._reader = RequestReader(
-            self._host, max_head_bytes=limits.max_head_bytes, max_body_bytes=limits.max_body_bytes
+            self._host,
+            max_head_bytes=limits.max_head_bytes,
+            max_body_bytes=limits.max_body_bytes,
+            known_heads=self._server.known_heads,
         )
         self._arrived_s = self._server.now_s()
         if not self._server.opened(self):

@@ -14,6 +14,7 @@ from typing import Final
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from dgs.http.chunked_body import ChunkedBody
+from dgs.http.known_heads import Head, KnownHeads
 from dgs.http.malformed import Malformed, MalformedRequest
 from dgs.serving import Ask
 
@@ -73,12 +74,6 @@ class _Repeated:
             self.wrong = _SINGLE.get(name)
 
 
-_Head = tuple[str, str, str, dict[bytes, bytes], int, bool, bool]
-"""Method, path, query, fields; the body's length in bytes, or _CHUNKED: its chunks say; whether it is the connection's
-last request; whether the client waits for a word before it sends the body. A plain tuple: it is made for every request.
-"""
-
-
 class RequestReader:
     """The requests of one connection. Holds one unfinished request, and what `feed` had no room for."""
 
@@ -87,6 +82,7 @@ class RequestReader:
         "_chunks",
         "_head",
         "_host",
+        "_known_heads",
         "_known_host",
         "_max_body_bytes",
         "_max_head_bytes",
@@ -104,7 +100,9 @@ class RequestReader:
         max_head_bytes: int = 16_384,
         max_body_bytes: int = 65_536,
         max_line_bytes: int = MAX_REQUEST_LINE_BYTES,
+        known_heads: KnownHeads | None = None,
     ) -> None:
+        """`known_heads`: those of other connections, which must have the same bounds."""
         assert max_head_bytes > 2 * len(_END)
         self._host = host
         self._max_head_bytes = max_head_bytes
@@ -113,10 +111,11 @@ class RequestReader:
         self._buffer: bytes | bytearray = b""
         self._searched = 0
         """So far no head ends in the buffer."""
-        self._head: _Head | None = None
+        self._head: Head | None = None
         """Of the request whose body is awaited."""
         self._chunks: ChunkedBody | None = None
         self._known_host = b""
+        self._known_heads = known_heads or KnownHeads(max_body_bytes)
         self.malformed: Malformed | None = None
         """Why nothing more is read; what was told before is to be answered first."""
         self.last = False
@@ -168,7 +167,12 @@ class RequestReader:
         end = data.find(_END, 0, self._max_head_bytes) + 4
         if end < 4 or data[0] == _CR:
             return None
-        method, path, query, fields, length, last, _ = self._read_head(data[:end])
+        head = data[:end]
+        found = self._known_heads.read(head)
+        if found is None:
+            found = self._read_head(head)
+            self._known_heads.learn(head, found)
+        method, path, query, fields, length, last, _ = found
         if end + length != len(data):
             return None
         self.last = last
@@ -214,7 +218,7 @@ class RequestReader:
             raise MalformedRequest(431, f"request head above {self._max_head_bytes} bytes", "headers")
         self._searched = size
 
-    def _read_head(self, data: bytes) -> _Head:
+    def _read_head(self, data: bytes) -> Head:
         """One whole head, empty line included and nothing behind it."""
         line = _request_line(data)
         if line is None or line.end() > self._max_line_bytes + 2:

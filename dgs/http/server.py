@@ -27,6 +27,7 @@ from dgs.http.connection import Connection
 from dgs.http.cors import preflight
 from dgs.http.exchange import Exchange
 from dgs.http.intake import Intake
+from dgs.http.known_heads import KnownHeads
 from dgs.http.limits import ServerLimits
 from dgs.http.malformed import Malformed
 from dgs.http.open_gate import OpenGate, look_at_nothing
@@ -69,6 +70,7 @@ class DgsServer:
         """
         self.limits = limits
         self.draining = False
+        self.known_heads = KnownHeads(limits.max_body_bytes)
         self.date_line = b""
         self._sock = sock
         self._endpoint = endpoint

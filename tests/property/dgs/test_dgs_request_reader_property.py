@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from dgs.http.known_heads import KnownHeads
 from dgs.http.request_reader import RequestReader
 from tests.fuzz.dgs_request_check import LIMITS, check, fed
 
@@ -64,6 +65,45 @@ def edited(draw: st.DrawFn) -> bytes:
         )
         data[at : at + draw(st.integers(0, 2))] = odd
     return bytes(data)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[bytes]:
+    """As one device asks again and again, or nearly so: a head in common, another token and another body."""
+    names = draw(st.sampled_from([(b"Authorization", b"Content-Length"), (b"authorization", b"content-length")]))
+    auth = names[0] + draw(st.sampled_from([b": Bearer ", b": Bearer ", b": Bearer ", b": bearer ", b":Bearer "]))
+    length = names[1] + draw(st.sampled_from([b": ", b": ", b": ", b":", b":  "]))
+    common = [b"Host: h", b"Accept: a", draw(st.sampled_from([b"X: y", b"Connection: close", b"X:  y ", b" folded"]))]
+    lines = [
+        *common,
+        *[auth] * draw(st.sampled_from([1, 1, 1, 0, 2])),
+        *[length] * draw(st.sampled_from([1, 1, 1, 0, 2])),
+    ]
+    lines = draw(st.permutations(lines))
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        body = draw(st.binary(max_size=12))
+        token = draw(st.text("abc-_.= ", min_size=1, max_size=8)).encode()
+        filled = [line + (token if line is auth else b"%d" % len(body) if line is length else b"") for line in lines]
+        found.append(b"\r\n".join([b"POST /graphql HTTP/1.1", *filled, b"", body]))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(alike() | st.lists(request() | edited(), max_size=2), min_size=1, max_size=4))
+def test_heads_that_were_read_before_make_no_difference(series: list[list[bytes]]) -> None:
+    """Every request by a reader that knows all heads before it, and by one that knows none."""
+    known = KnownHeads(LIMITS["max_body_bytes"])
+    short = 0
+    for data in (data for requests in series for data in requests):
+        alone = fed([data])
+        short += known.read(data[: data.find(b"\r\n\r\n") + 4]) is not None
+        reader = RequestReader("h", **LIMITS, known_heads=known)
+        found = list(reader.feed(data, 0.0))
+        while more := reader.feed(b"", 0.0):
+            found += more
+        assert (found, reader.malformed, reader.last) == alone
+    event("read the short way" if short else "read whole")
 
 
 streams = st.lists(request(), min_size=1, max_size=4).map(b"".join) | edited()

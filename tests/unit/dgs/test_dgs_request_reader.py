@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dgs.http.known_heads import KnownHeads
 from dgs.http.request_reader import MAX_HEADERS, RequestReader
 from dgs.serving import Ask
 
@@ -224,3 +225,34 @@ def test_the_longest_head_there_may_be() -> None:
             dripped.feed(head[at : at + 1], 0.0)
         assert (whole.malformed and whole.malformed.status) == status
         assert whole.malformed == dripped.malformed
+
+
+def test_a_head_like_one_before_is_read_the_short_way_and_says_the_same() -> None:
+    """Token and length differ; whatever else does is another head. What is refused is never known."""
+    known = KnownHeads(100)
+
+    def ask(token: bytes, body: bytes, more: bytes = b"") -> bytes:
+        return b"POST /graphql HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            token,
+            more,
+            len(body),
+            body,
+        )
+
+    def head(data: bytes) -> bytes:
+        return data[: data.index(b"\r\n\r\n") + 4]
+
+    assert known.read(head(ask(b"a", b"x"))) is None
+    (first,) = RequestReader("h", known_heads=known).feed(ask(b"a", b"x"), 0.0)
+    assert known.read(head(ask(b"b.c-d", b"xyz"))) is not None
+    assert known.read(head(ask(b"b", b"x", b"Accept: y\r\n"))) is None
+    assert known.read(head(ask(b"b", b"x" * 101))) is None, "too large: the reader says so"
+    assert known.read(head(ask(b"b c", b"x"))) is None
+    (second,) = RequestReader("h", known_heads=known).feed(ask(b"b.c-d", b"xyz"), 0.0)
+    assert (second.body, second.fields[b"authorization"]) == (b"xyz", b"Bearer b.c-d")
+    assert first.fields[b"authorization"] == b"Bearer a", "each has its own fields"
+    twice = ask(b"a", b"x", b"Content-Length: 1\r\n")
+    for _ in range(2):
+        reader = RequestReader("h", known_heads=known)
+        assert reader.feed(twice, 0.0) == ()
+        assert reader.malformed is not None
