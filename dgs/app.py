@@ -54,8 +54,8 @@ _LATE_SHARE: Final = 0.8
 """Of a source's deadline: picks that took as long and are not its own stand for a time-out."""
 _RANKING: Final = "picks"
 """The dependency the gate learns the pace of."""
-_OWN_AT_ONCE: Final = 512
-"""Rankings of this process that may wait for its core, some 0.2 s of work: a burst is no overload, a queue is."""
+_OWN_AT_ONCE: Final = 64
+"""Rankings of this process that may wait for its core, some 20 ms of work: a burst is no overload, a queue is."""
 _NO_ROOM: Final = "too many rankings under way"
 
 

@@ -74,20 +74,22 @@ async def measure_overload(options: OverloadOptions, reporter: Reporter) -> Over
     """Run it once. Raises CouldNotRun; nothing is left running."""
     cores = choose_cores()
     with kept_on(cores.load):
-        others = OthersMeter()
-        ranking = await _ranking_bound(options, reporter, cores)
-        cpu = await _cpu_bound(options, reporter, cores)
-        others_cores = others.cores()
+        others: list[float] = []
+        ranking = await _ranking_bound(options, reporter, cores, others)
+        cpu = await _cpu_bound(options, reporter, cores, others)
     return OverloadFigures(
         load_factor=options.load_factor,
         ranking=ranking,
         cpu=cpu,
-        others_cores_invalid=others_invalid(others_cores),
+        others_cores_invalid=others_invalid(max(others)),
         cores_shared=cores.shared,
     )
 
 
-async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Cores) -> RankingBound:
+async def _ranking_bound(
+    options: OverloadOptions, reporter: Reporter, cores: Cores, others: list[float]
+) -> RankingBound:
+    """Appends to `others` what others used of the machine: told while all that was started still runs."""
     async with open_arena(
         cores,
         environment=options.environment,
@@ -96,6 +98,7 @@ async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Co
         ranking=(options.slots, options.slot_ms),
     ) as arena:
         assert arena.ranking is not None
+        meter = OthersMeter()
         with reporter.progress("ranking service: how much it sustains", 1) as progress:
             sustained, peak = await _sustained(arena, options)
             progress(1, 1)
@@ -116,6 +119,7 @@ async def _ranking_bound(options: OverloadOptions, reporter: Reporter, cores: Co
             progress(1, 1)
         asked_per_s = ((await arena.ranking.ask("stats"))["profiles"] - asked) / found.run.wall_s
         over_s = before_s + options.lasts_s
+        others.append(meter.cores())
         return RankingBound(
             slots=options.slots,
             slot_ms=options.slot_ms,
@@ -157,13 +161,14 @@ async def _sustained(arena: Arena, options: OverloadOptions) -> tuple[float, flo
     return sustained, peak
 
 
-async def _cpu_bound(options: OverloadOptions, reporter: Reporter, cores: Cores) -> CpuBound:
+async def _cpu_bound(options: OverloadOptions, reporter: Reporter, cores: Cores, others: list[float]) -> CpuBound:
     with reporter.progress("CPU: what serving and refusing cost", 2) as progress:
         shed_us = await _cost_of_refusing(options, cores)
         progress(1, 2)
         async with open_arena(
             cores, environment=options.environment, profiles=options.profiles, seed=options.seed
         ) as arena:
+            meter = OthersMeter()
             await arena.run_closed(_FEW, 1.0)
             run, cpu_s = await arena.run_closed(_FEW, options.step_s)
             if not run.good_count:
@@ -176,6 +181,7 @@ async def _cpu_bound(options: OverloadOptions, reporter: Reporter, cores: Cores)
             # Everything is of one class here: what refusing costs is the question, not whom it meets.
             found = await arena.run_open([Stretch(options.lasts_s / 2, 0.0, options.load_factor * peak)])
             settled_s = min(1.0, options.lasts_s / 8)
+            others.append(meter.cores())
             return CpuBound(
                 served_us=served_us,
                 shed_us=shed_us,
