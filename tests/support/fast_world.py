@@ -25,10 +25,10 @@ from dgs.operations.library import Library
 from dgs.picks import Missing, Picks, Wanted
 from dgs.places import places_of
 from dgs.prefetch import Prefetch
-from dgs.read_through import ReadThroughNewest
 from dgs.schema import RequestContext, build_schema
 from dgs.serving import Answer, Ask, Reply
 from dgs.settings import DgsSettings
+from tests.support.read_through import ReadThroughNewest
 
 __all__ = ["FastWorld", "Profiles", "ask_for"]
 

@@ -16,11 +16,11 @@ from dgs.default_picks import DefaultPicks
 from dgs.distinct import DistinctAnswers
 from dgs.picks import Missing, Picks, Wanted
 from dgs.prefetch import Prefetch
-from dgs.read_through import ReadThroughNewest, ReadThroughSchedules
 from dgs.schema import RequestContext, build_schema
 from dgs.settings import DgsSettings
 from dgs.sources.catalog import DEMO_CATALOG, Catalog, load_catalog
 from dgs.sources.profiles import SeededProfiles
+from tests.support.read_through import ReadThroughNewest, ReadThroughSchedules
 
 EVENT = "{ prefetchEvent(eventId: %s, profileId: %s) { ttlSeconds byKey } }"
 TITLES = tuple(load_catalog(DEMO_CATALOG).titles)

@@ -7,9 +7,9 @@ import json
 from contract.clock import ManualClock
 from contract.kv.memory import MemoryScheduleView
 from contract.schedule import TopicSchedule
-from dgs.read_through import ReadThroughSchedules
 from dgs.sharding.clusters import Cluster, Clusters, Expected, Part
 from dgs.sharding.report import ScalingReport
+from tests.support.read_through import ReadThroughSchedules
 
 HOUR_MS = 3_600_000
 
