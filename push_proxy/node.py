@@ -61,6 +61,7 @@ class StreamNode:
         self._fanout = FanOut()
         self._topics: dict[str, FollowedTopic] = {}
         self._unsettled: dict[str, None] = {}
+        """Topics of which a subscription waits for its answer, or a hole is open: of all others everyone is LIVE."""
         self._acked: dict[Subscription, int] = {}
         self._holes_told: dict[Subscription, int] = {}
         """Newest timestamps acknowledged, and at which a hole was told: of one device in a hundred, or of none."""
