@@ -45,7 +45,7 @@ class PushSettings(ServiceSettings):
         ge=4096,
         description="Bytes held back, coalesced, for a reader that takes no more; 64 KiB are written already.",
     )
-    slow_consumer_s: float = Field(20.0, gt=0, description="How long a device may lag behind what waits for it before it is closed.")
+    slow_consumer_s: float = Field(20.0, gt=0, description="How long a device may lag behind what waits for it.")
     max_errors: int = Field(100, ge=1, description="Error frames after which a connection is closed; above 64 topics.")
 
     # Admission.
