@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from contract.runtime.runner import Readiness
@@ -34,6 +36,14 @@ async def _plan_the_night(data_dir: Path) -> None:
     settings = ProducerSettings(data_dir=data_dir)
     async with open_producer(settings, clock=SystemClock(), readiness=Readiness()) as producer:
         await producer.operations.create(night, WriteContext(actor="op@example.org"))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The command sets up logging for its process, which here is everybody's."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> tuple[structlog.stdlib.BoundLogge
     clock, out = FakeClock(), io.StringIO()
     logger = structlog.wrap_logger(
         structlog.WriteLogger(out),
+        wrapper_class=structlog.BoundLogger,  # whatever level another test's command asked for
         processors=[
             LogRateLimit(burst=5, window_s=10.0, monotonic_s=clock),
             structlog.processors.JSONRenderer(),
@@ -126,6 +127,7 @@ def test_a_logger_writes_no_more_bytes_than_it_may() -> None:
     bound = LogByteLimit(bytes_per_s=2_000, burst_s=5.0, monotonic_s=clock)
     logger = structlog.wrap_logger(
         structlog.WriteLogger(out),
+        wrapper_class=structlog.BoundLogger,
         processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer(), bound],
     )
     kinds = [f"kind {number}" for number in range(1_000)]

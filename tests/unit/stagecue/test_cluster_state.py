@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def test_only_a_member_that_works_in_the_directory_is_ended(tmp_path: Path) -> N
 def test_a_cluster_that_runs_is_not_taken_over(tmp_path: Path) -> None:
     running = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "cluster", "up"])
     try:
+        until_s = time.monotonic() + 10
+        while not Path(f"/proc/{running.pid}/cmdline").read_bytes() and time.monotonic() < until_s:
+            time.sleep(0.001)  # for a moment after its exec a process has no command line
         write_state(tmp_path, state_of(tmp_path, supervisor_pid=running.pid))
         with pytest.raises(CouldNotRun, match=f"process {running.pid}"):
             claim(tmp_path)
