@@ -46,7 +46,7 @@ class Call(NamedTuple):
 class Dependency:
     """One thing that requests wait for: its limit, and who waits."""
 
-    __slots__ = ("_at_once_max", "by_rank", "calls", "limiter", "name", "own_delay_s", "refused", "under_way", "wanted")
+    __slots__ = ("_at_once_max", "by_rank", "calls", "limiter", "name", "refused", "under_way", "wanted")
 
     def __init__(self, name: str, limiter: Limiter) -> None:
         self.name = name
@@ -58,8 +58,6 @@ class Dependency:
         self.wanted = [0] * len(CLASSES)
         """Begun or turned away here: requests that were admitted and then needed it."""
         self.under_way = [0] * len(CLASSES)
-        self.own_delay_s = 0.0
-        """How long things wait here for the core, told by the gate: part of what calls take, none of its own time."""
         self._at_once_max: list[float] = [1.0] * len(CLASSES)
 
     def plan(self, classes: Mapping[Class, ClassPlan]) -> None:
@@ -90,8 +88,7 @@ class Dependency:
     def end(self, call: Call, outcome: Outcome, now_s: float) -> None:
         """It has what it waited for, or will not get it; once per call."""
         self.under_way[call.rank] -= 1
-        took_s = now_s - call.began_s
-        self.limiter.end(took_s - min(self.own_delay_s, took_s / 2), outcome, now_s)
+        self.limiter.end(now_s - call.began_s, outcome, now_s)
 
     def stats(self) -> dict[str, object]:
         limiter = self.limiter

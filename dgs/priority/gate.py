@@ -203,8 +203,6 @@ class PriorityGate:
         self.requests_per_s += weight * (rate - self.requests_per_s)
         delay_ms = 1000 * self._waited_s / self._left if self._left else 0.0
         self.queue_delay_ms += weight * (delay_ms - self.queue_delay_ms)
-        for dependency in self.dependencies.by_name.values():
-            dependency.own_delay_s = self.queue_delay_ms / 1000
         self._arrived_before = self._arrived
         self._waited_s, self._left = 0.0, 0
         self._ticked_s = now_s

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-from dgs.priority.dependencies import Dependency
 from dgs.priority.limiter import BASE_LIFETIME_S, Limiter
 
 FILLS = (1.0, 0.93, 0.82, 0.68)
@@ -194,20 +193,3 @@ def test_it_stays_within_its_bounds(late_part: float) -> None:
     bench.run(5.0, steady, late_part=late_part)
     assert all(5 <= limit <= 50 for limit in bench.limits)
     assert bench.limiter.in_flight == 0
-
-
-def test_waiting_for_our_own_core_is_no_time_of_the_dependency() -> None:
-    """A process busy with refusing hears of answers late: that must not look like a dependency that became slower."""
-    limits = []
-    for own_delay_s in (0.0, 0.004):
-        dependency = Dependency("ranking", Limiter(least=8, most=1_024, fills=FILLS, now_s=0.0))
-        now_s = 0.0
-        for turn in range(200):
-            busy_s = own_delay_s if turn >= 100 else 0.0  # after a calm while, which taught it what is usual
-            dependency.own_delay_s = busy_s
-            calls = [dependency.begin(2, now_s) for _ in range(dependency.limiter.room[2])]
-            now_s += 0.010 * max(1.0, len(calls) / 20) + busy_s
-            for call in calls:
-                dependency.end(call, "ok", now_s)
-        limits.append(dependency.limiter.limit)
-    assert limits[0] == limits[1] > 20
