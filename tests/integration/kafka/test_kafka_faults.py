@@ -92,7 +92,10 @@ async def test_a_broker_away_for_longer_than_broken_clients_are_borne(
         await reader.until(lambda: bool(reader.broadcasts) and reader.broadcasts[-1].timestamp == BASE + 3)
         assert time.monotonic() - back_s < BACK_S / 2
         at = {entry.offset: entry.broadcast.timestamp for entry in reader.entries if entry.broadcast}
-        assert at == {0: BASE + 1, 1: BASE + 2, 2: BASE + 3}
+        stamps = [at[offset] for offset in sorted(at)]
+        # An attempt that was given up may have been sent all the same: twice is allowed, out of order is not.
+        assert stamps == sorted(stamps)
+        assert list(dict.fromkeys(stamps)) == [BASE + 1, BASE + 2, BASE + 3]
 
 
 async def test_clients_that_broke_are_replaced(kafka: KafkaSettings, kafka_group: str) -> None:
