@@ -14,6 +14,7 @@ from typing import Final
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from contract.errors import InvalidRequest
+from contract.header_fields import FirstValues, JoinedValues
 
 __all__ = ["MAX_HEADERS", "MAX_REQUEST_LINE_BYTES", "HeadBuffer", "MalformedHead", "RequestHead", "parse_head"]
 
@@ -85,34 +86,6 @@ class RequestHead:
         """The same by a name in any case, as text: no value, or one."""
         value = self.get(name.lower().encode("latin-1"))
         return () if value is None else (value.decode("latin-1"),)
-
-
-class _Once:
-    """What httptools calls back, without Python code: of a repeated name the first value is kept."""
-
-    __slots__ = ("on_header",)
-
-    def __init__(self, fields: dict[bytes, bytes]) -> None:
-        self.on_header = fields.setdefault
-
-
-class _Repeated:
-    """What httptools calls back where names repeat: values are joined (RFC 9110, 5.3), if they may be."""
-
-    __slots__ = ("fields", "wrong")
-
-    def __init__(self) -> None:
-        self.fields: dict[bytes, bytes] = {}
-        self.wrong: str | None = None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name, value = name.lower(), value.strip(b" \t")
-        if name not in self.fields:
-            self.fields[name] = value
-            return
-        self.fields[name] += b", " + value
-        if self.wrong is None:
-            self.wrong = _NOT_REPEATABLE.get(name)
 
 
 class HeadBuffer:
@@ -188,18 +161,18 @@ def _read_fields(data: bytes, at: int) -> dict[bytes, bytes]:
         raise MalformedHead(431, f"more than {MAX_HEADERS} header lines", "headers")
     block = _HEADERS_ONLY + data[at:]
     as_sent: dict[bytes, bytes] = {}
-    _run(_Once(as_sent), block)
+    _run(FirstValues(as_sent), block)
     fields = {name.lower(): value for name, value in as_sent.items()}
     if len(fields) == lines:
         return fields
-    repeated = _Repeated()
+    repeated = JoinedValues(_NOT_REPEATABLE)
     _run(repeated, block)
     if repeated.wrong is not None:
         raise MalformedHead(400, "given more than once", repeated.wrong)
     return repeated.fields
 
 
-def _run(callbacks: _Once | _Repeated, block: bytes) -> None:
+def _run(callbacks: FirstValues | JoinedValues, block: bytes) -> None:
     try:
         HttpRequestParser(callbacks).feed_data(block)
     except HttpParserUpgrade:

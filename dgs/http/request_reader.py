@@ -13,6 +13,7 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from contract.header_fields import FirstValues, JoinedValues
 from dgs.http.chunked_body import ChunkedBody
 from dgs.http.known_heads import Head, KnownHeads
 from dgs.http.malformed import Malformed, MalformedRequest
@@ -44,34 +45,6 @@ _SINGLE: Final[Mapping[bytes, str]] = {
     for name in ("Authorization", "Content-Length", "Content-Type", "Expect", "Host", "Origin", "Transfer-Encoding")
 }
 """Of these a second one would leave it to chance which is meant."""
-
-
-class _Once:
-    """What httptools calls back, without Python code: of a repeated name the first value is kept."""
-
-    __slots__ = ("on_header",)
-
-    def __init__(self, fields: dict[bytes, bytes]) -> None:
-        self.on_header = fields.setdefault
-
-
-class _Repeated:
-    """What httptools calls back where names repeat: values are joined (RFC 9110, 5.3), if they may be."""
-
-    __slots__ = ("fields", "wrong")
-
-    def __init__(self) -> None:
-        self.fields: dict[bytes, bytes] = {}
-        self.wrong: str | None = None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name, value = name.lower(), value.strip(b" \t")
-        if name not in self.fields:
-            self.fields[name] = value
-            return
-        self.fields[name] += b", " + value
-        if self.wrong is None:
-            self.wrong = _SINGLE.get(name)
 
 
 class RequestReader:
@@ -302,18 +275,18 @@ def _read_fields(data: bytes, at: int) -> dict[bytes, bytes]:
         raise MalformedRequest(431, f"more than {MAX_HEADERS} header lines", "headers")
     block = _HEADERS_ONLY + data[at:]
     as_sent: dict[bytes, bytes] = {}
-    _run(_Once(as_sent), block)
+    _run(FirstValues(as_sent), block)
     fields = {name.lower(): value.strip(b" \t") for name, value in as_sent.items()}
     if len(fields) == lines:
         return fields
-    repeated = _Repeated()
+    repeated = JoinedValues(_SINGLE)
     _run(repeated, block)
     if repeated.wrong is not None:
         raise MalformedRequest(400, "given more than once", repeated.wrong)
     return repeated.fields
 
 
-def _run(callbacks: _Once | _Repeated, block: bytes) -> None:
+def _run(callbacks: FirstValues | JoinedValues, block: bytes) -> None:
     try:
         HttpRequestParser(callbacks).feed_data(block)
     except HttpParserUpgrade:
