@@ -164,10 +164,6 @@ class FastPath(Endpoint):
         else:
             reply(found[media_type(ask.fields)])
 
-    def hand_on_to(self, endpoint: Endpoint) -> None:
-        """From now on `endpoint` is the one behind."""
-        self._fallback = endpoint
-
     def default_map(self, ask: Ask) -> Answer | None:
         """Everyone's map instead of the profile's own, for a request that is shed too late to come again.
 

@@ -33,6 +33,22 @@ static inline int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* What went wrong first, for the answer that tells how many things did. */
+static char first_error[256] __attribute__((unused));
+
+static inline void note_error(const char *what, const char *bytes, size_t size) {
+    if (first_error[0]) return;
+    int used = snprintf(first_error, sizeof first_error, "%s: ", what);
+    if (size > sizeof first_error - (size_t)used - 1) size = sizeof first_error - (size_t)used - 1;
+    memcpy(first_error + used, bytes, size);
+    first_error[(size_t)used + size] = 0;
+}
+
+static inline void note_errno(const char *what, int error) {
+    const char *text = error ? strerror(error) : "by the server";
+    note_error(what, text, strlen(text));
+}
+
 static inline void set_nonblocking(int fd) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) die("fcntl");

@@ -109,21 +109,7 @@ static FILE *samples;
 static const char *records_path;
 static char records_name[4096];
 static struct record *records;
-static char first_error[256];
 static char buffer[262144];
-
-static void note_error(const char *what, const char *bytes, size_t size) {
-    if (first_error[0]) return;
-    int used = snprintf(first_error, sizeof first_error, "%s: ", what);
-    if (size > sizeof first_error - (size_t)used - 1) size = sizeof first_error - (size_t)used - 1;
-    memcpy(first_error + used, bytes, size);
-    first_error[(size_t)used + size] = 0;
-}
-
-static void note_errno(const char *what, int error) {
-    const char *text = error ? strerror(error) : "by the server";
-    note_error(what, text, strlen(text));
-}
 
 static void count(struct histogram *histogram, int64_t ns) {
     uint64_t us = ns > 0 ? (uint64_t)ns / 1000 : 0;

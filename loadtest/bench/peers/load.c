@@ -75,7 +75,6 @@ static size_t frame_size;
 static int connecting, next_device, under_way;
 static int64_t connect_began_ns, connect_until_ns, connect_idle_ns;
 static int open_count, ready_count, refused, failed, lost, errors, closed_by;
-static char first_error[256];
 
 /* An `expect` under way. */
 static int expecting, probing, repeated;
@@ -87,19 +86,6 @@ static int32_t *arrivals_us, *rtts_us;
 static int arrived, rtt_count, rtt_room;
 
 static char buffer[262144];
-
-static void note_error(const char *what, const char *bytes, size_t size) {
-    if (first_error[0]) return;
-    int used = snprintf(first_error, sizeof first_error, "%s: ", what);
-    if (size > sizeof first_error - (size_t)used - 1) size = sizeof first_error - (size_t)used - 1;
-    memcpy(first_error + used, bytes, size);
-    first_error[(size_t)used + size] = 0;
-}
-
-static void note_errno(const char *what, int error) {
-    const char *text = error ? strerror(error) : "by the server";
-    note_error(what, text, strlen(text));
-}
 
 static void drop(struct device *device, int *counter) {
     if (device->fd >= 0) {

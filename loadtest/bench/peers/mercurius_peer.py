@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 import tempfile
-from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from loadtest.bench.outcome import CouldNotRun
-from loadtest.bench.peers.programs import cache_directory
+from loadtest.bench.peers.programs import cache_directory, run_tool
 from loadtest.bench.prefetch.asking import PREPARED, Form
 from loadtest.bench.prefetch.peer_night import PeerNight
 from loadtest.bench.push.line_member import LineMember
@@ -79,27 +77,16 @@ async def node_modules() -> Path:
             made.mkdir()
             for name in _LISTED:
                 shutil.copy(_HERE / name, made)
-            await _run(npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", where=made)
+            await run_tool(
+                *(npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"),
+                called="mercurius: npm ci",
+                failed="mercurius: npm ci failed (it needs the network once)",
+                within_s=_INSTALLED_WITHIN_S,
+                where=made,
+            )
             try:
                 made.rename(kept)
             except OSError:  # the other one was first
                 if not (kept / "node_modules").is_dir():
                     raise
     return kept / "node_modules"
-
-
-async def _run(*command: str, where: Path) -> None:
-    process = await asyncio.create_subprocess_exec(*command, cwd=where, stdout=PIPE, stderr=STDOUT)
-    try:
-        async with asyncio.timeout(_INSTALLED_WITHIN_S):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        raise CouldNotRun(f"mercurius: npm ci took longer than {_INSTALLED_WITHIN_S:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise CouldNotRun(
-            f"mercurius: npm ci failed (it needs the network once):\n{said.decode(errors='replace')[-2000:]}"
-        )

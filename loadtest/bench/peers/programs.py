@@ -13,7 +13,7 @@ from typing import Final
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.cluster.member import program
 
-__all__ = ["COMPILER_FLAGS", "cache_directory", "compiled"]
+__all__ = ["COMPILER_FLAGS", "cache_directory", "compiled", "run_tool"]
 
 COMPILER_FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
 _HERE: Final = Path(__file__).parent
@@ -39,26 +39,28 @@ async def compiled(name: str) -> Path:
         # Made beside its name and given it at once: two benchmarks may compile at the same time.
         with tempfile.TemporaryDirectory(dir=kept.parent) as making:
             made = Path(making) / name
-            await _run(compiler, *COMPILER_FLAGS, "-o", str(made), str(source))
+            command = (compiler, *COMPILER_FLAGS, "-o", str(made), str(source))
+            await run_tool(*command, called=compiler, failed=f"{' '.join(command)} failed", within_s=_COMPILED_WITHIN_S)
             made.replace(kept)
     except OSError as exc:
         raise CouldNotRun(f"{kept.parent} cannot be used ({exc.strerror}); set XDG_CACHE_HOME") from exc
     return kept
 
 
-async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+async def run_tool(*command: str, called: str, failed: str, within_s: float, where: Path | None = None) -> None:
+    """Run a tool that makes something once. Raises CouldNotRun: `called` took too long, or `failed` and why."""
+    process = await asyncio.create_subprocess_exec(*command, cwd=where, stdout=PIPE, stderr=STDOUT)
     try:
-        async with asyncio.timeout(_COMPILED_WITHIN_S):
+        async with asyncio.timeout(within_s):
             said, _ = await process.communicate()
     except TimeoutError:
-        raise CouldNotRun(f"{command[0]} took longer than {_COMPILED_WITHIN_S:.0f} s") from None
+        raise CouldNotRun(f"{called} took longer than {within_s:.0f} s") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
-        raise CouldNotRun(f"{' '.join(command)} failed:\n{said.decode(errors='replace')[-2000:]}")
+        raise CouldNotRun(f"{failed}:\n{said.decode(errors='replace')[-2000:]}")
 
 
 def cache_directory() -> Path:
