@@ -170,10 +170,15 @@ class DgsServer:
         assert self._listener is not None
         await close_listener(self._listener, self._sock, self._hand_over())
         self.draining = True
-        began_s = now_s = self.now_s()
+        began_s = now_s = looked_s = self.now_s()
+        late = False
         while self._connections and now_s - began_s < self.limits.drain_s:
-            for connection in tuple(self._connections):
-                connection.on_drain(now_s, began_s)
+            # After a busy while what has arrived meanwhile is not read yet: nobody is at rest before it is.
+            late = not late and now_s - looked_s > 2 * _DRAIN_LOOK_S
+            if not late:
+                for connection in tuple(self._connections):
+                    connection.on_drain(now_s, began_s)
+            looked_s = now_s
             await asyncio.sleep(_DRAIN_LOOK_S)
             now_s = self.now_s()
         if self._connections:
