@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         "_eof",
         "_flush_due",
         "_host",
+        "_last_told",
         "_lingering",
         "_out",
         "_paused",
@@ -99,6 +100,8 @@ class Connection(asyncio.Protocol):
         """When the last request did, or the connection."""
         self._begun_s: float | None = None
         """When the first byte of an unfinished request came."""
+        self._last_told = False
+        """The answer made last says that the connection ends; a stop that begins after it was made is told later."""
         self._since_s = 0.0
         """When it was paused, or began to linger."""
 
@@ -198,11 +201,12 @@ class Connection(asyncio.Protocol):
             ask = waiting.popleft().ask
             if b"origin" in ask.fields:
                 answer = opened(ask, answer)
+            self._last_told = not waiting and self._ends()
             self._out.append(
                 written(
                     answer,
                     head_only=ask.method == "HEAD",
-                    close=not waiting and self._ends(),
+                    close=self._last_told,
                     date_line=server.date_line,
                 )
             )
@@ -241,7 +245,7 @@ class Connection(asyncio.Protocol):
             return
         if reader.malformed is not None:
             self._refuse(reader.malformed)
-        elif self._eof or self._ends():
+        elif self._eof or self._last_told:
             self._end()
         elif reader.continue_wanted:
             reader.continue_wanted = False
