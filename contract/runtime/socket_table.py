@@ -261,6 +261,8 @@ class SocketTable:
         self._poll = select.epoll()
         self._at: list[SocketTransport | ServedListener | None] = []
         """By descriptor."""
+        self._pace_s = 0.0
+        self._paced: asyncio.TimerHandle | asyncio.Handle | None = None
         loop.add_reader(self._poll.fileno(), self._turn)
 
     @property
@@ -285,10 +287,26 @@ class SocketTable:
             return
         self._take(sock.detach(), protocol, address)
 
+    def pace(self, every_s: float) -> None:
+        """Look at the sockets this often and not as soon as something happens; 0: as soon as something happens.
+
+        Each look costs the same, whatever it finds, which is as much as a short answer: for whoever is so busy that a
+        wait of `every_s` matters less than the looks it saves.
+        """
+        if self.closed or every_s == self._pace_s:
+            return
+        self._pace_s = every_s
+        if self._paced is None:
+            self._loop.remove_reader(self._poll.fileno())
+            self._paced = self._loop.call_soon(self._paced_turn)
+
     def close(self) -> None:
         """End everything at once; protocols hear of it in the loop's next turn. Idempotent."""
         if self.closed:
             return
+        if self._paced is not None:
+            self._paced.cancel()
+            self._paced = None
         for each in tuple(self._at):
             if isinstance(each, SocketTransport):
                 each.abort()
@@ -297,12 +315,28 @@ class SocketTable:
         self._loop.remove_reader(self._poll.fileno())
         self._poll.close()
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
+        """Returns whether there may be more."""
         at = self._at
-        for fd, event in self._poll.poll(0, _EVENTS_PER_TURN):
+        events = self._poll.poll(0, _EVENTS_PER_TURN)
+        for fd, event in events:
             who = at[fd]
             if who is not None:  # else it ended in this very turn
                 who.on_event(event)
+        return len(events) == _EVENTS_PER_TURN
+
+    def _paced_turn(self) -> None:
+        if not self._pace_s:
+            self._paced = None
+            self._loop.add_reader(self._poll.fileno(), self._turn)
+            return
+        more = self._turn()
+        if self.closed:
+            return
+        if more:
+            self._paced = self._loop.call_soon(self._paced_turn)
+        else:
+            self._paced = self._loop.call_later(self._pace_s, self._paced_turn)
 
     def _take(self, fd: int, protocol: Callable[[str], asyncio.Protocol], address: tuple[str, int] | str) -> None:
         try:

@@ -32,10 +32,15 @@ from dgs.http.limits import ServerLimits
 from dgs.http.malformed import Malformed
 from dgs.http.open_gate import OpenGate, look_at_nothing
 from dgs.serving import Answer, Ask, Class, Endpoint, Gate, Outcome, Seen, Verdict
+from dgs.traces import FIELD, Traces, enter, tracing
 
 __all__ = ["DgsServer"]
 
 _DRAIN_LOOK_S: Final = 0.02
+_SHEDS: Final = 0.05
+"""Share of refused requests from which on the sockets are looked at once a `_PACE_S`."""
+_PACE_S: Final = 0.001
+"""A look costs what a refusal costs. Whoever is refused waits a millisecond, and so does who is served beside them."""
 _TIMEOUTS: Final = frozenset((408, 504))
 _log = structlog.get_logger(__name__)
 
@@ -63,10 +68,11 @@ class DgsServer:
         tls: ssl.SSLContext | None = None,
         observe: Callable[[str, Class, int, float], None] | None = None,
         always: Collection[str] = (),
+        traces: Traces | None = None,
     ) -> None:
         """`observe` hears of each request served: operation, class, status, seconds since it was admitted.
 
-        Requests for the paths of `always` are served as they come, whatever the gate thinks.
+        `traces` chooses which are followed. Requests for the paths of `always` are served as they come, whatever the gate thinks.
         """
         self.limits = limits
         self.draining = False
@@ -82,6 +88,7 @@ class DgsServer:
         self._tls = tls
         self._observe = observe
         self._always = frozenset(always)
+        self._traces = traces
         self._table: SocketTable | None = None
         self._listener: asyncio.Server | ServedListener | None = None
         self._connections: dict[Connection, None] = {}
@@ -196,10 +203,15 @@ class DgsServer:
         return take
 
     async def _tick(self) -> None:
+        refused = requests = 0
         while True:
             await asyncio.sleep(self.limits.tick_s)
             self._tell_date()
             now_s = self.now_s()
+            if self._table is not None:
+                came, went = self._requests - requests, self._refused + self._turned_away - refused
+                self._table.pace(_PACE_S if went > _SHEDS * came else 0.0)
+            requests, refused = self._requests, self._refused + self._turned_away
             self._gate.tick(now_s, self._clock.now_ms())
             for waiting in self._intake.expired(now_s - self.limits.request_timeout_s):
                 if waiting.item.wanted:
@@ -236,6 +248,9 @@ class DgsServer:
         if exchange.ask.path in self._always:
             self._serve(exchange)
             return
+        traces = self._traces
+        if traces is not None and (now_s >= traces.due_s or FIELD in exchange.ask.fields):
+            exchange.trace = traces.begin(exchange.ask)
         try:
             seen = exchange.seen = self._look(exchange.ask)
             klass = exchange.klass = self._gate.classify(seen, self._clock.now_ms())
@@ -254,6 +269,9 @@ class DgsServer:
         answer = exchange.answer
         if answer is None:
             self._abandoned += 1
+        if exchange.trace is not None and self._traces is not None:
+            answer = self._traces.end(exchange.trace, exchange.seen.operation, exchange.klass, answer)
+            exchange.answer = answer
         admitted_s = exchange.admitted_s
         if admitted_s is None:
             return
@@ -311,7 +329,12 @@ class DgsServer:
             if verdict.admit:
                 self._served += 1
                 exchange.admitted_s = now_s
-                self._endpoint.serve(exchange.ask, exchange)
+                if exchange.trace is None:
+                    self._endpoint.serve(exchange.ask, exchange)
+                else:
+                    with tracing((exchange.trace,)) as followed:
+                        enter(followed, "reading")
+                        self._endpoint.serve(exchange.ask, exchange)
                 return
         except Exception:
             self._fail(exchange)
