@@ -12,7 +12,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from operator import attrgetter
+from typing import Final, cast
 
 import msgspec
 
@@ -35,6 +36,7 @@ __all__ = [
 
 MIN_TITLES_PER_ROW: Final = 4
 MAX_TITLES_PER_ROW: Final = 6
+_id_of: Final = attrgetter("id")
 
 
 def catalog_digest(titles: Sequence[Title]) -> str:
@@ -99,7 +101,9 @@ def make_picks(
 
 
 def _indexes(titles: Iterable[Title], index_of: Mapping[str, int]) -> list[int]:
-    return list(dict.fromkeys(index_of[title.id] for title in titles if title.id in index_of))
+    found = dict.fromkeys(map(index_of.get, map(_id_of, titles)))
+    found.pop(None, None)
+    return cast(list[int], list(found))
 
 
 def index_picks(
