@@ -67,6 +67,22 @@ class LatencyHistogram:
                 self._max_ms = value if self._max_ms is None else max(self._max_ms, value)
                 self._min_ms = value if self._min_ms is None else min(self._min_ms, value)
 
+    def moved_ms(self, by_ms: float) -> LatencyHistogram:
+        """The same counts, each `by_ms` later (earlier where negative): times since another moment than was recorded.
+
+        What was below zero was recorded as 0 and moves from there.
+        """
+        found = LatencyHistogram()
+        by_us = round(by_ms * 1000)
+        for each in self._hdr.get_recorded_iterator():
+            count, value_us = each.count_at_value_iterated_to, each.value_iterated_to + by_us
+            found._hdr.record_value(min(max(0, value_us), _MAX_US), count)
+            if value_us < 0:
+                found.below_zero += count
+        if self._max_ms is not None and self._min_ms is not None:
+            found._max_ms, found._min_ms = self._max_ms + by_ms, self._min_ms + by_ms
+        return found
+
     def summary(self) -> dict[str, float | None]:
         """`p50_ms p99_ms max_ms`, to a hundredth of a millisecond."""
         return {

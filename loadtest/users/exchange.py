@@ -1,0 +1,53 @@
+"""What a run's parent and its processes tell each other: files in one directory, lines over pipes. Pure.
+
+Parent to master, by its input: `finish`; its end means that the parent is gone, and ends the run. Master to parent, by
+its output: one JSON object a line. The result comes as a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from loadtest.users.figures import BookReport
+from loadtest.users.result import Generator, UsersSnapshot
+
+__all__ = ["FINISH", "OUTCOME_FILE", "PLAN_FILE", "Begun", "Line", "Outcome", "Over", "Standing", "encode_line"]
+
+PLAN_FILE: Final = "users.plan.json"
+OUTCOME_FILE: Final = "users.outcome.json"
+FINISH: Final = b"finish\n"
+
+
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """All processes are up; the first users arrive at `at_ms` by the wall clock."""
+
+    at_ms: int
+
+
+class Standing(msgspec.Struct, frozen=True, tag="standing"):
+    snapshot: UsersSnapshot
+
+
+class Over(msgspec.Struct, frozen=True, tag="over"):
+    """The outcome is written."""
+
+
+Line = Begun | Standing | Over
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the master leaves behind."""
+
+    began_at_ms: int
+    lasted_s: float
+    partial: bool
+    book: BookReport
+    generators: Sequence[Generator]
+    invalid_because: Sequence[str] = ()
+
+
+def encode_line(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
