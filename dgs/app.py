@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import secrets
 import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import structlog
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -42,6 +44,7 @@ from dgs.sharding.clusters_file import load_clusters
 from dgs.sharding.report import ScalingReport
 from dgs.shown import show_gate, show_server, show_stock
 from dgs.stock import OpenStore, Stock, open_stock
+from dgs.traces import Traces
 from dgs.trust import trusting
 
 __all__ = ["Dgs", "build_dgs"]
@@ -56,6 +59,7 @@ _RANKING: Final = "picks"
 """The dependency the gate learns the pace of."""
 _OWN_AT_ONCE: Final = 64
 """Rankings of this process that may wait for its core, some 20 ms of work: a burst is no overload, a queue is."""
+_log = structlog.get_logger(__name__)
 _NO_ROOM: Final = "too many rankings under way"
 
 
@@ -128,6 +132,16 @@ class Dgs:
         bridge = AsgiBridge(app or self.app, deadline_s=settings.request_timeout_s + _LONGER_S, tls=tls is not None)
         fast_path = self._fast_path(bridge)
         self._opened.append(fast_path)
+        clock = clock or self._clock
+        traces = Traces(
+            own_per_s=settings.trace_sample_per_s,
+            asked_per_s=settings.trace_asked_per_s,
+            now_s=clock.monotonic_s,
+            now_ms=self._clock.now_ms,
+            draw=random.random,
+            random_bytes=secrets.token_bytes,
+            write=lambda line: _log.info("span", **line),
+        )
         look = trusting(fast_path.look, settings.trusted_networks)
         server = DgsServer(
             sock,
@@ -138,11 +152,12 @@ class Dgs:
             observe=self._metrics.answered,
             always=_ALWAYS,
             limits=ServerLimits.of(settings),
-            clock=clock or self._clock,
+            clock=clock,
             readiness=self._readiness,
             tls=tls,
+            traces=traces,
         )
-        show_server(self._metrics, server, fast_path, self._library)
+        show_server(self._metrics, server, fast_path, self._library, traces)
         return server
 
     async def aclose(self) -> None:

@@ -29,6 +29,12 @@ METRICS: Final[tuple[Described, ...]] = (
     Described("artwork_not_found", "counter", (), "Artwork URLs that name nothing."),
     Described("server", "counter", ("event",), "Connections and requests, by what became of them before an answer."),
     Described("connections", "gauge", (), "Connections now."),
+    Described(
+        "traces",
+        "counter",
+        ("outcome",),
+        "Requests followed: asked for, own choice; wishes left out or not understood.",
+    ),
     Described("queue_delay_seconds", "gauge", (), "Longest wait in the queue since metrics were last read."),
     # Answering.
     Described("fast_path", "counter", ("outcome",), "Answers from compiled operations, and what was left to GraphQL."),

@@ -32,6 +32,7 @@ from dgs.settings import DgsSettings
 from dgs.sharding.choice import ClusterChoice
 from dgs.sharding.clusters import single_cluster
 from dgs.shelf import fits, stage_content
+from dgs.traces import traced
 from dgs.ttl import jittered_ttl_ms
 from dgs.words import language_of
 
@@ -270,10 +271,14 @@ class Prefetch:
         at_once = [self._picks.at_once(each) for each in wanted]
         cold = [each for each, picks in zip(wanted, at_once, strict=True) if picks is None]
         found, why = await self._find(cold) if cold else ({}, "")
+        traces = traced()
         served: list[Served] = []
         for schedule, each, picks in zip(schedules, wanted, at_once, strict=True):
             usable = self._usable(schedule, profile_id, picks or found.get(each) or Missing(why))
             served.append(self._show(schedule, usable, device))
+            for trace in traces:
+                trace.cache = "miss" if cold else "hit"
+                trace.degraded |= usable.degraded
         return tuple(served)
 
     async def _find(self, wanted: Sequence[Wanted]) -> tuple[Mapping[Wanted, Picks | Missing], str]:

@@ -160,6 +160,12 @@ class DgsSettings(ServiceSettings):
     clusters_path: Path | None = Field(default=None, description="TOML of clusters and their scaling; unset: one.")
     cluster: str = Field(default="", description="Which of them this process belongs to.")
 
+    trace_sample_per_s: float = Field(
+        default=2.0, ge=0, le=1_000, description="Requests followed a second of the service's own choice; 0: none."
+    )
+    trace_asked_per_s: float = Field(
+        default=20.0, ge=0, le=1_000, description="Requests followed a second because their `traceparent` is sampled."
+    )
     request_log_window_s: int = Field(
         default=600, ge=10, le=7_200, description="How far back GET /requests can count; 8 KB of memory a second."
     )

@@ -12,6 +12,7 @@ from dgs.operations.library import Library
 from dgs.priority.gate import PriorityGate
 from dgs.priority.ruleset_file import RulesetFile
 from dgs.stock import Stock
+from dgs.traces import Traces
 
 __all__ = ["show_gate", "show_server", "show_stock"]
 
@@ -21,7 +22,7 @@ _PICKS = ("hits", "misses", "early_refreshes", "joined", "store_hits", "store_re
           "stale", "otherwise", "failed", "late", "refused", "pushed_out")  # fmt: skip
 
 
-def show_server(metrics: DgsMetrics, server: DgsServer, fast_path: FastPath, library: Library) -> None:
+def show_server(metrics: DgsMetrics, server: DgsServer, fast_path: FastPath, library: Library, traces: Traces) -> None:
     found: Mapping[str, int] = {}
 
     def once() -> Mapping[str, int]:
@@ -33,6 +34,7 @@ def show_server(metrics: DgsMetrics, server: DgsServer, fast_path: FastPath, lib
     metrics.spread("server", once, _SERVER)
     metrics.source("connections", lambda: found["connections"])
     metrics.source("queue_delay_seconds", lambda: found["queue_delay_us_max"] / 1e6)
+    metrics.spread("traces", traces.stats, ("asked", "own", "left_out", "not_understood"))
     metrics.spread("fast_path", fast_path.stats, ("fast", "not_modified", "left", "faults", "waiting_refused"))
     metrics.spread("operations", library.stats, ("hits", "not_found", "refused", "apq_evicted", "documents_compiled"))
     metrics.source(

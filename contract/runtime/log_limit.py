@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -86,16 +86,26 @@ class LogRateLimit:
     """
 
     def __init__(
-        self, *, burst: int = 20, window_s: float = 10.0, monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        *,
+        burst: int = 20,
+        window_s: float = 10.0,
+        bounded_elsewhere: Collection[str] = (),
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`bounded_elsewhere`: kinds whose writers keep a rate of their own; they pass."""
+        self._bounded_elsewhere = frozenset(bounded_elsewhere)
         self._limit = KindLimit(burst=burst, window_s=window_s)
         self._window_s = window_s
         self._monotonic_s = monotonic_s
         self._look_at_s = monotonic_s() + window_s
 
     def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        kind = str(event.get("event", ""))
+        if kind in self._bounded_elsewhere:
+            return event
         now_s = self._monotonic_s()
-        line = self._limit.admit(str(event.get("event", "")), now_s)
+        line = self._limit.admit(kind, now_s)
         if line is None:
             raise structlog.DropEvent
         if line.hidden:

@@ -16,6 +16,8 @@ __all__ = ["UnfailingStream", "configure_logging", "redact_secrets"]
 LogFormat = Literal["json", "console"]
 LOG_BYTES_PER_S: Final = 64 * 1024
 """What a process logs at most, on average, whatever goes wrong how often: a disk must last for a night."""
+_BOUNDED_ELSEWHERE: Final = ("span",)
+"""Followed requests: as many a second as settings say."""
 _SECRET_WORDS: Final = ("token", "secret", "authorization", "password", "access_token")
 
 
@@ -60,7 +62,7 @@ def configure_logging(*, level: str = "INFO", form: LogFormat | None = None, ser
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            LogRateLimit(),
+            LogRateLimit(bounded_elsewhere=_BOUNDED_ELSEWHERE),
             redact_secrets,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

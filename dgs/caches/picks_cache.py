@@ -21,6 +21,7 @@ from dgs.caches.expiring import Expiring, Lifetimes, Moments
 from dgs.picks import Layout, Missing, Picks, Wanted
 from dgs.ports import MaterialisedStore, PicksSource
 from dgs.shelf import fits
+from dgs.traces import Trace, concerned, traced, tracing
 
 __all__ = ["CachedPicks", "InstantStore"]
 
@@ -68,7 +69,7 @@ class _Fitting(NamedTuple):
 class _Miss:
     """A profile being asked for, and who waits for it."""
 
-    __slots__ = ("key", "refresh", "until_s", "waiters", "wanted")
+    __slots__ = ("key", "refresh", "traces", "until_s", "waiters", "wanted")
 
     def __init__(self, key: _Key, wanted: Wanted, until_s: float, *, refresh: bool) -> None:
         self.key = key
@@ -76,6 +77,7 @@ class _Miss:
         self.until_s = until_s
         self.refresh = refresh
         self.waiters: list[asyncio.Future[Picks | Missing]] = []
+        self.traces: tuple[Trace, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -101,11 +103,13 @@ class CachedPicks:
         max_bytes: int = 64 * 1024 * 1024,
         stale_s: float = 3600.0,
         per_turn: int | None = None,
+        gather_s: float = 0.0,
     ) -> None:
         """`catalog` tells the digest in use. `otherwise(wanted, why)` gives picks nobody has to wait for.
 
         With `per_turn` the source computes in this process: it is asked for that many profiles in a turn of the loop;
-        without, for up to 256 at once, 8 times over.
+        without, for up to 256 at once, 8 times over, and what is missed within `gather_s` goes together: everything
+        behind this cache costs a question more than it costs a profile.
         """
         assert per_turn is None or per_turn >= 1
         self._source = source
@@ -127,6 +131,8 @@ class CachedPicks:
         self._queue: deque[_Miss] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches = 0
+        self._gather_s = gather_s
+        self._gathering: asyncio.TimerHandle | None = None
         self._store_again_s = float("-inf")
         self._counts = dict.fromkeys(_COUNTED, 0)
         self._closed = False
@@ -162,7 +168,9 @@ class CachedPicks:
                 found[each] = self._other(key, each, "too many rankings wait already", keep=False)
             else:
                 waiter: asyncio.Future[Picks | Missing] = loop.create_future()
-                self._miss(key, each, until_s).waiters.append(waiter)
+                miss = self._miss(key, each, until_s)
+                miss.waiters.append(waiter)
+                miss.traces += concerned(each.profile_id)
                 waiting.append((each, waiter))
         if waiting:
             timer = loop.call_at(until_s, self._late, waiting)
@@ -290,7 +298,8 @@ class CachedPicks:
         left: list[_Miss] = []
         try:
             for (topic, version), group in by_topic.items():
-                found = await self._read(store, topic, version, [miss.key[2] for miss in group])
+                with tracing(_traces_of(group)):
+                    found = await self._read(store, topic, version, [miss.key[2] for miss in group])
                 for miss in group:
                     picks = found.get(miss.key[2])
                     if picks is not None and self._fits(miss.wanted, picks):
@@ -308,14 +317,20 @@ class CachedPicks:
         if self._clock.monotonic_s() < self._store_again_s:
             return {}
         self._counts["store_reads"] += 1
+        outcome = "ok"
+        began_s = self._clock.monotonic_s()
         try:
             async with asyncio.timeout(_STORE_S):
                 return await store.read(topic, version, profiles)
         except (StoreUnavailable, TimeoutError) as exc:
+            outcome = "late" if isinstance(exc, TimeoutError) else "failed"
             self._counts["store_failures"] += 1
             self._store_again_s = self._clock.monotonic_s() + _STORE_PAUSE_S
             _log.warning("materialised_not_read", why=str(exc) or "too slow", again_in_s=_STORE_PAUSE_S)
             return {}
+        finally:
+            for trace in traced():
+                trace.called("store", outcome, self._clock.monotonic_s() - began_s, profiles=len(profiles))
 
     def _enqueue(self, misses: Iterable[_Miss]) -> None:
         if self._closed:
@@ -325,7 +340,17 @@ class CachedPicks:
             if self._queue and not self._batches:
                 self._batches = 1
                 self._start(self._by_turns(self._per_turn))
-            return
+        elif not self._gather_s:
+            self._start_batches()
+        elif self._queue and self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(self._gather_s, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        if not self._closed:
+            self._start_batches()
+
+    def _start_batches(self) -> None:
         while self._queue and self._batches < _BATCHES_MAX:
             self._batches += 1
             self._start(self._by_batches())
@@ -342,7 +367,7 @@ class CachedPicks:
 
     async def _by_batches(self) -> None:
         try:
-            while self._queue:
+            while self._queue and self._gathering is None:
                 batch = self._taken(_BATCH_MAX)
                 if batch:
                     await self._ask(batch)
@@ -367,8 +392,9 @@ class CachedPicks:
         why = "no answer"
         self._counts["asked"] += len(batch)
         try:
-            async with asyncio.timeout(left_s):
-                found = await self._source.find([miss.wanted for miss in batch], left_s)
+            with tracing(_traces_of(batch)):
+                async with asyncio.timeout(left_s):
+                    found = await self._source.find([miss.wanted for miss in batch], left_s)
         except TimeoutError:
             why = "late"
         except BroadcastSystemError as exc:
@@ -411,3 +437,7 @@ class CachedPicks:
         task = asyncio.get_running_loop().create_task(work, name="picks-cache")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _traces_of(misses: Iterable[_Miss]) -> Iterable[Trace]:
+    return (trace for miss in misses for trace in miss.traces)

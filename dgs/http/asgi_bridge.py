@@ -20,6 +20,7 @@ from contract.runtime.log_limit import KindLimit
 from dgs.http.answer import MASKED, error_answer
 from dgs.http.exchange import Exchange
 from dgs.serving import Answer, Ask, Reply
+from dgs.traces import tracing
 
 __all__ = ["AsgiBridge"]
 
@@ -70,7 +71,9 @@ class AsgiBridge:
             reply(error_answer(503, "overloaded", "too many requests wait", retry_after_ms=_RETRY_AFTER_MS))
 
     def _start(self, ask: Ask, reply: Reply) -> None:
-        task = asyncio.create_task(self._run(ask, reply), name="asgi-bridge")
+        trace = reply.trace if isinstance(reply, Exchange) else None
+        with tracing((trace,) if trace is not None else ()):  # one that waited is begun by whoever made room
+            task = asyncio.create_task(self._run(ask, reply), name="asgi-bridge")
         self._running.add(task)
         task.add_done_callback(self._done)
         if isinstance(reply, Exchange):

@@ -16,13 +16,16 @@ ASKED_FOR: Final = (
     "Authorization",
     "Content-Type",
     "If-None-Match",
+    "Traceparent",
     "X-Device-Id",
     "X-Stagecue-Class",
     "X-Stagecue-Version",
 )
 """Header fields a device sends that browsers ask about first."""
 _PATH: Final = "/graphql"
-_LET_IN: Final = b"access-control-allow-origin: *\r\naccess-control-expose-headers: Date, ETag, Retry-After\r\n"
+_LET_IN: Final = (
+    b"access-control-allow-origin: *\r\naccess-control-expose-headers: Date, ETag, Retry-After, Traceresponse\r\n"
+)
 _PREFLIGHT: Final = Answer(
     204,
     b"access-control-allow-origin: *\r\naccess-control-allow-methods: GET, POST\r\naccess-control-allow-headers: "

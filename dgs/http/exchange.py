@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dgs.serving import Answer, Ask, Class, Seen
+from dgs.traces import Trace
 
 __all__ = ["Exchange", "ExchangeOwner"]
 
@@ -21,7 +22,7 @@ class ExchangeOwner(Protocol):
 class Exchange:
     """Is itself the `Reply` its endpoint calls. Calls after the first are nobody's: a bug there harms one request."""
 
-    __slots__ = ("_gone", "_owner", "admitted_s", "answer", "ask", "klass", "seen")
+    __slots__ = ("_gone", "_owner", "admitted_s", "answer", "ask", "klass", "seen", "trace")
 
     def __init__(self, owner: ExchangeOwner, ask: Ask) -> None:
         self._owner: ExchangeOwner | None = owner
@@ -32,6 +33,7 @@ class Exchange:
         self.admitted_s: float | None = None
         """Since when it is served; None: not yet, or never."""
         self.answer: Answer | None = None
+        self.trace: Trace | None = None
 
     def __call__(self, answer: Answer) -> None:
         owner = self._owner

@@ -19,6 +19,8 @@ last request; whether the client waits for a word before it sends the body. A pl
 _VARYING: Final = re.compile(
     rb"\r\n(?:[Aa]uthorization: Bearer ([A-Za-z0-9_.=-]+)|[Cc]ontent-[Ll]ength: ([0-9]{1,9}))(?=\r\n)"
 )
+_TRACE_LINE: Final = re.compile(rb"\r\n[Tt]raceparent: ([0-9a-f-]{55})(?=\r\n)")
+"""Another one with every request, where a proxy in front begins traces."""
 _MAX_KNOWN: Final = 512
 _MAX_COMMON_BYTES: Final = 2_048
 
@@ -54,7 +56,7 @@ class KnownHeads:
         else:
             return None
         if known is None:
-            return None
+            return self._read_followed(head)
         size = int(length)
         if size > self._max_body_bytes:
             return None
@@ -65,9 +67,26 @@ class KnownHeads:
             fields[b"authorization"] = b"Bearer " + token
         return method, path, query, fields, size, last, continues
 
+    def _read_followed(self, head: bytes) -> Head | None:
+        """The same without its trace's ids, which are then put back."""
+        parts = _TRACE_LINE.split(head)
+        if len(parts) != 3:
+            return None
+        before, said, behind = parts
+        read = self.read(before + behind)
+        if read is not None:
+            read[3][b"traceparent"] = said
+        return read
+
     def learn(self, head: bytes, read: Head) -> None:
         """Remember what the reader made of a head."""
         method, path, query, fields, length, last, continues = read
+        if b"traceparent" in fields:
+            parts = _TRACE_LINE.split(head)
+            if len(parts) != 3 or parts[1] != fields[b"traceparent"]:
+                return
+            head = parts[0] + parts[2]
+            fields = {name: value for name, value in fields.items() if name != b"traceparent"}
         if query or length < 0 or b"content-length" not in fields:
             return  # what differs with every request need not be kept
         parts = _VARYING.split(head)

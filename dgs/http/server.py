@@ -72,7 +72,8 @@ class DgsServer:
     ) -> None:
         """`observe` hears of each request served: operation, class, status, seconds since it was admitted.
 
-        `traces` chooses which are followed. Requests for the paths of `always` are served as they come, whatever the gate thinks.
+        `traces` chooses which are followed. Requests for the paths of `always` are served as they come, whatever the
+        gate thinks.
         """
         self.limits = limits
         self.draining = False

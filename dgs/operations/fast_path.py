@@ -36,6 +36,7 @@ from dgs.ports import PicksSource, Place, ProfileSource, ScheduleReader
 from dgs.prefetch import DEGRADED_LIFE, Prefetch, resolve_device
 from dgs.serving import Answer, Ask, Endpoint, Reply, Seen
 from dgs.settings import DgsSettings
+from dgs.traces import Trace, enter, note_found, note_wanted, traced, tracing
 
 __all__ = ["VERSION_FIELD", "FastPath"]
 
@@ -70,6 +71,8 @@ class _Asked(NamedTuple):
     body: Body
     document: Document
     reply: Reply
+    traces: tuple[Trace, ...]
+    """Itself, if it is followed; its waiting ends where something else is done."""
 
 
 class FastPath(Endpoint):
@@ -149,6 +152,7 @@ class FastPath(Endpoint):
         else:
             body = read_request(ask) if ask.path == PATH else None
         if body is None:
+            enter(traced(), "executing")
             self._fallback.serve(ask, reply)
             return
         found = self._library.find(body)
@@ -158,8 +162,9 @@ class FastPath(Endpoint):
                 self.fast += 1
                 reply(outcome)
             else:
-                self._carry_on(outcome, _Asked(ask, body, found, reply))
+                self._carry_on(outcome, _Asked(ask, body, found, reply, traced()))
         elif isinstance(found, str):
+            enter(traced(), "executing")
             self._fallback.serve(whole_request(ask, body, found) if found else ask, reply)
         else:
             reply(found[media_type(ask.fields)])
@@ -217,6 +222,9 @@ class FastPath(Endpoint):
             job = self._understand(ask, body, document, newest)
             if not isinstance(job, Job):
                 return job
+            traces = traced()
+            if traces:
+                enter(traces, "picks")
             found: list[Picks] = []
             for part in job.parts:
                 if type(part) is MapPart:
@@ -226,6 +234,8 @@ class FastPath(Endpoint):
                     found.append(picks)
                 elif type(part) is UseCasePart:
                     return self._checked(job)
+            if traces and found:
+                note_found(traces, "hit", degraded=any(picks.degraded for picks in found))
             return self._joiner.join(job, found)
         except (NotPlain, BroadcastSystemError):
             return None  # an error is said with a path and a location by the endpoint behind
@@ -316,9 +326,11 @@ class FastPath(Endpoint):
             self._spawn(self._with_use_cases(outcome), asked)
         else:
             wanted = [part.wanted for part in outcome.parts if isinstance(part, MapPart)]
+            note_wanted(asked.traces, (each.profile_id for each in wanted))
 
             def resume(found: Found, why: str) -> None:
-                self._end(self._join(outcome, found, why), asked)
+                with tracing(asked.traces):
+                    self._end(self._join(outcome, found, why), asked)
 
             if not self._waiting.ask(wanted, self._until_s(asked.ask), resume):
                 self._leave(asked)
@@ -327,6 +339,7 @@ class FastPath(Endpoint):
         """Ask for picks and for every use case, then join them."""
         async with asyncio.timeout(max(0.01, self._until_s(job.ask) - self._clock.monotonic_s())):
             found, why = await self._found(job)
+            enter(traced(), "executing")
             written = {
                 place: await write_use_case(self._prefetch, part, job.ask.fields)
                 for place, part in enumerate(job.parts)
@@ -343,7 +356,9 @@ class FastPath(Endpoint):
                 found[each] = picks
         missing = [each for each in wanted if each not in found]
         if not missing:
+            note_found(traced() if found else (), "hit", degraded=False)
             return found, ""
+        note_wanted(traced(), (each.profile_id for each in missing))
         asked: asyncio.Future[tuple[Found, str]] = asyncio.get_running_loop().create_future()
 
         def resume(more: Found, why: str) -> None:
@@ -381,6 +396,9 @@ class FastPath(Endpoint):
                 profile = self._profiles.profile(part.wanted.profile_id)
                 picks = self._defaults.of(part.view.schedule, profile, picks.why)
             usable.append(picks)
+        traces = traced()
+        if traces and usable:
+            note_found(traces, "miss", degraded=any(picks.degraded for picks in usable))
         return usable
 
     def _end(self, answer: Answer | None, asked: _Asked) -> None:
@@ -397,7 +415,8 @@ class FastPath(Endpoint):
 
     def _leave(self, asked: _Asked) -> None:
         self.left += 1
-        ask, body, document, reply = asked
+        ask, body, document, reply, traces = asked
+        enter(traces, "executing")
         whole = ask if body.query is not None and ask.method == "POST" else whole_request(ask, body, document.text)
         self._fallback.serve(whole, reply)
 

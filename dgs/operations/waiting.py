@@ -12,6 +12,7 @@ from contract.clock import Clock
 from contract.errors import BroadcastSystemError
 from dgs.picks import Missing, Picks, Wanted
 from dgs.ports import PicksSource
+from dgs.traces import Trace, traced, tracing
 
 __all__ = ["Found", "Waiting"]
 
@@ -26,6 +27,7 @@ class _Asked(NamedTuple):
     wanted: Sequence[Wanted]
     until_s: float
     resume: Callable[[Found, str], None]
+    traces: tuple[Trace, ...]
 
 
 class Waiting:
@@ -51,7 +53,7 @@ class Waiting:
             self.refused += 1
             return False
         self.requests += 1
-        self._gathered.append(_Asked(wanted, until_s, resume))
+        self._gathered.append(_Asked(wanted, until_s, resume, traced()))
         if len(self._gathered) == 1:
             asyncio.get_running_loop().call_soon(self._flush)
         return True
@@ -78,8 +80,9 @@ class Waiting:
         wanted = tuple(dict.fromkeys(each for asked in batch for each in asked.wanted))
         left_s = max(_MIN_WAIT_S, min(asked.until_s for asked in batch) - self._clock.monotonic_s())
         try:
-            async with asyncio.timeout(left_s):
-                return await self._picks.find(wanted, left_s), _NOBODY
+            with tracing(trace for asked in batch for trace in asked.traces):
+                async with asyncio.timeout(left_s):
+                    return await self._picks.find(wanted, left_s), _NOBODY
         except BroadcastSystemError as exc:
             return {}, exc.code  # its message may name an address of ours
         except TimeoutError:

@@ -15,6 +15,7 @@ from dgs.ports import PicksSource
 from dgs.priority.limiter import Limiter
 from dgs.priority.rules import RANK, ClassPlan
 from dgs.serving import CLASSES, Class, Outcome
+from dgs.traces import concerned
 
 __all__ = ["Call", "Dependencies", "Dependency", "GuardedPicks", "fill_of"]
 
@@ -189,7 +190,11 @@ class GuardedPicks:
         finally:
             now_s = self._monotonic_s()
             for one, call in calls.items():
-                self._dependency.end(call, self._outcome(found.get(one), now_s - call.began_s), now_s)
+                took_s = now_s - call.began_s
+                outcome = self._outcome(found.get(one), took_s)
+                self._dependency.end(call, outcome, now_s)
+                for trace in concerned(one.profile_id):
+                    trace.called(self._dependency.name, outcome, took_s)
         return found
 
     def _outcome(self, found: Picks | Missing | None, took_s: float) -> Outcome:

@@ -21,6 +21,7 @@ from dgs.sources.answers import POPULAR, Chosen, Unanswered, popular_for
 from dgs.sources.catalog import Catalog
 from dgs.sources.registry import SourceOptions, load_source
 from dgs.stage_map import Recommendations
+from dgs.traces import concerned
 
 __all__ = ["MATERIALISED", "Otherwise", "RecommendationChain", "Remembers", "build_chain", "source_order"]
 
@@ -137,20 +138,26 @@ class RecommendationChain:
         self, source: BatchRecommendations, profiles: Sequence[Profile], need: Need, budget_s: float
     ) -> Sequence[Recommendations | Missing]:
         """What the source says, whatever it does: Unanswered for everybody if it raises, is late or cannot count."""
-        why = "late"
+        outcome = why = "late"
+        began_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(budget_s + _GRACE_S):
                 answers = await source.recommend(profiles, need, budget_s)
             if len(answers) == len(profiles):
+                outcome = "ok"
                 return [_sound(answer) for answer in answers]
-            why = "a wrong number of answers"
+            outcome, why = "failed", "a wrong number of answers"
         except TimeoutError:
             pass
         except Unavailable as exc:
-            why = exc.message
+            outcome, why = exc.code, exc.message
         except Exception as exc:  # a plug-in may raise anything, and none of it is the device's trouble
-            why = type(exc).__name__
+            outcome, why = "failed", type(exc).__name__
             _log.warning("recommendations_failed", source=source.name, error=repr(exc)[:200])
+        finally:
+            took_s = asyncio.get_running_loop().time() - began_s
+            for trace in dict.fromkeys(trace for profile in profiles for trace in concerned(profile.id)):
+                trace.called(source.name, outcome, took_s, profiles=len(profiles))
         return [Unanswered(why)] * len(profiles)
 
     def _nobody(self, profile: Profile, need: Need, why: str | None) -> Chosen:

@@ -18,6 +18,7 @@ import aiohttp
 import structlog
 
 from contract.errors import InvalidRequest, Unavailable
+from contract.trace import TraceParent
 from dgs.breaker import Breaker, Permit
 from dgs.model import Profile
 from dgs.picks import Missing
@@ -27,12 +28,15 @@ from dgs.sources.answers import StaleAnswers, Unanswered
 from dgs.sources.catalog import Catalog
 from dgs.sources.ranking_wire import Garbage, Read, answer_limit_bytes, encode_ask, read_answer
 from dgs.stage_map import Recommendations
+from dgs.traces import FIELD, Trace, concerned
 
 __all__ = ["HttpRecommendations", "check_ranking_url"]
 
 _KEEP_ALIVE_S: Final = 4.0
 """Less than servers keep an idle connection (uvicorn: 5 s), so that a call seldom meets one being closed."""
 _CLOSE_S: Final = 1.0
+_CALL: Final = "ranking_service"
+"""What traces call it: `http` is the wait for it, with that for a batch."""
 _Answer: TypeAlias = Recommendations | Missing
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +53,7 @@ class _Waiting(NamedTuple):
     profile: Profile
     answer: asyncio.Future[_Answer]
     until_s: float
+    traces: tuple[Trace, ...]
 
 
 class _Queue:
@@ -170,7 +175,7 @@ class HttpRecommendations:
         if queue is None:
             queue = self._queues[need] = _Queue()
         answer: asyncio.Future[_Answer] = loop.create_future()
-        queue.waiting.append(_Waiting(profile, answer, until_s))
+        queue.waiting.append(_Waiting(profile, answer, until_s, concerned(profile.id)))
         self._waiting += 1
         if len(queue.waiting) >= self._batch:
             self._send(need, queue)
@@ -228,15 +233,18 @@ class HttpRecommendations:
     # A call.
 
     async def _call(self, batch: Sequence[_Waiting], need: Need, permit: Permit) -> None:
-        """Ask for a batch; never raises but when cancelled."""
+        """Ask for a batch; never raises but when cancelled. The service is told the first followed request's trace."""
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         outcome: Outcome = "failed"
         why = "given up"
         self._counts["calls"] += 1
+        traces = tuple(dict.fromkeys(trace for entry in batch for trace in entry.traces))
+        span = traces[0].child() if traces else None
+        profiles = list({entry.profile.id: entry.profile for entry in batch}.values())
         try:
             async with asyncio.timeout(self._deadline_s):
-                body = await self._post(list({entry.profile.id: entry.profile for entry in batch}.values()), need)
+                body = await self._post(profiles, need, span)
             read = read_answer(body, frozenset(entry.profile.id for entry in batch), need, self._catalog().by_id)
             self._take_in(read, batch, need)
             outcome, why = ("ok", "not in the answer") if read.found else ("failed", "garbage")
@@ -259,7 +267,12 @@ class HttpRecommendations:
             _answer(batch, Unanswered(why))
             raise
         self._report(permit, outcome, why)
-        self._observe(loop.time() - started_s, outcome)
+        took_s = loop.time() - started_s
+        self._observe(took_s, outcome)
+        if span is not None:
+            said = "ok" if outcome == "ok" else why
+            for trace in traces:
+                trace.called(_CALL, said, took_s, span_id=span.parent_id, profiles=len(profiles))
         _answer(batch, Unanswered(why))
 
     def _report(self, permit: Permit, outcome: Outcome, why: str) -> None:
@@ -275,18 +288,20 @@ class HttpRecommendations:
         elif before == "half_open" and breaker.state == "closed":
             _log.info("ranking_service_called_again")
 
-    async def _post(self, profiles: Sequence[Profile], need: Need) -> bytes:
+    async def _post(self, profiles: Sequence[Profile], need: Need, span: TraceParent | None) -> bytes:
         """The body of the answer; once more if the connection was closed under the call. Raises _Refused."""
         body = encode_ask(profiles, need, self._deadline_s)
         limit = answer_limit_bytes(len(profiles), need)
+        headers = None if span is None else {FIELD.decode(): span.header()}
         try:
-            return await self._exchange(body, limit)
+            return await self._exchange(body, limit, headers)
         except aiohttp.ServerDisconnectedError:
             self._counts["retried"] += 1
-            return await self._exchange(body, limit)
+            return await self._exchange(body, limit, headers)
 
-    async def _exchange(self, body: bytes, limit: int) -> bytes:
-        async with self._open_session().post(self._url, data=body, allow_redirects=False) as response:
+    async def _exchange(self, body: bytes, limit: int, headers: Mapping[str, str] | None) -> bytes:
+        posted = self._open_session().post(self._url, data=body, headers=headers, allow_redirects=False)
+        async with posted as response:
             if 300 <= response.status < 400:
                 # Whoever answers for the service's address must not be able to send profiles elsewhere.
                 raise _Refused("redirected")
