@@ -33,7 +33,7 @@ from dgs.metrics import DgsMetrics
 from dgs.model import ArtworkKind, Title
 from dgs.prefetch import Prefetch
 from dgs.request_log import RequestLog
-from dgs.schema import RequestContext
+from dgs.schema import OperationNotNamedError, RequestContext
 from dgs.settings import DgsSettings
 from dgs.sharding.report import ScalingReport
 
@@ -165,7 +165,7 @@ class GraphQLEndpoint:
             return _decode(body)
         except msgspec.ValidationError as exc:
             raise InvalidRequest(str(exc), field="body", rule="an object with query, variables, operationName") from exc
-        except (msgspec.DecodeError, RecursionError) as exc:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
             raise InvalidRequest(f"not JSON: {exc}", field="body") from exc
 
     async def _execute(
@@ -187,7 +187,8 @@ class GraphQLEndpoint:
                 allowed_operation_types=_OPERATIONS,
             )
         except (MissingQueryError, CannotGetOperationTypeError, InvalidOperationTypeError) as exc:
-            raise InvalidRequest(_why_not_run(exc), field="query") from exc
+            field = "operationName" if isinstance(exc, OperationNotNamedError) else "query"
+            raise InvalidRequest(_why_not_run(exc, operation.operationName), field=field) from exc
         answer: dict[str, Any] = {}
         if result.errors:
             answer["errors"] = [format_error(error, retry_after_ms=self._retry_after_ms()) for error in result.errors]
@@ -419,12 +420,14 @@ def _draw(title: Title, kind: ArtworkKind, width: int, height: int, language: st
     return draw(title, kind, width, height, language).encode()
 
 
-def _why_not_run(error: Exception) -> str:
+def _why_not_run(error: Exception, named: str | None) -> str:
     if isinstance(error, MissingQueryError):
         return "no document"
     if isinstance(error, InvalidOperationTypeError):
         return "only queries are served here"
-    return "operationName names no operation of the document" if str(error) else "no operation in the document"
+    if isinstance(error, OperationNotNamedError):
+        return "the document has several operations, and none is named"
+    return "no operation in the document" if named is None else "operationName names no operation of the document"
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -5,33 +5,36 @@ Resolvers hand out the structs of `dgs.model`, whose attributes carry the fields
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, NewType, cast
 
 import msgspec
 import strawberry
-from graphql import GraphQLError, NoSchemaIntrospectionCustomRule
+from graphql import ASTValidationRule, GraphQLError, NoSchemaIntrospectionCustomRule, OperationDefinitionNode
 from strawberry.extensions import (
     AddValidationRules,
-    MaxAliasesLimiter,
     MaxTokensLimiter,
     ParserCache,
-    QueryDepthLimiter,
+    SchemaExtension,
     ValidationCache,
 )
 from strawberry.federation.schema import FederationAny
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.exceptions import CannotGetOperationTypeError
 from strawberry.types import ExecutionContext
 from strawberry.types.scalar import ScalarDefinition
 
 from contract.durations import parse_duration
 from contract.errors import InvalidRequest
 from dgs import model
+from dgs.document_limits import limiting_rule
 from dgs.loaders import EntityLoaders
 from dgs.model import ArtworkKind, DeviceKind, ScreenClass
 from dgs.prefetch import Degraded, Prefetch, Served
 from dgs.settings import DgsSettings
 
 __all__ = [
+    "OperationNotNamedError",
     "RequestContext",
     "Timestamp",
     "build_schema",
@@ -301,22 +304,42 @@ def _device(given: DeviceContext | None) -> model.DeviceContext:
     return given.value() if given is not None else model.DeviceContext()
 
 
-class _QuietSchema(strawberry.federation.Schema):
+class _Schema(strawberry.federation.Schema):
     """Leaves it to the HTTP layer what of an error is logged: most are a client's own."""
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         pass
+
+    def entities_resolver(self, info: strawberry.Info, representations: list[FederationAny]) -> list[FederationAny]:
+        """On copies: strawberry empties what it is given, and a variable is given to every field that names it."""
+        copies = [dict(cast("dict[str, str]", each)) for each in representations]
+        return super().entities_resolver(info, cast("list[FederationAny]", copies))
+
+
+class OperationNotNamedError(CannotGetOperationTypeError):
+    """Several operations, and nobody said which: strawberry would take the first."""
+
+
+class _NamedOperation(SchemaExtension):
+    """Refuses to choose. Raises OperationNotNamedError out of `execute`."""
+
+    def on_validate(self) -> Iterator[None]:
+        context = self.execution_context
+        document = context.graphql_document
+        if context._provided_operation_name is None and document is not None:
+            operations = sum(isinstance(each, OperationDefinitionNode) for each in document.definitions)
+            named = any(isinstance(each, OperationDefinitionNode) and each.name for each in document.definitions)
+            if operations > 1 and named:
+                raise OperationNotNamedError(None)
+        yield
 
 
 def build_schema(settings: DgsSettings | None = None) -> strawberry.federation.Schema:
     """The schema with its limits; without settings, with the default limits."""
     settings = settings or DgsSettings()
     depth, aliases, tokens = settings.max_query_depth, settings.max_query_aliases, settings.max_query_tokens
-    # Made once: the validation cache is keyed by the rules, and each limiter makes a rule of its own.
-    rules = [
-        *QueryDepthLimiter(max_depth=depth).validation_rules,
-        *MaxAliasesLimiter(max_alias_count=aliases).validation_rules,
-    ]
+    # Made once: the validation cache is keyed by the rules.
+    rules: list[type[ASTValidationRule]] = [limiting_rule(max_depth=depth, max_aliases=aliases)]
     if not (settings.introspection or settings.graphiql):
         rules.append(NoSchemaIntrospectionCustomRule)
     scalars: dict[object, ScalarDefinition] = {
@@ -332,7 +355,7 @@ def build_schema(settings: DgsSettings | None = None) -> strawberry.federation.S
             serialize=msgspec.to_builtins,
         ),
     }
-    return _QuietSchema(
+    return _Schema(
         query=Query,
         federation_version="2.11",
         config=StrawberryConfig(scalar_map=scalars),
@@ -341,6 +364,7 @@ def build_schema(settings: DgsSettings | None = None) -> strawberry.federation.S
         extensions=[
             lambda: MaxTokensLimiter(max_token_count=tokens),
             lambda: ParserCache(maxsize=_DOCUMENTS_KEPT),
+            _NamedOperation,
             lambda: AddValidationRules(rules),
             lambda: ValidationCache(maxsize=_DOCUMENTS_KEPT),
         ],

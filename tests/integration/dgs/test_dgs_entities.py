@@ -44,6 +44,16 @@ async def test_entities_are_loaded_once_per_kind(world: World, monkeypatch: pyte
     assert sorted(calls) == [("events", ("tyson-paul", "no-such")), ("titles", (*shown, "gone"))]
 
 
+async def test_two_fields_may_share_their_representations(world: World) -> None:
+    """One variable for two aliases, as gateways that put several fetches into one document send it."""
+    await world.plan()
+    document = "query($of: [_Any!]!) { a: _entities(representations: $of) { ... on LiveEvent { id } } " + (
+        "b: _entities(representations: $of) { ... on LiveEvent { title } } }"
+    )
+    answer = await world.ask(document, of=[{"__typename": "LiveEvent", "id": "tyson-paul"}])
+    assert answer == {"data": {"a": [{"id": "tyson-paul"}], "b": [{"title": "Tyson vs. Paul"}]}}
+
+
 async def test_entities_are_bounded(world: World) -> None:
     """Too many of one request are refused by rule, whatever they are."""
     answer = await world.ask(

@@ -48,6 +48,8 @@ class BrokenView(MemoryScheduleView):
         ('{ prefetchEvent(eventId: "e", profileId: "p", colour: 1) { version } }', "colour"),
         ("{" + " ".join(f"a{n}: __typename" for n in range(16)) + "}", "16 aliases found. Allowed: 15"),
         ("{" + " __typename" * 2000 + "}", "more than 2000 tokens"),
+        ("{ ...Nope }", "Unknown fragment 'Nope'"),
+        ("{ }", "a selection set is empty"),
     ],
 )
 async def test_documents_that_cannot_run(world: World, query: str, part: str) -> None:
@@ -99,7 +101,10 @@ async def test_one_request_buys_a_bounded_number_of_maps(bare_world: World) -> N
         (b'{"query": ""}', {}, 400, "query"),
         (b'{"query": "fragment f on Query {__typename}"}', {}, 400, "query"),
         (b'{"query": "query A {__typename}", "operationName": "B"}', {}, 400, "query"),
+        (b'{"query": "query A {__typename} query B {__typename}"}', {}, 400, "operationName"),
+        (b'{"query": "query A {__typename}", "operationName": ""}', {}, 400, "query"),
         (b"\xff", {}, 400, "body"),
+        (b'{"query": "{__typename}\xff"}', {}, 400, "body"),
         (b"x" * 70_000, {}, 413, "body"),
         (b"query=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "Content-Type"),
         (b"", {"Content-Type": ""}, 415, "Content-Type"),
