@@ -74,9 +74,10 @@ def _check(pattern: re.Pattern[str], value: str, field: str, rule: str) -> str:
     return value
 
 
-def topic_of(event_id: str, audience: str = DEFAULT_AUDIENCE) -> str:
-    """The topic a device of `audience` follows for `event_id`."""
-    return f"event:{event_id}" if audience == DEFAULT_AUDIENCE else f"event:{event_id}@{audience}"
+def topic_of(event_id: str, audience: str = DEFAULT_AUDIENCE, *, shadow: bool = False) -> str:
+    """The topic a device of `audience` follows for `event_id`; topics of a rehearsal (`shadow`) look unlike others."""
+    name = f"{'shadow' if shadow else 'event'}:{event_id}"
+    return name if audience == DEFAULT_AUDIENCE else f"{name}@{audience}"
 
 
 # Keys of the KV store. The braces are a Redis Cluster hash tag: all keys of one topic share a slot.

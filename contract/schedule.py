@@ -37,6 +37,8 @@ class TopicSchedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     regions: tuple[str, ...] = ()
     """ISO 3166 regions this audience serves; empty: everyone no other audience of the event claims (R6)."""
     cancelled: bool = False
+    shadow_of: str | None = None
+    """The event this one rehearses. Who asks for its id finds it; no list of events has it."""
     stages: tuple[PlannedStage, ...] = ()
 
     def times(self) -> dict[str, int | None]:

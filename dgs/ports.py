@@ -114,7 +114,7 @@ class ScheduleReader(Protocol):
         ...
 
     async def events(self) -> tuple[str, ...]:
-        """Ids of every event there is, sorted, as fresh as the schedules. Raises StoreUnavailable."""
+        """Ids of every event but shadows, sorted, as fresh as the schedules. Raises StoreUnavailable."""
         ...
 
 

@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 
 from contract.errors import InvalidRequest, RevisionConflict
 from message_producer.api_examples import ANSWERS
-from message_producer.api_requests import CueIn, EventIn, EventPatchIn, ShiftIn
+from message_producer.api_requests import CueIn, EventIn, EventPatchIn, RehearsalIn, ShiftIn
 from message_producer.api_views import (
     AuditPage,
     AuditView,
@@ -140,9 +140,11 @@ def _add_reads(router: APIRouter, operations: Operations) -> None:
         response: Response,
         limit: Annotated[int, Query(ge=1, le=200, description="Events per page.")] = 50,
         after: Annotated[str | None, Query(max_length=500, description="Where the page before ended.")] = None,
+        shadows: Annotated[bool, Query(description="Rehearsals too.")] = False,
     ) -> EventPage:
-        page = await operations.page(limit=limit, after=after)
-        following = _next_page("/v1/events", limit=limit, after=page.next_after) if page.next_after else None
+        page = await operations.page(limit=limit, after=after, shadows=shadows)
+        asked: dict[str, object] = {"limit": limit} | ({"shadows": "true"} if shadows else {})
+        following = _next_page("/v1/events", **asked, after=page.next_after) if page.next_after else None
         if following:
             response.headers["Link"] = f'<{following}>; rel="next"'
         return EventPage(items=[EventView.of(event) for event in page.items], next=following)
@@ -223,6 +225,18 @@ def _add_writes(router: APIRouter, operations: Operations, template: StageTempla
         revision = _revision(if_match)
         changing = operations.cancel(event_id, context, if_revision=revision)
         return _shown(await _or_stale(operations, event_id, changing), response)
+
+    @router.post(
+        "/{id}/rehearse",
+        tags=["events"],
+        status_code=201,
+        summary="Create a shadow of the event: its schedule compressed, on topics no real device follows",
+        responses=problem_docs(400, 403, 404, 409, answer="rehearsal", ok=201),
+    )
+    async def rehearse_event(event_id: EventId, body: RehearsalIn, context: Context, response: Response) -> EventView:
+        shadow = await operations.rehearse(event_id, body.to_plan(), context)
+        response.headers["Location"] = f"/v1/events/{shadow.event_id}"
+        return _shown(shadow, response)
 
 
 def _add_announcements(router: APIRouter, operations: Operations) -> None:

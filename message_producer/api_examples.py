@@ -56,6 +56,29 @@ _EVENT: Final = LiveEvent(
         Occurrence(topic=_TOPIC, stage_key="live", arming=1, state=OccurrenceState.ARMED, order=0, due_at=_START),
     ),
 )
+_SHADOW: Final = LiveEvent(
+    event_id="shadow-5d1c0f3a9be2",
+    title=_EVENT.title,
+    starts_at=_START - 7_080_000,
+    time_zone=_ZONE,
+    stages=(Stage(key="live", headline="Live now"), Stage(key="ended", offset_ms=60_000)),
+    source="shadow",
+    shadow_of=_ID,
+    revision=1,
+    version=1,
+    created_at=_START - 7_200_000,
+    updated_at=_START - 7_200_000,
+    occurrences=(
+        Occurrence(
+            topic=topic_of("shadow-5d1c0f3a9be2", shadow=True),
+            stage_key="live",
+            arming=1,
+            state=OccurrenceState.ARMED,
+            order=0,
+            due_at=_START - 7_080_000,
+        ),
+    ),
+)
 _BROADCAST: Final = Broadcast(
     topic=_TOPIC,
     state_key="live",
@@ -114,6 +137,7 @@ def _answer(model: BaseModel) -> dict[str, Any]:
 
 ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "event": _answer(EventView.of(_EVENT)),
+    "rehearsal": _answer(EventView.of(_SHADOW)),
     "events": _answer(EventPage(items=[EventView.of(_EVENT)], next="/v1/events?limit=1&after=tyson-paul")),
     "broadcasts": _answer(BroadcastList(items=[BroadcastView.of(_BROADCAST, _ZONE, _SENT)])),
     "cue": _answer(CueResult(broadcasts=[BroadcastView.of(_BROADCAST, _ZONE)])),

@@ -12,8 +12,9 @@ from contract.names import DEFAULT_AUDIENCE
 from message_producer.feeds.template import StageTemplate
 from message_producer.model import Anchor, Audience, EventDraft, EventPatch, Stage
 from message_producer.moments import check_time_zone, parse_moment
+from message_producer.shadows import ShadowPlan
 
-__all__ = ["AudienceIn", "CueIn", "EventIn", "EventPatchIn", "ShiftIn", "StageIn"]
+__all__ = ["AudienceIn", "CueIn", "EventIn", "EventPatchIn", "RehearsalIn", "ShiftIn", "StageIn"]
 
 _EVENT: Final[dict[str, Any]] = {
     "id": "tyson-paul",
@@ -135,6 +136,22 @@ class ShiftIn(_In):
 
     def by_ms(self) -> int:
         return parse_duration(self.by, "by")
+
+
+class RehearsalIn(_In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"over": "PT60S", "begins_in": "PT2M"}]})
+
+    over: Text | None = Field(None, description="ISO 8601 duration from first stage to last; PT60S if left out.")
+    compress: float | None = Field(None, description="Instead of `over`: how many times faster than the real event.")
+    begins_in: Text = Field("PT2M", description="From now to the first stage, at most PT15M; shift it when ready.")
+
+    def to_plan(self) -> ShadowPlan:
+        """Raises InvalidRequest naming the field."""
+        return ShadowPlan(
+            begins_in_ms=parse_duration(self.begins_in, "begins_in"),
+            over_ms=None if self.over is None else parse_duration(self.over, "over"),
+            factor=self.compress,
+        )
 
 
 class CueIn(_In):

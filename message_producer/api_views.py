@@ -109,6 +109,7 @@ class EventView(_Out):
     broadcast_budget_per_hour: int
     source: str
     source_uid: str | None
+    shadow_of: str | None = Field(description="The event this one rehearses; null: a real event.")
     last_timestamp: int
     created_at: str
     created_at_ms: int
@@ -137,6 +138,7 @@ class EventView(_Out):
             broadcast_budget_per_hour=event.broadcast_budget_per_hour,
             source=event.source,
             source_uid=event.source_uid,
+            shadow_of=event.shadow_of,
             last_timestamp=event.last_timestamp,
             created_at=format_moment(event.created_at),
             created_at_ms=event.created_at,

@@ -9,7 +9,17 @@ import msgspec
 from contract.names import topic_of
 from message_producer.model import Anchor, Audience, EventDraft, EventPatch, Stage
 
-__all__ = ["PlannedOccurrence", "apply_patch", "content_of", "differences", "draft_of", "due_at", "planned", "shifted"]
+__all__ = [
+    "PlannedOccurrence",
+    "apply_patch",
+    "audience_topic",
+    "content_of",
+    "differences",
+    "draft_of",
+    "due_at",
+    "planned",
+    "shifted",
+]
 
 _DRAFT_FIELDS = EventDraft.__struct_fields__
 
@@ -26,6 +36,11 @@ class PlannedOccurrence(msgspec.Struct, frozen=True):
 def draft_of(event: EventDraft) -> EventDraft:
     """The draft inside a stored event."""
     return EventDraft(**{name: getattr(event, name) for name in _DRAFT_FIELDS})
+
+
+def audience_topic(draft: EventDraft, audience: str) -> str:
+    """The topic of one of the event's audiences."""
+    return topic_of(draft.event_id, audience, shadow=draft.shadow_of is not None)
 
 
 def apply_patch(draft: EventDraft, patch: EventPatch) -> EventDraft:
@@ -51,7 +66,7 @@ def due_at(draft: EventDraft, audience: Audience, stage: Stage) -> int | None:
 def planned(draft: EventDraft) -> Iterator[PlannedOccurrence]:
     """Every stage of every audience, by topic and order."""
     for audience in draft.audiences:
-        topic = topic_of(draft.event_id, audience.name)
+        topic = audience_topic(draft, audience.name)
         for order, stage in enumerate(draft.stages):
             if audience.stages is None or stage.key in audience.stages:
                 yield PlannedOccurrence(topic, stage.key, order, due_at(draft, audience, stage))

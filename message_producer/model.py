@@ -82,6 +82,8 @@ class EventDraft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who owns it: `api`, or the name of the feed it came from."""
     source_uid: str | None = None
     """The feed's own identity of it, so that a change moves it and never duplicates it."""
+    shadow_of: str | None = None
+    """The event this one rehearses: its topics are shadow topics, and no list of events has it."""
 
 
 class EventPatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -11,11 +12,10 @@ from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.coverage import TopicCoverage
 from contract.errors import BudgetSpent, Conflict, InvalidRequest, NotFound, RevisionConflict
-from contract.names import topic_of
 from contract.reach import ReachCount
 from message_producer.coverage import EventCoverage, TopicHoldings, check_coverage, coverage_of
 from message_producer.coverage_records import CoverageRecords
-from message_producer.drafts import apply_patch, differences, draft_of, shifted
+from message_producer.drafts import apply_patch, audience_topic, differences, draft_of, shifted
 from message_producer.model import (
     AuditEntry,
     BroadcastReach,
@@ -30,6 +30,7 @@ from message_producer.model import (
 )
 from message_producer.published_schedule import preview, topic_schedules
 from message_producer.reach_records import store_reach
+from message_producer.shadows import OPEN_SHADOWS_MAX, ShadowPlan, is_over, outlived, shadow_draft
 from message_producer.store import Store, Transaction
 from message_producer.timeline import Outcome, after_cancel, after_change, after_content, after_cue, plan
 from message_producer.validation import check_cue, check_draft, check_shift
@@ -57,8 +58,10 @@ class StoreOperations:
         *,
         coverage_fresh_ms: int,
         late_after_ms: int,
+        new_shadow_id: Callable[[], str] = lambda: f"shadow-{secrets.token_hex(6)}",
     ) -> None:
         self._store = store
+        self._new_shadow_id = new_shadow_id
         self._clock = clock
         self._wakeups = wakeups
         self._coverage_fresh_ms = coverage_fresh_ms
@@ -95,9 +98,9 @@ class StoreOperations:
 
         return await self._store.read(work)
 
-    async def page(self, *, limit: int, after: str | None = None) -> Page:
+    async def page(self, *, limit: int, after: str | None = None, shadows: bool = False) -> Page:
         limit = _check_limit(limit)
-        found = await self._store.read(lambda tx: tx.events.page(limit + 1, after))
+        found = await self._store.read(lambda tx: tx.events.page(limit + 1, after, shadows=shadows))
         items = found[:limit]
         return Page(items=items, next_after=items[-1].event_id if len(found) > limit else None)
 
@@ -119,6 +122,23 @@ class StoreOperations:
             return self._store_outcome(tx, context, "cancel", state, outcome, {"cancelled": False}, {"cancelled": True})
 
         return await self._write("cancel", context, LiveEvent, work)
+
+    async def rehearse(self, event_id: str, shadow: ShadowPlan, context: WriteContext) -> LiveEvent:
+        def work(tx: Transaction) -> LiveEvent:
+            now = self._clock.now_ms()
+            real = _existing(tx, event_id).event
+            if real.cancelled:
+                raise Conflict(f"{event_id!r} is cancelled", field="event_id", rule="an event that is to take place")
+            draft = check_draft(shadow_draft(draft_of(real), self._new_shadow_id(), shadow, now))
+            _make_room(tx, now)
+            state = plan(draft, now).state
+            tx.events.insert(state)
+            tx.outbox.put_schedules(topic_schedules(state))
+            tx.journal.audit(now, context.actor, "rehearse", event_id, None, {"shadow": draft.event_id})
+            tx.journal.audit(now, context.actor, "create", draft.event_id, None, msgspec.to_builtins(draft))
+            return state.event
+
+        return await self._write("rehearse", context, LiveEvent, work)
 
     async def cue(
         self,
@@ -312,12 +332,25 @@ def _open(tx: Transaction, event_id: str, if_revision: int | None) -> EventState
     return state
 
 
+def _make_room(tx: Transaction, now: int) -> None:
+    """Forget rehearsals long over. Raises Conflict while too many are under way."""
+    held = tx.events.shadows()
+    gone = [state.event.event_id for state in held if outlived(state, now)]
+    if gone:
+        tx.events.forget(gone)
+    under_way = sum(not is_over(state, now) for state in held)
+    if under_way >= OPEN_SHADOWS_MAX:
+        raise Conflict(
+            f"{under_way} rehearsals are under way", field="event_id", rule=f"at most {OPEN_SHADOWS_MAX} at a time"
+        )
+
+
 def _cued_topics(event: LiveEvent, stage_key: str, audience: str | None) -> tuple[str, ...]:
     """The topics a cue goes to: those of the audience, or of all audiences, that have the stage."""
     names = [one.name for one in event.audiences]
     if audience is not None and audience not in names:
         raise InvalidRequest(f"{audience[:80]!r} is no audience", field="audience", rule="one of " + ", ".join(names))
-    topics = [topic_of(event.event_id, name) for name in (names if audience is None else [audience])]
+    topics = [audience_topic(event, name) for name in (names if audience is None else [audience])]
     order = {stage.key: number for number, stage in enumerate(event.stages)}
     known = sorted({o.stage_key for o in event.occurrences if o.topic in topics}, key=lambda key: order[key])
     check_cue(stage_key, known)

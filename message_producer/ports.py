@@ -21,6 +21,7 @@ from message_producer.model import (
     PreviewEntry,
     WriteContext,
 )
+from message_producer.shadows import ShadowPlan
 
 __all__ = ["AlarmClock", "Operations", "Publisher"]
 
@@ -43,8 +44,8 @@ class Operations(Protocol):
         """The event a feed made of its entry `source_uid`, if any."""
         ...
 
-    async def page(self, *, limit: int, after: str | None = None) -> Page:
-        """Events in a stable order; `after` is the `next_after` of the page before."""
+    async def page(self, *, limit: int, after: str | None = None, shadows: bool = False) -> Page:
+        """Events in a stable order, rehearsals only with `shadows`; `after` is the `next_after` of the page before."""
         ...
 
     async def change(
@@ -59,6 +60,13 @@ class Operations(Protocol):
 
     async def cancel(self, event_id: str, context: WriteContext, *, if_revision: int | None = None) -> LiveEvent:
         """Call it off for good; broadcasts `cancelled` where anything was announced (R4)."""
+        ...
+
+    async def rehearse(self, event_id: str, plan: ShadowPlan, context: WriteContext) -> LiveEvent:
+        """A shadow of the event: its schedule compressed, on shadow topics. The event itself does not change.
+
+        Conflict: it is cancelled, or OPEN_SHADOWS_MAX rehearsals are under way.
+        """
         ...
 
     async def cue(

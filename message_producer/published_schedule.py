@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contract.names import CANCELLED, topic_of
+from contract.names import CANCELLED
 from contract.schedule import PlannedStage, TopicSchedule
+from message_producer.drafts import audience_topic
 from message_producer.model import EventState, Occurrence, OccurrenceState, PreviewEntry
 from message_producer.timeline import effective_at, is_true_now, stages_of
 
@@ -17,7 +18,7 @@ def topic_schedules(state: EventState) -> tuple[TopicSchedule, ...]:
     that a device which follows the plan offline ends where the broadcasts would have led it (R20).
     """
     event = state.event
-    audiences = {topic_of(event.event_id, audience.name): audience for audience in event.audiences}
+    audiences = {audience_topic(event, audience.name): audience for audience in event.audiences}
     headlines = {stage.key: stage.headline for stage in event.stages}
     by_topic: dict[str, list[PlannedStage]] = {topic.topic: [] for topic in state.topics}
     for occurrence in stages_of(event, state.occurrences):
@@ -41,6 +42,7 @@ def topic_schedules(state: EventState) -> tuple[TopicSchedule, ...]:
             audience=topic.audience,
             regions=audiences[topic.topic].regions if topic.topic in audiences else (),
             cancelled=event.cancelled or topic.removed,
+            shadow_of=event.shadow_of,
             stages=tuple(by_topic[topic.topic]),
         )
         for topic in state.topics

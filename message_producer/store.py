@@ -81,7 +81,17 @@ class EventRows(Protocol):
 
     def find_by_source(self, source: str, source_uid: str) -> str | None: ...
 
-    def page(self, limit: int, after: str | None) -> tuple[LiveEvent, ...]: ...
+    def page(self, limit: int, after: str | None, *, shadows: bool = False) -> tuple[LiveEvent, ...]:
+        """By id; rehearsals only with `shadows`."""
+        ...
+
+    def shadows(self) -> list[EventState]:
+        """Every rehearsal there is, under way or over."""
+        ...
+
+    def forget(self, event_ids: Collection[str]) -> None:
+        """Delete events with everything but their audit trail; nobody may follow their topics any more."""
+        ...
 
     def load_free(self, event_ids: Collection[str]) -> list[EventState]:
         """Of these events the ones nobody else holds; nobody else gets them until this transaction ends (R1)."""

@@ -23,8 +23,8 @@ from enum import Enum
 import msgspec
 
 from contract.broadcast import Broadcast, Cause
-from contract.names import CANCELLED, DEFAULT_STATE, RESERVED_STAGE_KEYS, topic_of
-from message_producer.drafts import PlannedOccurrence, content_of, draft_of, planned
+from contract.names import CANCELLED, DEFAULT_STATE, RESERVED_STAGE_KEYS
+from message_producer.drafts import PlannedOccurrence, audience_topic, content_of, draft_of, planned
 from message_producer.model import (
     EventDraft,
     EventState,
@@ -126,7 +126,7 @@ def plan(draft: EventDraft, now: int) -> Outcome:
         updated_at=now,
         occurrences=occurrences,
     )
-    topics = tuple(TopicState(topic=topic_of(draft.event_id, a.name), audience=a.name) for a in draft.audiences)
+    topics = tuple(TopicState(topic=audience_topic(draft, a.name), audience=a.name) for a in draft.audiences)
     state = EventState(
         event=event, topics=topics, occurrences=occurrences, added_at_version={s.key: 1 for s in draft.stages}
     )
@@ -153,7 +153,7 @@ def after_change(state: EventState, draft: EventDraft, now: int, *, late_after_m
     work = _Work(state, now)
     rearmed = _rearm(work, draft)
     for audience in draft.audiences:
-        work.topic(topic_of(draft.event_id, audience.name), audience.name)
+        work.topic(audience_topic(draft, audience.name), audience.name)
     for topic in work.present_topics():
         _settle(work, topic, draft, rearmed.get(topic, set()), late_after_ms)
     version = state.event.version + (content_of(draft) != content_of(state.event))
@@ -220,7 +220,7 @@ def _rearm(work: _Work, draft: EventDraft) -> dict[str, set[str]]:
         if place in wanted and (old.topic, old.passed_over_at) in gone:
             work.put(_armed(wanted[place], old.arming + 1))
             rearmed.setdefault(old.topic, set()).add(old.stage_key)
-    kept = {topic_of(draft.event_id, audience.name) for audience in draft.audiences}
+    kept = {audience_topic(draft, audience.name) for audience in draft.audiences}
     for topic in work.present_topics():
         if topic not in kept:
             # To its devices an audience that is taken away is a cancelled event.

@@ -12,6 +12,7 @@ from contract.errors import InvalidRequest, UnknownStage
 from contract.names import RESERVED_STAGE_KEYS, check_audience, check_event_id, check_stage_key
 from message_producer.drafts import due_at
 from message_producer.model import Anchor, Audience, EventDraft, Stage
+from message_producer.shadows import SHADOW_SOURCE
 
 __all__ = [
     "AUDIENCES_MAX",
@@ -40,6 +41,8 @@ def check_draft(draft: EventDraft) -> EventDraft:
     _check_text(draft.title, "title", at_least=1, at_most=TITLE_MAX_CHARS)
     _check_text(draft.time_zone, "time_zone", at_least=1, at_most=64)
     _check_text(draft.source, "source", at_least=1, at_most=200)
+    if (draft.source == SHADOW_SOURCE) is not (draft.shadow_of is not None):
+        raise InvalidRequest(f"{draft.source!r} is no source here", field="source", rule="`shadow`: rehearsals alone")
     if draft.source_uid is not None:
         _check_text(draft.source_uid, "source_uid", at_least=1, at_most=1000)
     _check_instant(draft.starts_at, "starts_at")

@@ -53,6 +53,7 @@ class MemoryScheduleView:
     def __init__(self) -> None:
         self._schedules: dict[str, TopicSchedule] = {}
         self._topics: dict[str, set[str]] = {}
+        self._shadows: set[str] = set()
 
     async def put(self, schedule: TopicSchedule) -> bool:
         held = self._schedules.get(schedule.topic)
@@ -60,6 +61,8 @@ class MemoryScheduleView:
             return False
         self._schedules[schedule.topic] = schedule
         self._topics.setdefault(schedule.event_id, set()).add(schedule.topic)
+        if schedule.shadow_of is not None:
+            self._shadows.add(schedule.event_id)
         return True
 
     async def schedules(self, topics: Sequence[str]) -> Mapping[str, TopicSchedule]:
@@ -72,7 +75,7 @@ class MemoryScheduleView:
         return tuple(sorted(self._topics.get(event_id, ())))
 
     async def events(self) -> tuple[str, ...]:
-        return tuple(sorted(self._topics))
+        return tuple(sorted(self._topics.keys() - self._shadows))
 
     async def life(self) -> StoreLife:
         return StoreLife(_ONLY_LIFE, whole=True)

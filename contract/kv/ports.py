@@ -86,7 +86,7 @@ class ScheduleViewReader(Protocol):
         ...
 
     async def events(self) -> tuple[str, ...]:
-        """Ids of every event in the view, sorted."""
+        """Ids of every event in the view, sorted; shadows are found by their ids alone."""
         ...
 
     async def life(self) -> StoreLife:

@@ -204,7 +204,8 @@ class RedisScheduleView:
             # The indices first: a topic listed before its schedule exists is skipped by readers, one missing is lost.
             pipeline: Any = self._client.pipeline(transaction=False)
             pipeline.sadd(names.kv_event_topics(schedule.event_id), schedule.topic)
-            pipeline.sadd(names.kv_events(), schedule.event_id)
+            if schedule.shadow_of is None:
+                pipeline.sadd(names.kv_events(), schedule.event_id)
             await pipeline.execute()
             stored = await _run(
                 self._client,

@@ -107,11 +107,12 @@ class ScheduleMirror:
         return tuple(self._by_topic.values())
 
     async def events(self) -> tuple[str, ...]:
-        """See ScheduleReader: ids of all events, sorted, as of the last poll. Raises StoreUnavailable."""
+        """See ScheduleReader: ids of all events but shadows, sorted, as of the last poll. Raises StoreUnavailable."""
         if not (self._index_whole and self.usable):
             await self._flights.run(_ALL, self.poll)
         if self._sorted is None:
-            self._sorted = tuple(sorted(self._by_event))
+            listed = (event_id for event_id, found in self._by_event.items() if found[0].shadow_of is None)
+            self._sorted = tuple(sorted(listed))
         return self._sorted
 
     async def ensure(self, event_id: str, *, version: int = 0) -> tuple[TopicSchedule, ...]:

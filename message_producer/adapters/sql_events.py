@@ -13,9 +13,10 @@ from contract.errors import AlreadyDispatched
 from message_producer.adapters.postgres_dispatch import save_dispatched
 from message_producer.adapters.sql_engine import Dialect
 from message_producer.adapters.sql_outbox import SqlOutboxRows
-from message_producer.adapters.sql_schema import events, occurrences, topics
+from message_producer.adapters.sql_schema import coverage, events, occurrences, outbox, reach, schedule_outbox, topics
 from message_producer.drafts import draft_of
 from message_producer.model import EventDraft, EventState, LiveEvent, Occurrence, OccurrenceState, TopicState
+from message_producer.shadows import SHADOW_SOURCE
 from message_producer.timeline import Outcome, stages_of
 
 __all__ = ["SqlEventRows"]
@@ -118,8 +119,10 @@ class SqlEventRows:
         ).scalar()
         return found
 
-    def page(self, limit: int, after: str | None) -> tuple[LiveEvent, ...]:
+    def page(self, limit: int, after: str | None, *, shadows: bool = False) -> tuple[LiveEvent, ...]:
         select = sa.select(events).order_by(events.c.event_id).limit(limit)
+        if not shadows:
+            select = select.where(events.c.source != SHADOW_SOURCE)
         if after is not None:
             select = select.where(events.c.event_id > after)
         rows = self._connection.execute(select).all()
@@ -128,6 +131,17 @@ class SqlEventRows:
         for found in self._connection.execute(wanted):
             by_event[found.event_id].append(_occurrence(found))
         return tuple(_live_event(row, by_event[row.event_id]) for row in rows)
+
+    def shadows(self) -> list[EventState]:
+        select = sa.select(events).where(events.c.source == SHADOW_SOURCE).order_by(events.c.event_id)
+        return self._states(self._connection.execute(select).all())
+
+    def forget(self, event_ids: Collection[str]) -> None:
+        gone = sa.select(topics.c.topic).where(topics.c.event_id.in_(event_ids))
+        for table in (reach, coverage):
+            self._connection.execute(sa.delete(table).where(table.c.topic.in_(gone)))
+        for table in (outbox, schedule_outbox, occurrences, topics, events):
+            self._connection.execute(sa.delete(table).where(table.c.event_id.in_(event_ids)))
 
     def upcoming(self, limit: int, *, skip: Collection[str] = ()) -> list[tuple[int, str]]:
         select = _upcoming.where(occurrences.c.event_id.not_in(sorted(skip))) if skip else _upcoming

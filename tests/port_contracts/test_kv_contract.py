@@ -406,6 +406,14 @@ class TestScheduleView:
         assert await store.view.topics_of("night") == ("event:night", "event:night@eu", "event:night@us")
         assert await store.view.events() == ("day", "night")
 
+    async def test_a_shadow_is_found_by_its_id_and_listed_nowhere(self, store: Store) -> None:
+        played = msgspec.structs.replace(schedule(1, "shadow:s-1", "s-1"), shadow_of="night")
+        await store.view.put(schedule(1))
+        await store.view.put(played)
+        assert await store.view.events() == ("night",)
+        assert await store.view.topics_of("s-1") == ("shadow:s-1",)
+        assert await store.view.schedules(["shadow:s-1"]) == {"shadow:s-1": played}
+
     async def test_nothing_asked_nothing_found(self, store: Store) -> None:
         assert await store.view.schedules([]) == {}
         assert await store.view.revisions([]) == {}

@@ -13,6 +13,7 @@ from contract.errors import BudgetSpent, Conflict, InvalidRequest, NotFound, Rev
 from contract.names import check_event_id, topic_of
 from contract.reach import ReachCount
 from message_producer.coverage import EventCoverage, StageCoverage, TopicHoldings, TopicStanding
+from message_producer.drafts import draft_of
 from message_producer.model import (
     Anchor,
     AuditEntry,
@@ -28,6 +29,7 @@ from message_producer.model import (
     Stage,
     WriteContext,
 )
+from message_producer.shadows import ShadowPlan, shadow_draft
 
 __all__ = ["FakeOperations"]
 
@@ -70,9 +72,10 @@ class FakeOperations:
         self._maybe_fail()
         return next((e for e in self.events.values() if (e.source, e.source_uid) == (source, source_uid)), None)
 
-    async def page(self, *, limit: int, after: str | None = None) -> Page:
+    async def page(self, *, limit: int, after: str | None = None, shadows: bool = False) -> Page:
         self._maybe_fail()
-        ids = sorted(name for name in self.events if after is None or name > after)
+        listed = [name for name, event in self.events.items() if shadows or event.shadow_of is None]
+        ids = sorted(name for name in listed if after is None or name > after)
         items = tuple(self.events[name] for name in ids[:limit])
         return Page(items=items, next_after=ids[limit - 1] if len(ids) > limit else None)
 
@@ -111,6 +114,10 @@ class FakeOperations:
             return known
         before = await self._open(event_id, if_revision)
         return self._store(self._risen(msgspec.structs.replace(before, cancelled=True)), context, "cancel", before)
+
+    async def rehearse(self, event_id: str, plan: ShadowPlan, context: WriteContext) -> LiveEvent:
+        draft = shadow_draft(draft_of(await self.get(event_id)), f"shadow-{self.writes}", plan, self.clock.now_ms())
+        return await self.create(draft, context)
 
     async def cue(
         self,

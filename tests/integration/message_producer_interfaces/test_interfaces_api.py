@@ -573,7 +573,7 @@ async def test_every_operation_is_described_with_examples(storeless):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=storeless), base_url="http://producer") as browser:
         spec = (await browser.get("/openapi.json")).json()
     operations = [(path, method, it) for path, methods in spec["paths"].items() for method, it in methods.items()]
-    assert Counter(method for _, method, _ in operations) == {"get": 9, "post": 6, "patch": 1}
+    assert Counter(method for _, method, _ in operations) == {"get": 9, "post": 7, "patch": 1}
     for path, method, operation in operations:
         where = f"{method} {path}"
         assert operation["summary"], where
@@ -597,6 +597,42 @@ async def test_the_examples_of_requests_are_taken_as_they_stand(api, app):
     assert patched.status_code == 200
     assert (await api.post("/v1/events/tyson-paul/shift", json=schemas["ShiftIn"]["examples"][0])).status_code == 200
     assert (await api.post("/v1/events/tyson-paul/cue", json=schemas["CueIn"]["examples"][0])).status_code == 200
+    rehearsal = schemas["RehearsalIn"]["examples"][0]
+    assert (await api.post("/v1/events/tyson-paul/rehearse", json=rehearsal)).status_code == 201
+
+
+async def test_a_rehearsal_is_an_event_of_its_own_that_no_list_has(api):
+    await api.post("/v1/events", json=FIGHT)
+    before = (await api.get("/v1/events/tyson-paul")).json()
+    played = await api.post("/v1/events/tyson-paul/rehearse", json={"over": "PT90S", "begins_in": "PT5S"})
+    shadow = played.json()
+    assert (played.status_code, shadow["shadow_of"], shadow["source"]) == (201, "tyson-paul", "shadow")
+    assert played.headers["location"] == f"/v1/events/{shadow['id']}"
+    assert {item["topic"] for item in shadow["occurrences"]} == {f"shadow:{shadow['id']}"}
+    due = [item["due_at_ms"] for item in shadow["occurrences"]]
+    assert (due[0], due[-1]) == (NOW + 5_000, NOW + 95_000)
+    assert (await api.get("/v1/events/tyson-paul")).json() == before
+    assert [event["id"] for event in (await api.get("/v1/events")).json()["items"]] == ["tyson-paul"]
+    every = (await api.get("/v1/events?shadows=true&limit=1")).json()
+    assert [event["id"] for event in every["items"]] == [shadow["id"]]
+    assert [event["id"] for event in (await api.get(every["next"])).json()["items"]] == ["tyson-paul"]
+    assert (await api.get("/v1/events/tyson-paul/audit")).json()["items"][-1]["after"] == {"shadow": shadow["id"]}
+
+
+async def test_a_rehearsal_that_cannot_be_is_refused_by_field(api):
+    await api.post("/v1/events", json=FIGHT)
+
+    async def refused(event_id, body):
+        answer = await api.post(f"/v1/events/{event_id}/rehearse", json=body)
+        return answer.status_code, answer.json().get("field")
+
+    assert await refused("nobody", {}) == (404, "id")
+    assert await refused("tyson-paul", {"over": "PT1S"}) == (400, "over")
+    assert await refused("tyson-paul", {"over": "soon"}) == (400, "over")
+    assert await refused("tyson-paul", {"compress": 1}) == (400, "compress")
+    assert await refused("tyson-paul", {"speed": 4}) == (400, "speed")
+    await api.post("/v1/events/tyson-paul/cancel")
+    assert await refused("tyson-paul", {}) == (409, "id")
 
 
 async def test_a_large_calendar_is_parsed_beside_the_loop_not_on_it(api):

@@ -34,6 +34,7 @@ from message_producer.lease_keeper import LeaseKeeper
 from message_producer.model import Anchor, Audience, EventDraft, EventPatch, OccurrenceState, Stage, WriteContext
 from message_producer.publishing import PublishingService
 from message_producer.settings import ProducerSettings
+from message_producer.shadows import OPEN_SHADOWS_MAX, ShadowPlan
 from message_producer.timeline import due_now
 
 pytestmark = pytest.mark.usefixtures("time_by_hand")
@@ -619,3 +620,66 @@ async def test_the_same_event_created_twice_at_once_is_there_once(desk: Desk) ->
     assert len(set(stamps)) == 4, "cues of one event never share a timestamp (R1)"
     log = [entry.broadcast for entry in await desk.ops.broadcasts("other")]
     assert [b.prev for b in log] == [0, *(b.timestamp for b in log[:-1])]
+
+
+async def test_a_rehearsal_plays_the_plan_on_its_own_topic_and_leaves_the_event_alone(desk: Desk) -> None:
+    before = await desk.ops.create(desk.draft(), ME)
+    await desk.step()
+    shadow = await desk.ops.rehearse("night", ShadowPlan(begins_in_ms=1_000, over_ms=10_000), ME)
+    topic = topic_of(shadow.event_id, shadow=True)
+    published = [(e.schedule.topic, e.schedule.shadow_of) for e in await desk.step() if e.schedule]
+    assert published == [(topic, "night")]
+    desk.clock.advance_ms(1_000)
+    assert await desk.said() == [(topic, "soon")]
+    desk.clock.advance_ms(10_000)
+    assert await desk.said() == [(topic, "live")]
+    assert await desk.ops.get("night") == before
+    assert await desk.ops.broadcasts("night") == ()
+    assert await desk.said(44) == []
+    assert await desk.said(1) == [("event:night", "soon")]
+
+
+async def test_a_rehearsal_can_be_shifted_cued_and_called_off_like_an_event(desk: Desk) -> None:
+    await desk.ops.create(desk.draft(), ME)
+    shadow = await desk.ops.rehearse("night", ShadowPlan(begins_in_ms=900_000, over_ms=10_000), ME)
+    topic = topic_of(shadow.event_id, shadow=True)
+    await desk.ops.shift(shadow.event_id, -899_000, ME)
+    desk.clock.advance_ms(1_000)
+    assert await desk.said() == [(topic, "soon")]
+    await desk.ops.cue(shadow.event_id, "overtime", ME)
+    await desk.ops.cancel(shadow.event_id, ME)
+    assert await desk.said(60) == [(topic, "overtime"), (topic, "cancelled"), ("event:night", "live")]
+
+
+async def test_lists_have_rehearsals_only_for_who_asks(desk: Desk) -> None:
+    await desk.ops.create(desk.draft(), ME)
+    shadow = await desk.ops.rehearse("night", ShadowPlan(begins_in_ms=1_000, over_ms=10_000), ME)
+    assert [event.event_id for event in (await desk.ops.page(limit=10)).items] == ["night"]
+    both = (await desk.ops.page(limit=10, shadows=True)).items
+    assert [event.event_id for event in both] == ["night", shadow.event_id]
+    assert both[1].shadow_of == "night"
+
+
+async def test_rehearsals_are_bounded_and_old_ones_forgotten(desk: Desk) -> None:
+    await desk.ops.create(desk.draft(), ME)
+    how = ShadowPlan(begins_in_ms=1_000, over_ms=10_000)
+    shadows = [await desk.ops.rehearse("night", how, ME) for _ in range(OPEN_SHADOWS_MAX)]
+    with pytest.raises(Conflict, match="8 rehearsals are under way"):
+        await desk.ops.rehearse("night", how, ME)
+    await desk.step()
+    desk.clock.advance_ms(11_000)
+    assert len(await desk.said()) == OPEN_SHADOWS_MAX
+    another = await desk.ops.rehearse("night", how, ME)
+    assert (await desk.ops.get(shadows[0].event_id)).shadow_of == "night"
+    await desk.step(61)
+    await desk.ops.rehearse("night", how, ME)
+    for gone in (*shadows, another):
+        with pytest.raises(NotFound):
+            await desk.ops.get(gone.event_id)
+
+
+async def test_a_cancelled_event_is_not_rehearsed(desk: Desk) -> None:
+    await desk.ops.create(desk.draft(), ME)
+    await desk.ops.cancel("night", ME)
+    with pytest.raises(Conflict, match="is cancelled"):
+        await desk.ops.rehearse("night", ShadowPlan(begins_in_ms=0, over_ms=10_000), ME)

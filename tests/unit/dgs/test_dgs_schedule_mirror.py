@@ -291,3 +291,18 @@ async def test_the_service_is_ready_after_the_first_poll_and_goes_on_through_a_s
         stop.set()
         await service
     assert world.mirror.stats()["failed_polls"] == 0
+
+
+async def test_a_shadow_is_served_to_who_asks_for_it_and_listed_to_nobody() -> None:
+    world = World()
+    await world.view.plan("night")
+    await world.view.put(
+        TopicSchedule(
+            topic="shadow:s-1", event_id="s-1", title="Night", revision=1, version=1, starts_at=0, shadow_of="night"
+        )
+    )
+    await world.mirror.poll()
+    assert [found.topic for found in await world.mirror.ensure("s-1")] == ["shadow:s-1"]
+    await world.mirror.poll()
+    assert await world.mirror.events() == ("night",)
+    assert world.revision("s-1") == 1
