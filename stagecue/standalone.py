@@ -21,6 +21,7 @@ from message_router.app import Router, build_router
 from message_router.settings import RouterSettings
 from push_proxy.app import PushNode, build_push_node
 from push_proxy.settings import PushSettings
+from stagecue.apart.health import with_status
 from stagecue.keys import load_or_create_keys, operator_token
 from stagecue.operator_part import operator_services
 from stagecue.prefetch_part import dgs_settings, open_dgs
@@ -171,7 +172,7 @@ async def run_standalone(
             EmbeddedLink(router, node),
             node.service,
             *dgs.services,
-            dgs.server(sockets[settings.dgs_port]),
+            dgs.server(sockets[settings.dgs_port], app=with_status(dgs, dgs.status)),
             *operator_services(
                 producer.operations,
                 operator_ring=keys.operator,

@@ -111,7 +111,7 @@ class Joiner:
         tag = b""
         if kept_s is not None and not written:
             tag = self._tag(job, renderings)
-            if job.ask.method == "GET" and holds(job.ask.fields, tag):
+            if job.ask.method != "POST" and holds(job.ask.fields, tag):
                 self.unmodified += 1
                 return not_modified(kept_s, tag)
         body = b'{"data":{%b}}' % b",".join(self._pieces(job.parts, renderings, written, now_ms))
@@ -131,7 +131,7 @@ class Joiner:
                 self._beginnings.clear()
             beginning = self._beginnings[known] = entity_tag(known)
         tag = beginning + picks.digest.hex().encode()
-        if job.ask.method == "GET" and holds(job.ask.fields, tag):
+        if job.ask.method != "POST" and holds(job.ask.fields, tag):
             self.unmodified += 1
             return not_modified(ttl_s, tag)
         body = b"".join((b'{"data":{', part.root.lead, fold.render(picks.cells, ttl_s, now_ms), b"}}"))

@@ -55,7 +55,7 @@ def read_request(ask: Ask) -> Body | None:
             if media_type != _JSON and media_type.partition(b";")[0].strip().lower() != _JSON:
                 return None
             return _decode(ask.body)
-        if ask.method == "GET" and ask.query:
+        if ask.method in ("GET", "HEAD") and ask.query:
             return _from_query(ask.query)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass

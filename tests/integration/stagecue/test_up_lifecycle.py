@@ -143,3 +143,5 @@ async def test_a_second_system_on_the_same_data_is_refused(tmp_path: Path) -> No
         assert f"process {system.pid} already produces from" in said
         async with operator(system) as client:
             assert (await client.get("/readyz")).json() == {"ready": True, "failing": {}}
+            status = (await client.get(system.addresses.dgs + "/status")).json()
+            assert {"catalog", "overload", "ruleset"} <= status.keys(), "as of `stagecue dgs`"

@@ -113,6 +113,16 @@ async def test_a_get_with_the_tag_it_holds_is_answered_by_a_head() -> None:
     assert (await made.answer(got(if_none_match=tag))).status == 304, "the clock is no content"
 
 
+async def test_a_head_is_what_a_get_would_be() -> None:
+    """RFC 9110, 9.3.2; the server leaves the body out."""
+    made = world()
+    got_it, head = await made.answer(got()), await made.answer(got()._replace(method="HEAD"))
+    tag = field(got_it, b"ETag").decode()
+    assert (head.status, field(head, b"ETag").decode(), len(head.body)) == (200, tag, len(got_it.body))
+    assert (await made.answer(got(if_none_match=tag)._replace(method="HEAD"))).status == 304
+    assert made.left == []
+
+
 async def test_the_tag_is_of_content_and_the_same_in_every_process() -> None:
     made, other = world(), world()
     tag = field(await made.answer(got()), b"ETag")
