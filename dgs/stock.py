@@ -138,6 +138,7 @@ def open_stock(
         max_bytes=settings.picks_cache_bytes,
         stale_s=settings.ranking_stale_s,
         per_turn=settings.cold_per_turn if chain is None else None,
+        gather_s=settings.ranking_batch_wait_ms / 1000 if chain is not None else 0.0,
     )
     return Stock(
         catalogs=catalogs,

@@ -61,7 +61,7 @@ def http_recommendations(options: SourceOptions) -> HttpRecommendations:
         options.catalog,
         breaker=Breaker(probe_s=4 * deadline_s, jitter=options.draw),
         batch=settings.ranking_batch,
-        wait_s=settings.ranking_batch_wait_ms / 1000,
+        wait_s=0.0,  # the cache of picks in front has gathered them
         at_once=settings.ranking_concurrency,
         deadline_s=deadline_s,
         stale_s=settings.ranking_stale_s,
