@@ -36,6 +36,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     points: Sequence[tuple[float, float]]
+    gaps: Sequence[tuple[float, float]] = ()
+    """Stretches of time (from, to) in which nothing could be measured: the curve is broken there."""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -82,6 +84,10 @@ class HistogramFile(msgspec.Struct, frozen=True, kw_only=True):
     p99: float
     p999: float
     max: float
+    per_unit: float = 1.0
+    """Recorded whole numbers per unit: 1000 when microseconds were recorded and the unit is ms."""
+    curve: Sequence[tuple[float, float]] = ()
+    """(percentile, value), both rising; the last is (100, max)."""
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -108,6 +114,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     histograms: Sequence[HistogramFile] = ()
     facts: Mapping[str, Sequence[Fact]] = {}
     """Heading -> lines: memory by role, CPU by role, settings of the run."""
+    devices: int | None = None
+    """How many took part; runs of different numbers do not compare."""
     notes: Sequence[str] = ()
     """What a reader must know to judge the run: what was shared, simulated, left out."""
     envelope: Mapping[str, Any] = {}
