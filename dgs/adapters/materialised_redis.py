@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
+import msgspec
+
 from contract import names
 from contract.kv.redis import Client, is_cluster, translated
 from dgs.materialise.record import (
@@ -110,10 +112,19 @@ class RedisMaterialised:
         named = {layout_of_record(record) for record in records if record is not None}
         unknown = [each for each in named if each is not None and each not in self._layouts]
         for of, body in zip(unknown, await self._get([names.kv_picks_layout(of) for of in unknown]), strict=True):
-            if body is not None:
-                self._layouts[of] = decode_layout(body)
+            layout = None if body is None else _layout(body)
+            if layout is not None:
+                self._layouts[of] = layout
         while len(self._layouts) > _LAYOUTS_MAX:
             self._layouts.popitem(last=False)
+
+
+def _layout(body: bytes) -> Layout | None:
+    """None for what cannot be read: damaged, or of a later release. Its records are then none."""
+    try:
+        return decode_layout(body)
+    except msgspec.DecodeError:
+        return None
 
 
 def _parts(profiles: Sequence[str]) -> Iterator[Sequence[str]]:

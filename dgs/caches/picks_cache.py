@@ -295,7 +295,7 @@ class CachedPicks:
         by_topic: dict[tuple[str, int], list[_Miss]] = {}
         for miss in misses:
             by_topic.setdefault(miss.key[:2], []).append(miss)
-        left: list[_Miss] = []
+        landed: set[_Miss] = set()
         try:
             for (topic, version), group in by_topic.items():
                 with tracing(_traces_of(group)):
@@ -306,10 +306,10 @@ class CachedPicks:
                         self._counts["store_hits"] += 1
                         self._keep(miss.key, picks)
                         self._land(miss, picks)
-                    else:
-                        left.append(miss)
+                        landed.add(miss)
         finally:
-            self._enqueue(left)
+            # Whatever ended it: one that is neither landed nor queued would be waited for by all who ask later.
+            self._enqueue(miss for miss in misses if miss not in landed)
 
     async def _read(
         self, store: MaterialisedStore, topic: str, version: int, profiles: Sequence[str]
@@ -324,13 +324,21 @@ class CachedPicks:
                 return await store.read(topic, version, profiles)
         except (StoreUnavailable, TimeoutError) as exc:
             outcome = "late" if isinstance(exc, TimeoutError) else "failed"
-            self._counts["store_failures"] += 1
-            self._store_again_s = self._clock.monotonic_s() + _STORE_PAUSE_S
+            self._store_failed()
             _log.warning("materialised_not_read", why=str(exc) or "too slow", again_in_s=_STORE_PAUSE_S)
+            return {}
+        except Exception:
+            outcome = "failed"
+            self._store_failed()
+            _log.exception("materialised_store_broken", again_in_s=_STORE_PAUSE_S)
             return {}
         finally:
             for trace in traced():
                 trace.called("store", outcome, self._clock.monotonic_s() - began_s, profiles=len(profiles))
+
+    def _store_failed(self) -> None:
+        self._counts["store_failures"] += 1
+        self._store_again_s = self._clock.monotonic_s() + _STORE_PAUSE_S
 
     def _enqueue(self, misses: Iterable[_Miss]) -> None:
         if self._closed:

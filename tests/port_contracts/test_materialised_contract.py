@@ -12,6 +12,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from test_kv_contract import EXTERNAL, _answering, _form_cluster, redis_server
 
+from contract import names
 from contract.clock import Clock, ManualClock
 from contract.errors import StoreUnavailable
 from contract.kv.redis import connect_redis
@@ -19,6 +20,7 @@ from contract.runtime.system_clock import SystemClock
 from dgs.adapters.materialised_file import FileMaterialised
 from dgs.adapters.materialised_memory import MemoryMaterialised
 from dgs.adapters.materialised_redis import RedisMaterialised
+from dgs.materialise.record import layout_id
 from dgs.picks import Layout, Picks, RowShape
 
 Store = MemoryMaterialised | FileMaterialised | RedisMaterialised
@@ -215,6 +217,18 @@ async def test_keys_of_one_write_do_not_expire_together() -> None:
     await store.write(TOPIC, 7, {f"p-{number}": picks(1, 2, 3, 4, 5, 6) for number in range(3)}, keep_s=1000)
     lives_s = [await client.pttl(f"stagecue:picks:{TOPIC}:7:p-{number}") / 1000 for number in range(3)]
     assert lives_s == [pytest.approx(expected, abs=2) for expected in (1000, 950, 900)]
+    await client.aclose()
+
+
+async def test_a_layout_that_cannot_be_read_costs_its_own_records_alone() -> None:
+    """Damaged, or of a later release that writes them otherwise."""
+    client = FakeAsyncRedis()
+    store = RedisMaterialised(client, catalog=lambda: CATALOG, draw=lambda: 0.0)
+    given = {"p-1": picks(1, 2, 3, 4, 5, 6), "p-2": picks(1, 2, 3, 4, 5, 6, layout=LARGE)}
+    await store.write(TOPIC, 7, given, keep_s=1000)
+    await client.set(names.kv_picks_layout(layout_id(LARGE)), b"\xc1 not a layout")
+    fresh = RedisMaterialised(client, catalog=lambda: CATALOG)
+    assert set(await fresh.read(TOPIC, 7, ["p-1", "p-2"])) == {"p-1"}
     await client.aclose()
 
 

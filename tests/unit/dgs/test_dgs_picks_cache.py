@@ -77,12 +77,15 @@ class CountedStore(MemoryMaterialised):
         super().__init__(clock, catalog=lambda: CATALOG)
         self.reads: list[list[str]] = []
         self.silent = False
+        self.broken = False
 
     async def read(self, topic: str, version: int, profiles: Sequence[str]) -> Mapping[str, Picks]:
         self.reads.append(list(profiles))
         await asyncio.sleep(0)
         if self.silent:
             raise StoreUnavailable("silent")
+        if self.broken:
+            raise ValueError("what is this?")
         found = ((each, MemoryMaterialised.read_now(self, topic, version, each)) for each in profiles)
         return {each: picks for each, picks in found if picks is not None}
 
@@ -391,3 +394,15 @@ async def test_closing_gives_everybody_what_there_is() -> None:
     await world.cache.aclose()
     assert await asking == [Missing("no answer")]
     await world.cache.aclose()
+
+
+async def test_a_store_that_fails_in_a_way_nobody_foresaw_leaves_nobody_behind() -> None:
+    """Whoever was looked for in it is ranked; none stays "being asked for", which would keep its profile from picks."""
+    world = World(store=CountedStore)
+    world.store.broken = True
+    found = await world.find(1, 2, deadline_s=1.0)
+    assert found == [picks_of(f"p-{number}", world.planned, at=world.clock.now_ms()) for number in (1, 2)]
+    stats = world.cache.stats()
+    assert (stats["waiting"], stats["store_failures"]) == (0, 1)
+    await world.find(3)
+    assert len(world.store.reads) == 1, "and is left alone for a moment, like one that is silent"
