@@ -27,7 +27,16 @@ from contract.errors import BroadcastSystemError, InvalidRequest, Unavailable
 from device_sim.client import DeviceClient, now_ms
 from device_sim.stage_map import StageMap, stage_map_from_answer
 
-__all__ = ["ArtworkMode", "ChannelTopic", "PrefetchCounts", "Prefetched", "Prefetcher", "ProfileToken", "Recorded"]
+__all__ = [
+    "ArtworkMode",
+    "ChannelTopic",
+    "PrefetchCounts",
+    "Prefetched",
+    "Prefetcher",
+    "ProfileToken",
+    "Recorded",
+    "Refused",
+]
 
 ArtworkMode = Literal["device", "edge", "none"]
 """`device`: every device gets every picture from the origin. `edge`: pictures have immutable URLs, so a cache shared
@@ -94,6 +103,14 @@ class PrefetchCounts(msgspec.Struct):
     """Maps that had not changed: a head without a body."""
     whole_documents: int = 0
     """Operations sent as text, since their hash was not known."""
+
+
+class Refused(InvalidRequest):
+    """The DGS said no, and would say so again; `messages` are its own words, if it has any."""
+
+    def __init__(self, where: str, body: bytes) -> None:
+        self.messages = _messages(body)
+        super().__init__(f"{where}: {'; '.join(self.messages) or repr(body[:200])}", field="prefetch")
 
 
 class Heard(NamedTuple):
@@ -358,9 +375,7 @@ class Prefetcher:
                             answer.status, received, answer.headers.get("ETag", ""), _max_age_s(answer.headers)
                         )
                     if answer.status not in (408, 429, 500, 502, 503, 504):
-                        raise InvalidRequest(
-                            f"{url[:200]} answered {answer.status}: {received[:200]!r}", field="prefetch"
-                        )
+                        raise Refused(f"{url[:200]} answered {answer.status}", received)
                     last = f"status {answer.status}"
                     retry_after = answer.headers.get("Retry-After", "")
                     if retry_after.isdigit():
@@ -382,8 +397,17 @@ def _data(heard: Heard) -> dict[str, Any]:
     except (msgspec.DecodeError, AttributeError) as exc:
         raise Unavailable(f"the DGS answered something else than GraphQL: {heard.body[:80]!r}") from exc
     if errors or not isinstance(found, dict):
-        raise InvalidRequest(f"the DGS refused: {str(errors)[:400]}", field="prefetch")
+        raise Refused("the DGS refused", heard.body)
     return found
+
+
+def _messages(body: bytes) -> tuple[str, ...]:
+    """What the errors of a GraphQL answer say, the first few."""
+    try:
+        errors = msgspec.json.decode(body)["errors"]
+        return tuple(str(each["message"])[:400] for each in errors[:5])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return ()
 
 
 def _unknown_hash(body: bytes) -> bool:
