@@ -182,7 +182,7 @@ class _Bucket:
     def __init__(self, per_s: float, now_s: float) -> None:
         self._gap_s = 1 / per_s if per_s > 0 else 0.0
         self._burst_s = max(0.0, 1.0 - self._gap_s)
-        self.due_s = now_s if per_s > 0 else float("inf")
+        self.due_s = now_s - self._burst_s if per_s > 0 else float("inf")
         """When the next one may be taken."""
 
     def take(self, now_s: float, stretch: float = 1.0) -> bool:

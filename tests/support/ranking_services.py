@@ -52,6 +52,7 @@ class Speaking:
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[dict[str, Any]] = []
+        self.traceparents: list[str | None] = []
         self.under_way = 0
         self.most_under_way = 0
         self.script: Script = right
@@ -59,6 +60,7 @@ class Speaking:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         asked = msgspec.json.decode(await request.read())
         self.asked.append(asked)
+        self.traceparents.append(request.headers.get("traceparent"))
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:

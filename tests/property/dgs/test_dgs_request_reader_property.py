@@ -10,6 +10,7 @@ from dgs.http.request_reader import RequestReader
 from tests.fuzz.dgs_request_check import LIMITS, check, fed
 
 token = st.text("abcXYZ-_!09", min_size=1, max_size=6)
+traceparent = st.sampled_from([b"00-%032x-%016x-01" % (number, number) for number in (1, 2)] + [b"00", b""])
 value = st.text(" \tabc,;=/\"'09é", max_size=12).map(lambda text: text.encode("latin-1"))
 
 
@@ -78,6 +79,7 @@ def alike(draw: st.DrawFn) -> list[bytes]:
         *common,
         *[auth] * draw(st.sampled_from([1, 1, 1, 0, 2])),
         *[length] * draw(st.sampled_from([1, 1, 1, 0, 2])),
+        *[b"traceparent: "] * draw(st.sampled_from([0, 0, 1, 1, 2])),
     ]
     lines = draw(st.permutations(lines))
     found = []
@@ -85,6 +87,7 @@ def alike(draw: st.DrawFn) -> list[bytes]:
         body = draw(st.binary(max_size=12))
         token = draw(st.text("abc-_.= ", min_size=1, max_size=8)).encode()
         filled = [line + (token if line is auth else b"%d" % len(body) if line is length else b"") for line in lines]
+        filled = [line + draw(traceparent) if line == b"traceparent: " else line for line in filled]
         found.append(b"\r\n".join([b"POST /graphql HTTP/1.1", *filled, b"", body]))
     return found
 

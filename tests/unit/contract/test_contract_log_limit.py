@@ -105,6 +105,15 @@ def test_a_flood_that_ended_is_told_of_by_the_next_line(
     assert lines[-1] == {"event": "drained", "suppressed_elsewhere": {"refused": 95}}
 
 
+def test_a_kind_with_a_rate_of_its_own_passes() -> None:
+    limit = LogRateLimit(burst=1, window_s=10.0, bounded_elsewhere=("span",), monotonic_s=FakeClock())
+    for _ in range(100):
+        assert limit(None, "info", {"event": "span", "n": 1}) == {"event": "span", "n": 1}
+    limit(None, "info", {"event": "other"})
+    with pytest.raises(structlog.DropEvent):
+        limit(None, "info", {"event": "other"})
+
+
 def test_bytes_are_bounded_over_any_time_and_all_are_counted() -> None:
     """A megabyte a second for a minute, 1,000 bytes a second allowed: the burst and a minute's worth."""
     limit = ByteLimit(bytes_per_s=1_000, burst_s=10.0, now_s=0.0)

@@ -251,6 +251,13 @@ def test_a_head_like_one_before_is_read_the_short_way_and_says_the_same() -> Non
     (second,) = RequestReader("h", known_heads=known).feed(ask(b"b.c-d", b"xyz"), 0.0)
     assert (second.body, second.fields[b"authorization"]) == (b"xyz", b"Bearer b.c-d")
     assert first.fields[b"authorization"] == b"Bearer a", "each has its own fields"
+    trace = b"traceparent: 00-%032x-%016x-01\r\n"
+    followed = ask(b"a", b"x", trace % (7, 8))
+    read = known.read(head(followed))
+    assert read is not None
+    assert read[3] == RequestReader("h").feed(followed, 0.0)[0].fields
+    assert known.read(head(ask(b"a", b"x", trace % (7, 8) * 2))) is None
+    assert known.read(head(ask(b"a", b"x", b"traceparent: 00\r\n"))) is None
     twice = ask(b"a", b"x", b"Content-Length: 1\r\n")
     for _ in range(2):
         reader = RequestReader("h", known_heads=known)
