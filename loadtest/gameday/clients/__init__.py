@@ -1,0 +1,1 @@
+"""Clients in processes of their own: naive ones, ones with and without retry budgets, and an audience with maps."""

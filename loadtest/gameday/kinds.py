@@ -1,0 +1,140 @@
+"""The kinds of runs there are: what each can be told and what it measures. Pure; runners live in `runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from loadtest.gameday import parameters as given
+from loadtest.gameday.bars import Measure
+
+__all__ = ["KINDS", "Kind"]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    module: str
+    """Of `loadtest.gameday.runs`; it has `async def run(stage, parameters) -> str`."""
+    parameters: type[given.Parameters]
+    measures: Mapping[str, Measure]
+    """Name -> what it is; bars name these."""
+
+
+_NAIVE: Final = {
+    "origin_requests_prefetch": Measure(
+        "requests",
+        "what the DGS and its artwork were asked from 1 s before due to the last render, all stages, with prefetch",
+    ),
+    "origin_requests_naive": Measure("requests", "the same while devices without maps ask at each broadcast"),
+    "requests_per_device": Measure("", "naive: what one device asked per stage; 1 is everybody, once"),
+    "herd_peak": Measure("requests in 100 ms", "naive: the fullest 100 ms at the DGS"),
+    "prefetch_peak": Measure(
+        "requests in 100 ms", "prefetching: the fullest 100 ms at the DGS from 1 s before the first stage"
+    ),
+    "shown_p99_ms_naive": Measure("ms", "naive: due time to the answer in hand, 99 of 100"),
+    "shown_p99_ms_prefetch": Measure("ms", "prefetching: due time to the render, 99 of 100"),
+    "first_refused_share": Measure("", "naive: of the first asks, the part that was refused or not answered in time"),
+    "missed": Measure("", "prefetching: broadcasts devices missed"),
+    "wrong_renders": Measure("", "prefetching: renders that are not the map entry the profile was sent"),
+}
+_TTL: Final = {
+    "ratio": Measure(
+        "x", "peak to mean with fixed lifetimes over that with jittered ones, simulated night, bins of 1 s"
+    ),
+    "peak_to_mean_fixed": Measure("x", "busiest second of the simulated night over its mean, fixed lifetimes"),
+    "peak_to_mean_jittered": Measure("x", "the same with the lifetimes the service hands out"),
+    "near_stage_jittered": Measure("", "simulated maps that expired nearer to a stage than the guard"),
+    "real_ratio": Measure("x", "peak to mean of refetches at a real DGS, fixed over jittered, bins of 1 s"),
+    "real_peak_to_mean_fixed": Measure("x", "busiest second of the compressed run over its mean, fixed lifetimes"),
+    "real_peak_to_mean_jittered": Measure("x", "the same with jittered ones, the server's and the devices'"),
+    "real_failures": Measure("", "refetches of the compressed run that failed"),
+}
+_STORM: Final = {
+    "attempts_ratio": Measure(
+        "x", "peak of handshake attempts in 100 ms, refused included: without the window over with it"
+    ),
+    "attempts_peak_naive": Measure("attempts in 100 ms", "fullest 100 ms without the window"),
+    "attempts_peak_window": Measure("attempts in 100 ms", "fullest 100 ms with the window"),
+    "attempts_per_device_naive": Measure("", "attempts until all were back, per device, without the window"),
+    "attempts_per_device_window": Measure("", "the same with it"),
+    "refused_naive": Measure("", "attempts refused without the window"),
+    "refused_window": Measure("", "attempts refused with the window"),
+    "announced_s": Measure("s", "the longest window devices were told before the break"),
+    "last_back_s_window": Measure("s", "break to the last welcome, with the window"),
+    "last_back_s_naive": Measure("s", "break to the last welcome, without"),
+    "late_devices": Measure("", "devices not welcomed within the announced time"),
+    "missing_devices": Measure("", "devices that were not back when the run gave up waiting, both halves"),
+    "missed": Measure(
+        "", "broadcasts missed by devices that follow the window, one of them in the middle of the return"
+    ),
+}
+_RETRY: Final = {
+    "amplification_naive": Measure("x", "requests per wanted answer without budgets"),
+    "amplification_budget": Measure("x", "requests per wanted answer with budgets"),
+    "amplification_ratio": Measure("x", "the one over the other"),
+    "peak_naive": Measure("requests in 100 ms", "fullest 100 ms after the trouble, without budgets"),
+    "peak_budget": Measure("requests in 100 ms", "the same with budgets"),
+    "recovery_s_naive": Measure(
+        "s", "end of the trouble to nearly all wanted answers within the timeout again, without"
+    ),
+    "recovery_s_budget": Measure("s", "the same with budgets"),
+    "answered_share_naive": Measure("", "of the wanted answers, had before the end, without budgets"),
+    "answered_share_budget": Measure("", "the same with budgets"),
+}
+_SURGE: Final = {
+    "critical_success": Measure("", "of first prefetches due in the surge, the part that got its own map"),
+    "prefetch_p50_ms": Measure("ms", "from when it was due, half of them"),
+    "prefetch_p99_ms": Measure("ms", "from when it was due, 99 of 100"),
+    "connect_p99_ms": Measure("ms", "opening to welcome, 99 of 100"),
+    "connected_share": Measure("", "of the devices that came, connected at the end of the surge"),
+    "handshakes_refused": Measure("", "handshakes refused or failed meanwhile"),
+    "surge_per_s": Measure("prefetches/s", "asked in the surge"),
+}
+_FLOOD: Final = {
+    "critical_success": Measure("", "of first prefetches due during the flood, the part served with its own map"),
+    "critical_success_flat": Measure("", "the same when all requests are of one class"),
+    "critical_p99_ms": Measure("ms", "of those served"),
+    "critical_p99_ms_flat": Measure("ms", "the same when all requests are of one class"),
+    "other_success": Measure("", "of refreshes, the part served"),
+    "other_shed_share": Measure("", "of refreshes, the part refused or given something else"),
+    "goodput_per_s": Measure("answers/s", "good ones of both classes during the flood"),
+    "recovery_s": Measure("s", "end of the flood to nearly everything served"),
+}
+_SLIP: Final = {
+    "early_renders": Measure(
+        "", "screens that showed the moved stage before its new due time, or the cancelled one at all"
+    ),
+    "wrong_ends": Measure("", "devices whose screen does not end in the right state"),
+    "missed": Measure("", "broadcasts devices missed"),
+    "wrong_renders": Measure("", "renders that are not the map entry the profile was sent"),
+    "live_p99_ms": Measure("ms", "new due time to the socket, 99 of 100"),
+    "live_last_ms": Measure("ms", "new due time to the last socket"),
+    "cancelled_p99_ms": Measure("ms", "dispatch of `cancelled` to the socket, 99 of 100"),
+    "cancelled_last_ms": Measure("ms", "dispatch of `cancelled` to the last socket"),
+    "schedule_last_ms": Measure("ms", "the operator's request to the last device that holds the moved schedule"),
+    "origin_requests": Measure("requests", "what the DGS was asked meanwhile: a moved time makes no map stale"),
+}
+_GAME_DAY: Final = {
+    "missed": Measure("", "broadcasts devices missed"),
+    "out_of_order": Measure("", "shown out of order"),
+    "stage_p99_ms": Measure("ms", "due time to the socket, 99 of 100, worst stage"),
+    "stage_last_ms": Measure("ms", "due time to the last socket that was connected, worst stage"),
+    "connected_share": Measure("", "of the devices, connected at the end"),
+    "critical_success": Measure("", "of first prefetches, the part that got its own map"),
+    "critical_p99_ms": Measure("ms", "of those"),
+    "refresh_success": Measure("", "of refreshes, the part served"),
+    "browse_failures_share": Measure("", "of the browsing users' requests"),
+    "back_s": Measure("s", "end of the outage to the last device back"),
+    "scale": Measure("", "this run over the projection"),
+}
+KINDS: Final[Mapping[str, Kind]] = {
+    "naive-vs-prefetch": Kind("naive_vs_prefetch", given.NaiveVsPrefetch, _NAIVE),
+    "fixed-vs-jittered-ttl": Kind("ttl_herds", given.TtlHerds, _TTL),
+    "reconnect-storm": Kind("reconnect_storm", given.ReconnectStorm, _STORM),
+    "retry-storm": Kind("retry_storm", given.RetryStorm, _RETRY),
+    "join-surge": Kind("join_surge", given.JoinSurge, _SURGE),
+    "non-critical-flood": Kind("flood", given.Flood, _FLOOD),
+    "slip-and-cancel": Kind("slip_and_cancel", given.SlipAndCancel, _SLIP),
+    "game-day": Kind("game_day", given.GameDay, _GAME_DAY),
+}

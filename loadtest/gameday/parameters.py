@@ -1,0 +1,143 @@
+"""What each kind of run can be told: `[parameters]` of a scenario. Pure values; every field has a default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "Flood",
+    "GameDay",
+    "JoinSurge",
+    "NaiveVsPrefetch",
+    "Parameters",
+    "ReconnectStorm",
+    "RetryStorm",
+    "SlipAndCancel",
+    "TtlHerds",
+]
+
+Devices = Annotated[int, Meta(ge=10, le=18_000)]
+"""Connected to one node: it holds 18,000."""
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=3_600)]
+Rate = Annotated[float, Meta(gt=0)]
+Factor = Annotated[float, Meta(ge=1, le=1_000)]
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of any kind."""
+
+    devices: Devices = 1_000
+
+
+class NaiveVsPrefetch(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 2_000
+    """Connected in each of the two runs."""
+    stages: Annotated[int, Meta(ge=1, le=20)] = 3
+    spacing_s: Annotated[float, Meta(ge=2, le=600)] = 5.0
+    """Between stages: the herd of one is over before the next."""
+    ask_timeout_s: Seconds = 5.0
+    """A naive device asks again, at once, when there was no answer by then."""
+
+
+class TtlHerds(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 1_200
+    """Of the compressed run, in each half: as many real prefetches, each map refetched when it expires."""
+    simulated_devices: Annotated[int, Meta(ge=10_000, le=10_000_000)] = 1_000_000
+    """Of the simulated night, 24 hours, lifetimes drawn by the code the service hands them out with."""
+    join_s: Seconds = 1.0
+    """Devices of the compressed run join within this: a push notification, compressed."""
+    ttl_s: Annotated[int, Meta(ge=10, le=600)] = 10
+    """Mean lifetime in the compressed run; production's is six hours."""
+    lasts_s: Seconds = 45.0
+
+
+class ReconnectStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 8_000
+    handshakes_per_s: Rate = 2_000.0
+    """The node admits so many in the long run: scaled down with the fleet, which is what its window follows from."""
+    handshake_burst: Count = 1_000
+    """And so many at once."""
+    connect_s: Seconds = 10.0
+    """Devices connect within this before the storm."""
+    gives_up_after_s: Seconds = 60.0
+    """Longest time devices are waited for after the break."""
+
+
+class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 4_000
+    """Profiles that ask, in turn."""
+    slots: Count = 10
+    slot_ms: Rate = 10.0
+    """The ranking service behind the DGS: `slots` profiles at once, each for so long. This is the capacity."""
+    load: Annotated[float, Meta(gt=0, lt=1)] = 0.6
+    """Wanted answers a second, as a share of that capacity."""
+    before_s: Seconds = 3.0
+    trouble_s: Seconds = 4.0
+    """The DGS hangs for so long: connections stay open, nothing is answered."""
+    after_s: Seconds = 20.0
+    """How long it is watched afterwards; arrivals go on throughout."""
+    timeout_s: Seconds = 1.0
+    """A client that was not answered by then gives the request up."""
+    tries: Annotated[int, Meta(ge=1, le=20)] = 4
+    """Of a client with a budget, before it leaves it to its refetch window."""
+    refetch_window_s: Seconds = 10.0
+    """Over which a client whose budget is spent asks again; production's is a minute."""
+
+
+class JoinSurge(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 6_000
+    """Connect during the surge, evenly."""
+    prefetches_per_s: Rate = 60.0
+    """First prefetches before and after it."""
+    factor: Factor = 10.0
+    before_s: Seconds = 8.0
+    surge_s: Seconds = 30.0
+    after_s: Seconds = 6.0
+    profiles: Annotated[int, Meta(ge=100, le=500_000)] = 40_000
+    timeout_s: Seconds = 5.0
+
+
+class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    slots: Count = 20
+    slot_ms: Rate = 5.0
+    """The ranking service behind the DGS, which is the limit."""
+    critical_load: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    """First prefetches, as a share of what it can do."""
+    flood: Factor = 4.0
+    """Refreshes, as a multiple of what it can do."""
+    before_s: Seconds = 4.0
+    flood_s: Seconds = 15.0
+    after_s: Seconds = 5.0
+    profiles: Annotated[int, Meta(ge=100, le=500_000)] = 20_000
+
+
+class SlipAndCancel(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 2_000
+    lead_s: Annotated[float, Meta(ge=4, le=600)] = 8.0
+    """From the last device's arrival to the due time that will not be kept."""
+    slips_before_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
+    """The operator moves one event, and cancels another, so long before their stage is due."""
+    slip_s: Annotated[int, Meta(ge=2, le=600)] = 8
+
+
+class GameDay(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    projection: str = "game-day-projection.toml"
+    """File of expectations, TOML or CSV, from the scenario's own directory."""
+    scale: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """The projection times this is what runs here; none given: `devices` over the projected devices."""
+    devices: Devices = 6_000
+    browsers_max: Annotated[int, Meta(ge=0, le=2_000)] = 200
+    """Locust users that browse meanwhile."""
+    outage_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """Of the devices: they lose the network for a moment while the stage goes live."""
+    outage_s: Seconds = 4.0
+    slip_s: Annotated[int, Meta(ge=2, le=600)] = 5
+
+
+KINDS_OF_PARAMETERS: Final = (
+    NaiveVsPrefetch, TtlHerds, ReconnectStorm, RetryStorm, JoinSurge, Flood, SlipAndCancel, GameDay,
+)  # fmt: skip

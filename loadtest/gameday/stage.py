@@ -1,0 +1,245 @@
+"""What a run stands on: directories, cores, the sampler, systems it starts, and everything it found so far.
+
+A runner adds to it as it measures, so that a run cut short keeps what it had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import numpy as np
+import numpy.typing as npt
+
+from device_sim.audit import FleetAudit
+from loadtest.bench.histogram import LatencyHistogram
+from loadtest.bench.push.contender import OthersMeter
+from loadtest.bench.push.cores import Cores, kept_on
+from loadtest.bench.report import Reporter
+from loadtest.bench.system import EmbeddedSystem
+from loadtest.bench.validity import GeneratorReport, others_invalid
+from loadtest.gameday import bins
+from loadtest.gameday.operator import Operator
+from loadtest.gameday.watching import ROLES, CurrentPages, watch_system
+from loadtest.report.histograms import keep_histogram
+from loadtest.report.record import Chart, Fact, HistogramFile, Series, StageReach
+from loadtest.report.sampling import Sampler
+from loadtest.report.sources import Processes, watch_cpu, watch_kernel_memory, watch_memory
+
+__all__ = ["Stage", "System"]
+
+_Moments = npt.NDArray[np.float64]
+_REST_TIMEOUT_S: Final = 20.0
+
+
+class System:
+    """A running embedded system and its operator API."""
+
+    def __init__(self, server: EmbeddedSystem, api: Operator) -> None:
+        self.server = server
+        self.api = api
+
+    @property
+    def push_url(self) -> str:
+        return self.server.addresses.push + "/v1/stream"
+
+    @property
+    def dgs_url(self) -> str:
+        return self.server.addresses.dgs
+
+    @property
+    def dgs_port(self) -> int:
+        return int(self.dgs_url.rpartition(":")[2])
+
+
+class Stage:
+    """`async with Stage(...) as stage:`; moments given to it are CLOCK_MONOTONIC seconds unless they say otherwise."""
+
+    def __init__(self, *, directory: Path, output: Path, reporter: Reporter, seed: int, cores: Cores) -> None:
+        self.directory = directory
+        """For what is gone afterwards."""
+        self.output = output
+        """Of the report."""
+        self.reporter = reporter
+        self.seed = seed
+        self.cores = cores
+        self.sampler = Sampler(every_s=0.5)
+        self.zero_s = 0.0
+        """CLOCK_MONOTONIC at second 0 of all charts."""
+        self.measured: dict[str, float | None] = {}
+        self.invalid_because: list[str] = []
+        self.notes: list[str] = []
+        self.reach: list[StageReach] = []
+        self.histograms: list[HistogramFile] = []
+        self.devices: int | None = None
+        self._charts: list[Chart] = []
+        self._facts: dict[str, list[Fact]] = {}
+        self._pids: dict[str, list[int]] = {role: [] for role in ROLES}
+        self._pages = CurrentPages()
+
+    async def __aenter__(self) -> Stage:
+        processes = Processes({role: partial(tuple, self._pids[role]) for role in ROLES})
+        self.sampler.feed(processes)
+        self.sampler.feed(self._pages)
+        watch_cpu(self.sampler, processes)
+        watch_memory(self.sampler, processes)
+        watch_kernel_memory(self.sampler)
+        watch_system(self.sampler, self._pages)
+        await self.sampler.__aenter__()
+        self.zero_s = time.monotonic() - self.sampler.now_s
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.sampler.stop()
+
+    # What a run found
+
+    def measure(self, **found: float | None) -> None:
+        """Numbers by the names of the kind's measures; the newest stands."""
+        self.measured.update(found)
+
+    def mark(self, label: str, at_s: float | None = None) -> None:
+        """Something happened, now or at a moment."""
+        self.sampler.mark(label, None if at_s is None else at_s - self.zero_s)
+
+    def chart(
+        self,
+        title: str,
+        unit: str,
+        series: Mapping[str, Sequence[tuple[float, float]]],
+        *,
+        explains: str = "",
+        stacked: bool = False,
+    ) -> None:
+        """Curves of points (seconds of the run, value). The same title again adds curves to that chart."""
+        found = [Series(name=name, points=points) for name, points in series.items()]
+        for number, each in enumerate(self._charts):
+            if each.title == title:
+                both = [*each.series, *found]
+                self._charts[number] = Chart(
+                    title=title, unit=unit, series=both, explains=each.explains, stacked=each.stacked
+                )
+                return
+        self._charts.append(Chart(title=title, unit=unit, series=found, explains=explains, stacked=stacked))
+
+    def counted(
+        self,
+        title: str,
+        series: Mapping[str, _Moments],
+        begin_s: float,
+        end_s: float,
+        *,
+        width_s: float = bins.BIN_S,
+        explains: str = "",
+    ) -> None:
+        """Curves of events per bin."""
+        unit = f"in {width_s * 1000:g} ms" if width_s < 1 else f"in {width_s:g} s"
+        curves = {
+            name: bins.points(at_s, begin_s, end_s, width_s=width_s, zero_s=self.zero_s)
+            for name, at_s in series.items()
+        }
+        self.chart(title, unit, curves, explains=explains)
+
+    def histogram(self, name: str, found: LatencyHistogram) -> None:
+        """Kept beside the report, raw; nothing if it is empty."""
+        if found.count:
+            self.histograms.append(keep_histogram(self.output, name, found))
+
+    def reached(self, audit: FleetAudit, *, devices: int) -> None:
+        """Reach per stage, as the judge of the devices' logs has it."""
+        self.reach.extend(
+            StageReach(
+                state_key=each.state_key,
+                devices=each.devices,
+                delivered_live=each.delivered_live,
+                replayed=each.replayed,
+                missed=each.missed,
+                p50_ms=each.p50_ms,
+                p99_ms=each.p99_ms,
+                last_ms=each.last_ms,
+            )
+            for each in audit.broadcasts
+            if each.devices
+        )
+        self.devices = devices
+
+    def fact(self, heading: str, label: str, value: object) -> None:
+        shown = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        self._facts.setdefault(heading, []).append(Fact(label, shown))
+
+    def note(self, line: str) -> None:
+        """What a reader must know to judge the run."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def invalid(self, *because: str) -> None:
+        """Why the measurement does not count."""
+        self.invalid_because.extend(line for line in because if line not in self.invalid_because)
+
+    def generator(self, name: str, found: GeneratorReport | None) -> None:
+        """What a load generator used, and whether it was the limit."""
+        if found is None:
+            return
+        self.fact("load generators", name, f"{found.cores:.2f} cores, loop lag p99 {found.lag_p99_ms:.1f} ms")
+        self.invalid(*(f"{name}: {because}" for because in found.invalid_because))
+
+    @property
+    def charts(self) -> list[Chart]:
+        """The run's own, then what was sampled."""
+        return [*self._charts, *self.sampler.charts()]
+
+    @property
+    def facts(self) -> dict[str, list[Fact]]:
+        return {**self._facts, "sampling": list(self.sampler.facts())}
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Measure inside: what others use of the machine meanwhile may void the run. Whatever runs at the beginning
+        must still run at the end."""
+        meter = OthersMeter()
+        yield
+        cores = meter.cores()
+        self.fact("machine", "others' cores while measured", cores)
+        self.invalid(*others_invalid(cores))
+
+    # What it runs
+
+    def watch(self, role: str, pid: int) -> Callable[[], None]:
+        """Count this process and what it starts among those of `role`, until the returned function is called."""
+        self._pids[role].append(pid)
+        return lambda: self._pids[role].remove(pid) if pid in self._pids[role] else None
+
+    @asynccontextmanager
+    async def watched(self, role: str, pid: int, pages: Iterable[str] = ()) -> AsyncIterator[None]:
+        """Its CPU and memory are sampled inside, and its metrics pages, if it has any."""
+        gone = self.watch(role, pid)
+        shown = self._pages.add(pages)
+        try:
+            yield
+        finally:
+            gone()
+            shown()
+
+    @asynccontextmanager
+    async def system(
+        self, name: str, *, environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    ) -> AsyncIterator[System]:
+        """The whole system in a process of its own, on the server's core; gone afterwards. Raises CouldNotRun."""
+        server = EmbeddedSystem(self.directory / name, environment=environment, options=options)
+        timeout = aiohttp.ClientTimeout(total=_REST_TIMEOUT_S)
+        try:
+            with kept_on(self.cores.server):
+                await server.start()
+            pages = [f"{server.addresses.dgs}/metrics", f"{server.addresses.push.replace('ws:', 'http:', 1)}/metrics"]
+            async with (
+                aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+                self.watched("system", server.pid, pages),
+            ):
+                yield System(server, Operator(session, server.addresses))
+        finally:
+            await server.stop()
