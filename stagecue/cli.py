@@ -20,7 +20,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dgs": ("stagecue.commands.services:dgs", "Run the GraphQL prefetch service alone."),
     "cluster": ("stagecue.commands.cluster:cluster", "Run everything on Kafka, Redis and PostgreSQL on this machine."),
     "materialise": ("stagecue.commands.materialise:materialise", "Make many profiles' picks for an event ahead of it."),
+    "device": ("stagecue.commands.device:device", "One device in a terminal: what it holds and shows."),
     "bench": ("stagecue.commands.bench:bench", "Measure the promised figures."),
+    "gameday": ("stagecue.commands.gameday:gameday", "Rehearse the night: scenarios with a verdict and a report."),
     "keys": ("stagecue.commands.keys:keys", "List, rotate and retire the keys of tokens and links."),
     "settings": ("stagecue.commands.settings:settings", "List every setting: variable, default, meaning."),
 }
