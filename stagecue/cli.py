@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "materialise": ("stagecue.commands.materialise:materialise", "Make many profiles' picks for an event ahead of it."),
     "device": ("stagecue.commands.device:device", "One device in a terminal: what it holds and shows."),
     "bench": ("stagecue.commands.bench:bench", "Measure the promised figures."),
+    "report": ("stagecue.commands.report:report", "Show what a run left behind, or two runs side by side."),
     "gameday": ("stagecue.commands.gameday:gameday", "Rehearse the night: scenarios with a verdict and a report."),
     "keys": ("stagecue.commands.keys:keys", "List, rotate and retire the keys of tokens and links."),
     "settings": ("stagecue.commands.settings:settings", "List every setting: variable, default, meaning."),
