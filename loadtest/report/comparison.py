@@ -14,7 +14,7 @@ from loadtest.report.differences import (
     incomparable_because,
 )
 from loadtest.report.document import RECORD_ID, document
-from loadtest.report.figures import Curve, chart_figure, percentile_figure, run_marks, run_times
+from loadtest.report.figures import Curve, chart_figure, numbered_marks, percentile_figure, run_times, vertical_marks
 from loadtest.report.markup import Markup, element, joined
 from loadtest.report.page import carded, marks_key, section, table, verdict_banner
 from loadtest.report.record import Bar, Chart, RunRecord, StageReach
@@ -125,10 +125,8 @@ def _measured(bar: Bar | None) -> Markup | str:
 def _charts(runs: Runs) -> Markup:
     """Curves of the same chart and name over each other; one figure per curve, so that each shows two lines."""
     times = _longer(*(run_times(run.charts, run.marks) for run in runs))
-    marks = sorted(
-        (mark for name, run in zip("AB", runs, strict=True) for mark in run_marks(run.marks, name)),
-        key=lambda mark: mark.at,
-    )
+    named = numbered_marks(*(run.marks for run in runs))
+    marks = vertical_marks(named, _CLASSES)
     charts = [{chart.title: (number, chart) for number, chart in enumerate(run.charts)} for run in runs]
     figures: list[Markup] = []
     for title in {**charts[0], **charts[1]}:
@@ -139,8 +137,8 @@ def _charts(runs: Runs) -> Markup:
             alone = all(side is None or len(side[1].series) == 1 for side in pair)
             shown = Chart(title=title if alone else f"{title}: {name}", unit=known.unit, series=())
             figures.append(chart_figure(shown, curves, times, marks, f"c{len(figures)}"))
-    keys = [marks_key(run.marks, name) for name, run in zip("AB", runs, strict=True)]
-    return joined([*keys, element("div", *figures, cls="plots")]) if figures else joined(keys)
+    key = marks_key(named, _CLASSES)
+    return joined([key, element("div", *figures, cls="plots")]) if figures else key
 
 
 def _curve(index: int, side: tuple[int, Chart] | None, name: str) -> Curve | None:

@@ -21,7 +21,16 @@ from loadtest.report.scales import (
     value_axis,
 )
 
-__all__ = ["Curve", "chart_figure", "percentile_figure", "run_marks", "run_times"]
+__all__ = [
+    "Curve",
+    "NamedMark",
+    "chart_figure",
+    "moment",
+    "numbered_marks",
+    "percentile_figure",
+    "run_times",
+    "vertical_marks",
+]
 
 _POINTS_MAX: Final = 600
 """Drawn of one curve."""
@@ -47,13 +56,40 @@ def run_times(charts: Sequence[Chart], marks: Sequence[Mark]) -> Axis:
     return time_axis(min([0.0, *times]), max([1.0, *times]))
 
 
-def run_marks(marks: Sequence[Mark], prefix: str = "") -> list[VerticalMark]:
-    """Numbered in the order of time."""
-    ordered = sorted(marks, key=lambda mark: mark.at_s)
-    return [
-        VerticalMark(mark.at_s, f"{prefix}{number}", f"{time_label(mark.at_s)}: {mark.label}")
-        for number, mark in enumerate(ordered, 1)
+class NamedMark(NamedTuple):
+    """Something that happened in one run or in several: its number and label, and when, run by run."""
+
+    number: int
+    label: str
+    at_s: Sequence[float | None]
+
+
+def numbered_marks(*runs: Sequence[Mark]) -> list[NamedMark]:
+    """The marks of all runs in the order of time. The n-th of a label in one run is the n-th of it in the others."""
+    found: dict[tuple[str, int], list[float | None]] = {}
+    for index, marks in enumerate(runs):
+        seen: dict[str, int] = {}
+        for mark in sorted(marks, key=lambda mark: mark.at_s):
+            seen[mark.label] = nth = seen.get(mark.label, 0) + 1
+            found.setdefault((mark.label, nth), [None] * len(runs))[index] = mark.at_s
+    ordered = sorted(found.items(), key=lambda item: min(at for at in item[1] if at is not None))
+    return [NamedMark(number, label, tuple(at)) for number, ((label, _), at) in enumerate(ordered, 1)]
+
+
+def vertical_marks(marks: Sequence[NamedMark], classes: Sequence[str]) -> list[VerticalMark]:
+    """One line per run a mark was in, in the order of time."""
+    found = [
+        VerticalMark(at, str(mark.number), f"{moment(at)}: {mark.label}", classes[index])
+        for mark in marks
+        for index, at in enumerate(mark.at_s)
+        if at is not None
     ]
+    return sorted(found, key=lambda mark: mark.at)
+
+
+def moment(at_s: float) -> str:
+    """To a tenth of a second in the first two minutes."""
+    return time_label(at_s, 0.1 if abs(at_s) < 120 else 1.0)
 
 
 def chart_figure(chart: Chart, curves: Sequence[Curve], times: Axis, marks: Sequence[VerticalMark], key: str) -> Markup:
@@ -157,7 +193,7 @@ def _time_table(chart: Chart, curves: Sequence[Curve], times: Axis) -> Markup:
         (
             curve.name,
             *(amount(value, chart.unit) for value in (_least(curve), _mean(curve), _greatest(curve)[1])),
-            time_label(_greatest(curve)[0]),
+            moment(_greatest(curve)[0]),
             *(_nearby(curve, at, chart.unit) for at in ticks),
         )
         for curve in curves
@@ -184,7 +220,7 @@ def _with_unit(name: str, unit: str) -> str:
 
 def _in_words(curve: Curve, unit: str) -> str:
     at, value = _greatest(curve)
-    return f"{curve.name}: at most {amount_with_unit(value, unit)} at {time_label(at)}"
+    return f"{curve.name}: at most {amount_with_unit(value, unit)} at {moment(at)}"
 
 
 def _greatest(curve: Curve) -> Point:

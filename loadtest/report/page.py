@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from loadtest.report.document import RECORD_ID, document
-from loadtest.report.figures import Curve, chart_figure, percentile_figure, run_marks, run_times
+from loadtest.report.figures import (
+    Curve,
+    NamedMark,
+    chart_figure,
+    moment,
+    numbered_marks,
+    percentile_figure,
+    run_times,
+    vertical_marks,
+)
 from loadtest.report.markup import Markup, element, joined
-from loadtest.report.record import Bar, Chart, Fact, HistogramFile, Mark, RunRecord, StageReach
+from loadtest.report.record import Bar, Chart, Fact, HistogramFile, Mark, RunRecord, StageReach, Verdict
 from loadtest.report.scales import amount, amount_with_unit, time_label
 from loadtest.report.verdicts import WORDS, promise, reservations, standing
 
@@ -53,13 +62,19 @@ def verdict_banner(record: RunRecord) -> Markup:
     verdict = standing(record)
     word = WORDS[verdict]
     reasons = reservations(record)
-    against: list[Markup] = []
-    if verdict in ("invalid", "partial"):
-        against.append(element("p", f"{word.word}: {word.means}.", cls="means"))
-    if reasons:
-        against.append(element("ul", *(element("li", reason) for reason in reasons)))
+    listed = element("ul", *(element("li", reason) for reason in reasons)) if reasons else ""
+    means = f"{word.means[0].upper()}{word.means[1:]}."
+    if verdict == "invalid":
+        # The answer is what must not be carried away from here: it comes last, as what it is.
+        told: tuple[object, ...] = (
+            element("p", means), listed, element("p", "Its answer, which does not count: ", record.answer, cls="moot"),
+        )  # fmt: skip
+    elif verdict == "partial":
+        told = (element("p", means), element("p", record.answer, cls="below"), listed)
+    else:
+        told = (element("p", record.answer), listed)
     named = element("strong", element("i", word.sign, aria_hidden="true"), element("span", word.word))
-    return element("div", named, element("p", record.answer), *against, cls=f"verdict {verdict}", role="status")
+    return element("div", named, *told, cls=f"verdict {verdict}", role="status")
 
 
 def _head(record: RunRecord) -> Markup:
@@ -82,43 +97,44 @@ _NO_RESULT: Final = ("invalid", "partial")
 def _bars(record: RunRecord) -> Markup:
     if not record.bars:
         return Markup("")
-    moot = standing(record) in _NO_RESULT
+    verdict = standing(record)
     rows = [
         element(
             "tr",
             element("th", element("span", bar.name, cls="name"), element("small", bar.means), scope="row"),
             element("td", bar.bar),
             element("td", amount_with_unit(bar.measured, bar.unit), cls="measured"),
-            element("td", _gauge(bar)),
-            element("td", _held(bar, moot)),
+            element("td", _gauge(bar, verdict)),
+            element("td", _held(bar, verdict)),
         )
         for bar in record.bars
     ]
     return carded(table(("What", "Promised", "Measured", "", "Held"), rows, cls="bars"))
 
 
-def _held(bar: Bar, moot: bool) -> Markup:
-    if bar.measured is None:
-        told = element("span", "\u2717 not measured", cls="no")
-    else:
-        told = element("span", "\u2713 held", cls="yes") if bar.held else element("span", "\u2717 fell short", cls="no")
-    return joined([told, element("span", " (does not count)", cls="moot")]) if moot else told
+def _held(bar: Bar, verdict: Verdict) -> Markup:
+    told = "\u2713 held" if bar.held else "\u2717 not measured" if bar.measured is None else "\u2717 fell short"
+    if verdict in _NO_RESULT:
+        return element("span", told, ", does not count" if verdict == "invalid" else " so far", cls="moot")
+    return element("span", told, cls="yes" if bar.held else "no")
 
 
-def _gauge(bar: Bar) -> Markup:
+def _gauge(bar: Bar, verdict: Verdict) -> Markup:
     """How far from its promise, as a bar with the promise as a line; nothing where that says nothing."""
     limit = promise(bar)
     if bar.measured is None or limit is None or limit.limit <= 0 or limit.direction == "exactly" or bar.measured < 0:
         return Markup("")
     reached = min(1.0, bar.measured / limit.limit * _GAUGE_LIMIT)
-    fill = element("i", cls="in" if bar.held else "out", style=f"width:{reached:.1%}")
+    colour = "moot" if verdict in _NO_RESULT else "in" if bar.held else "out"
+    fill = element("i", cls=colour, style=f"width:{reached:.1%}")
     return element("span", fill, element("b"), cls="gauge", aria_hidden="true", title=f"promised: {bar.bar}")
 
 
 def _charts(charts: Sequence[Chart], marks: Sequence[Mark]) -> Markup:
+    named = numbered_marks(marks)
     if not charts:
-        return marks_key(marks)
-    times, vertical = run_times(charts, marks), run_marks(marks)
+        return marks_key(named)
+    times, vertical = run_times(charts, marks), vertical_marks(named, [""])
     figures = [
         chart_figure(
             chart,
@@ -130,16 +146,25 @@ def _charts(charts: Sequence[Chart], marks: Sequence[Mark]) -> Markup:
         )
         for index, chart in enumerate(charts)
     ]  # fmt: skip
-    return joined([marks_key(marks), element("div", *figures, cls="plots")])
+    return joined([marks_key(named), element("div", *figures, cls="plots")])
 
 
-def marks_key(marks: Sequence[Mark], prefix: str = "") -> Markup:
-    """What the numbers above the charts stand for."""
+def marks_key(marks: Sequence[NamedMark], classes: Sequence[str] = ("",)) -> Markup:
+    """What the numbers above the charts stand for, and when it was in each run."""
     if not marks:
         return Markup("")
     entries = [
-        element("li", element("b", f"{prefix}{number}"), element("time", time_label(mark.at_s)), mark.label)
-        for number, mark in enumerate(sorted(marks, key=lambda mark: mark.at_s), 1)
+        element(
+            "li",
+            element("b", mark.number),
+            *(
+                element("time", moment(at), cls=classes[index] or None)
+                for index, at in enumerate(mark.at_s)
+                if at is not None
+            ),
+            mark.label,
+        )
+        for mark in marks
     ]
     return element("ul", *entries, cls="marks")
 

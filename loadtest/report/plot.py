@@ -37,6 +37,8 @@ class VerticalMark(NamedTuple):
     at: float
     badge: str
     label: str
+    cls: str = ""
+    """Of its colour."""
 
 
 class Frame(NamedTuple):
@@ -106,7 +108,7 @@ def draw_plot(
         *(_rect("band", frame.at_x(start), frame.at_x(end)) for start, end in bands),
         *(_line("axis" if at == 0 else "grid", 0, SIDE, frame.at_y(at), frame.at_y(at)) for at, _ in frame.y.ticks),
         *(
-            _line("mark", frame.at_x(mark.at), frame.at_x(mark.at), 0, SIDE)
+            _line(f"mark {mark.cls}".strip(), frame.at_x(mark.at), frame.at_x(mark.at), 0, SIDE)
             for mark in marks
             if frame.x.low <= mark.at <= frame.x.high
         ),
@@ -134,7 +136,8 @@ def _labels(frame: Frame) -> Markup:
 def _badges(marks: Sequence[VerticalMark], axis: Axis) -> Markup:
     found = []
     for share, group in clustered(marks, axis):
-        badge = group[0].badge if len(group) == 1 else f"{group[0].badge}-{group[-1].badge}"
+        badges = list(dict.fromkeys(mark.badge for mark in group))
+        badge = badges[0] if len(badges) == 1 else f"{badges[0]}-{badges[-1]}"
         told = "; ".join(mark.label for mark in group)
         found.append(element("span", badge, cls="badge", style=f"left:{share:.2%}", title=told))
     return joined(found)

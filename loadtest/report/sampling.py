@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -63,6 +64,7 @@ class Sampler:
         self._charts: list[_Watched] = []
         self._feeds: list[Feed] = []
         self._marks: list[Mark] = []
+        self._sampled_s = -math.inf
         self._rounds = 0
         self._late = 0
         self._first_errors: dict[str, str] = {}
@@ -80,15 +82,17 @@ class Sampler:
         await self.stop()
 
     async def stop(self) -> None:
-        """One last sample, then no more; what was seen stays. Idempotent."""
+        """One last sample unless there has just been one, then no more; what was seen stays. Idempotent."""
         task, self._task = self._task, None
         if task is None:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         try:
-            async with asyncio.timeout(_STOP_WITHIN_S):
-                await self.sample()
+            # Growth over next to no time would be a peak that never was.
+            if self.now_s - self._sampled_s >= self.step_s / 2:
+                async with asyncio.timeout(_STOP_WITHIN_S):
+                    await self.sample()
         except TimeoutError:
             self._first_errors.setdefault("last sample", f"not read within {_STOP_WITHIN_S:.0f} s")
         finally:
@@ -165,7 +169,7 @@ class Sampler:
                 self._first_errors.setdefault(type(feed).__name__, f"{type(result).__name__}: {result}")
             elif isinstance(result, BaseException):
                 raise result
-        at_s = self.now_s
+        at_s = self._sampled_s = self.now_s
         self._rounds += 1
         longest = 0
         for chart in self._charts:

@@ -92,7 +92,7 @@ def nines(percentile: float, *, end: float = NINES_MAX) -> float:
 def percentile_axis(count: int) -> Axis:
     """Of nines: as far as `count` values can tell, one nine at least."""
     end = min(NINES_MAX, max(1.0, math.log10(max(count, 1))))
-    labels = ((0.0, "0"), (nines(50), "50 %"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99"), (5.0, "99.999"))
+    labels = ((nines(50), "50 %"), (1.0, "90"), (2.0, "99"), (3.0, "99.9"), (4.0, "99.99"), (5.0, "99.999"))
     ticks = [(at, label) for at, label in labels if at <= end - 0.25]
     return Axis(0.0, end, [*ticks, (end, "max")])
 

@@ -28,7 +28,7 @@ class Word(NamedTuple):
 WORDS: Final[dict[Verdict, Word]] = {
     "held": Word("\u2713", "Held", "every promise of the scenario holds"),
     "failed": Word("\u2717", "Fell short", "at least one promise does not hold"),
-    "invalid": Word("\u2298", "Invalid", "does not count: not the system was the limit, but what measured it"),
+    "invalid": Word("\u2298", "Invalid", "this run does not count: not the system was the limit, but what measured it"),
     "partial": Word("\u25d0", "Partial", "interrupted: what is shown is what was measured until then"),
 }
 
