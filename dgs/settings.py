@@ -20,7 +20,10 @@ class DgsSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DGS_")
 
     catalog_path: Path = Field(default=DEMO_CATALOG, description="CSV or JSON; the demo's 3,201 films by default.")
-    catalog_strict: bool = Field(default=False, description="Refuse a catalog with a bad row; else leave it out.")
+    catalog_strict: bool | None = Field(
+        default=None,
+        description="Refuse a catalog with a bad row, or (false) keep its good rows; unset: refuse all but the demo's.",
+    )
     catalog_newest_year: int | None = Field(
         default=None,
         ge=1900,

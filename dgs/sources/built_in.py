@@ -7,7 +7,7 @@ from pathlib import Path
 from contract.errors import InvalidRequest
 from dgs.breaker import Breaker
 from dgs.settings import DgsSettings
-from dgs.sources.catalog import Catalog, CatalogOptions, demo_options
+from dgs.sources.catalog import Catalog, CatalogOptions, demo_options, is_demo
 from dgs.sources.content import CatalogRecommendations
 from dgs.sources.file import FileCatalog
 from dgs.sources.http_recommend import HttpRecommendations
@@ -28,9 +28,8 @@ __all__ = [
 def file_catalog(options: SourceOptions) -> FileCatalog:
     """`file`: CSV or JSON at DGS_CATALOG_PATH."""
     settings = options.settings
-    return FileCatalog(
-        settings.catalog_path, strict=settings.catalog_strict, options=_catalog_options(settings, settings.catalog_path)
-    )
+    path = settings.catalog_path
+    return FileCatalog(path, strict=_strict(settings, path), options=_catalog_options(settings, path))
 
 
 def sql_catalog(options: SourceOptions) -> SqlCatalog:
@@ -40,7 +39,7 @@ def sql_catalog(options: SourceOptions) -> SqlCatalog:
         settings.catalog_url,
         settings.catalog_query,
         stamp_query=settings.catalog_stamp_query,
-        strict=settings.catalog_strict,
+        strict=_strict(settings, None),
         options=_catalog_options(settings, None),
     )
 
@@ -84,6 +83,13 @@ def file_profiles(options: SourceOptions) -> CsvProfiles:
 def _catalog(options: SourceOptions) -> Catalog:
     assert options.catalog is not None
     return options.catalog()
+
+
+def _strict(settings: DgsSettings, path: Path | None) -> bool:
+    """Good rows of a rough catalog are kept only if asked; the demo's one bad row is known."""
+    if settings.catalog_strict is not None:
+        return settings.catalog_strict
+    return path is None or not is_demo(path)
 
 
 def _catalog_options(settings: DgsSettings, path: Path | None) -> CatalogOptions:

@@ -32,6 +32,7 @@ __all__ = [
     "RejectedRow",
     "collect_titles",
     "demo_options",
+    "is_demo",
     "load_catalog",
     "match_columns",
     "parse_catalog",
@@ -57,7 +58,12 @@ DEMO_OPTIONS: Final = CatalogOptions(newest_year=2012, repair="mac-roman")
 
 def demo_options(path: Path) -> CatalogOptions:
     """The demo catalog's own options if `path` is that file, else the defaults."""
-    return DEMO_OPTIONS if path.resolve() == DEMO_CATALOG.resolve() else CatalogOptions()
+    return DEMO_OPTIONS if is_demo(path) else CatalogOptions()
+
+
+def is_demo(path: Path) -> bool:
+    """Whether it is the catalog that ships."""
+    return path.resolve() == DEMO_CATALOG.resolve()
 
 
 class RejectedRow(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,7 +169,9 @@ def collect_titles(
         except BadCell as exc:
             bad = RejectedRow(line, exc.column, exc.why, place)
             if strict:
-                raise _refusal(source, str(bad), "fix the row, or load in lenient mode") from exc
+                raise _refusal(
+                    source, str(bad), "fix the row, or keep the good ones with DGS_CATALOG_STRICT=false"
+                ) from exc
             rejected.append(bad)
         else:
             titles.append(tidied.title)

@@ -126,6 +126,17 @@ def test_the_catalogs_own_refusal_passes(tmp_path: Path) -> None:
         source.load()
 
 
+def test_good_rows_are_kept_only_if_asked(tmp_path: Path) -> None:
+    """A rough catalog of one's own is refused by line and column; only what ships is known to be rough."""
+    rough = tmp_path / "rough.csv"
+    rough.write_text("id,title\na,A\na,B\n")
+    with pytest.raises(InvalidRequest, match=r"line 3, column id: same id a as line 2.*DGS_CATALOG_STRICT=false"):
+        load_source("catalog", "file", options(catalog_path=rough)).load()
+    lenient = load_source("catalog", "file", options(catalog_path=rough, catalog_strict=False)).load()
+    assert ([title.id for title in lenient.titles], len(lenient.rejected)) == (["a"], 1)
+    assert len(load_source("catalog", "file", options()).load().rejected) == 1
+
+
 def test_nothing_of_ours_is_registered_elsewhere() -> None:
     """An installation's metadata, if it has these groups, says the same as the code."""
     for kind, group in GROUPS.items():
