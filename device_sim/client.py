@@ -1,4 +1,4 @@
-"""The lean client: one asyncio.Protocol per connection driving a pure `Device`. No task per connection, no timer each.
+"""The lean client: a pure `Device` on the network. No task per connection, no timer each.
 
     context = ClientContext(loop, seed=7)
     channels = [Channel.from_url("ws://127.0.0.1:8402/v1/stream")]
@@ -15,32 +15,27 @@ Everything runs on the loop it was made on; nothing here is thread-safe.
 from __future__ import annotations
 
 import asyncio
-import random
-import socket
-import ssl
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
-from typing import Final, Protocol, cast
-from urllib.parse import urlsplit
-
-import msgspec
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
 
 from contract.close_codes import may_reconnect
-from contract.errors import InvalidRequest
-from contract.frames import (
-    BroadcastFrame,
-    ContinuityFrame,
-    ServerFrame,
-    WelcomeFrame,
-    decode_server_frame,
-)
+from contract.frames import BroadcastFrame, ContinuityFrame, WelcomeFrame
 from device_sim.actions import Action, CloseSocket, FetchMap, GiveUp, OpenSocket, Send, Show
 from device_sim.addresses import address_of_attempt
-from device_sim.device import NEVER, Device
+from device_sim.client_context import (
+    Arrival,
+    Arrived,
+    Channel,
+    ClientContext,
+    ClientStats,
+    ConnectionStep,
+    MapFetcher,
+    Recorder,
+    now_ms,
+)
+from device_sim.device import Device
 from device_sim.stream_socket import StreamSocket
-from device_sim.timer_wheel import TimerWheel
+from device_sim.timer_wheel import NOT_PLANNED
 from device_sim.topic import Render
 
 __all__ = [
@@ -55,178 +50,9 @@ __all__ = [
     "now_ms",
 ]
 
-_OPENING_MAX: Final = 256
-"""Handshakes under way at once; more wait their turn, as a phone's radio would make them."""
-_DECODED_MAX: Final = 512
 _ANY_DEVICE: Final[Mapping[str, object]] = {"kind": "TV"}
-
-
-def now_ms() -> int:
-    """This host's wall clock, integer milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-class Channel(msgspec.Struct, frozen=True):
-    """Where to connect; one object for all devices of a node."""
-
-    host: str
-    port: int
-    path: str
-    tls: ssl.SSLContext | None = None
-
-    @classmethod
-    def from_url(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Channel:
-        """From a `ws://` or `wss://` URL (`wss` without a context gets the default one). Raises InvalidRequest."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
-            raise InvalidRequest(f"{url[:80]!r}", field="url", rule="ws://host:port/path or wss://")
-        secure = parts.scheme == "wss"
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        context = (tls or ssl.create_default_context()) if secure else None
-        return cls(parts.hostname, parts.port or (443 if secure else 80), path, context)
-
-
-class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """A frame a judge needs, and when it came: milliseconds with fractions, at the socket."""
-
-    at_ms: float
-    frame: BroadcastFrame | ContinuityFrame
-
-
-class ClientStats(msgspec.Struct, gc=False):
-    """Counts over all clients of a context; they only rise, except `open`."""
-
-    open: int = 0
-    handshakes: int = 0
-    refused: int = 0
-    failed: int = 0
-    frames: int = 0
-    broadcasts: int = 0
-    map_fetches: int = 0
-    protocol_violations: int = 0
-    given_up: int = 0
-
-
-class MapFetcher(Protocol):
-    """Fetches one map for one device later and calls `client.map_fetched` or `client.map_failed`."""
-
-    def request(self, client: DeviceClient, topic: str) -> None: ...
-
-
-class ConnectionStep(IntEnum):
-    """A moment in the life of a connection, for a recorder."""
-
-    OPENING = 0
-    WELCOMED = 1
-    LEFT = 2
-    """The device closed it: silent too long, replaced, stopped; `code` is what it closed with."""
-    ENDED = 3
-    """The transport ended, was refused or never came to be; `code` is the close code, 1006 for none."""
-
-
-class Recorder(Protocol):
-    """Takes what a judge needs as it happens, for fleets too large to keep it as objects. Must be quick."""
-
-    def arrival(self, client: DeviceClient, at_ms: float, payload: bytes) -> None:
-        """A broadcast or continuity, as it came."""
-
-    def render(self, client: DeviceClient, render: Render) -> None: ...
-
-    def connection(self, client: DeviceClient, conn: int, step: ConnectionStep, code: int = 0) -> None: ...
-
-
-class ClientContext:
-    """What the clients of one loop share: timers, randomness, decoded frames, the queue of handshakes."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        seed: int | None = None,
-        fetcher: MapFetcher | None = None,
-        on_render: Callable[[DeviceClient, Render], None] | None = None,
-        record_arrivals: bool = True,
-        recorder: Recorder | None = None,
-        opening_max: int = _OPENING_MAX,
-    ) -> None:
-        self.loop = loop
-        self.wheel = TimerWheel(loop)
-        self.random = random.Random(seed)
-        self.fetcher = fetcher
-        self.on_render = on_render
-        self.record_arrivals = record_arrivals
-        """Keep arrivals as objects, on each client."""
-        self.recorder = recorder
-        self.stats = ClientStats()
-        self._opening_max = opening_max
-        self._waiting: deque[tuple[DeviceClient, int]] = deque()
-        self._opening: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._decoded: dict[bytes, ServerFrame | None] = {}
-
-    def decode(self, payload: bytes) -> ServerFrame | None:
-        """A node's frame; all devices that receive the same bytes share one object."""
-        try:
-            return self._decoded[payload]
-        except KeyError:
-            if len(self._decoded) >= _DECODED_MAX:
-                self._decoded.clear()
-            frame = self._decoded[payload] = decode_server_frame(payload)
-            return frame
-
-    def open(self, client: DeviceClient, conn: int) -> None:
-        """Open a socket for `client`, now or when a handshake under way ends. Outcome: `opened` or `lost` on it."""
-        if len(self._opening) >= self._opening_max:
-            self._waiting.append((client, conn))
-            return
-        key = (id(client), conn)
-        task = self.loop.create_task(self._open(client, conn), name=f"open-{client.device.device_id}")
-        self._opening[key] = task
-        task.add_done_callback(lambda _: self._open_ended(key))
-
-    def cancel_open(self, client: DeviceClient, conn: int) -> None:
-        """Stop opening; nothing is reported any more."""
-        task = self._opening.get((id(client), conn))
-        if task is not None:
-            task.cancel()
-
-    async def close(self) -> None:
-        """Stop timers and handshakes under way. Idempotent; clients are stopped by their owner first."""
-        self.wheel.close()
-        self._waiting.clear()
-        tasks = list(self._opening.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _open_ended(self, key: tuple[int, int]) -> None:
-        self._opening.pop(key, None)
-        while self._waiting and len(self._opening) < self._opening_max:
-            client, conn = self._waiting.popleft()
-            if client.awaits(conn):
-                self.open(client, conn)
-
-    async def _open(self, client: DeviceClient, conn: int) -> None:
-        channel = client.channel_of(conn)
-        stream = StreamSocket(client, conn, channel)
-        try:
-            if channel.tls is not None:
-                await self.loop.create_connection(
-                    lambda: stream, channel.host, channel.port, ssl=channel.tls, local_addr=client.local_addr
-                )
-                return
-            sock = socket.socket(socket.AF_INET6 if ":" in channel.host else socket.AF_INET, socket.SOCK_STREAM)
-            try:
-                sock.setblocking(False)
-                if client.source is not None:
-                    sock.bind((client.source, 0))
-                await self.loop.sock_connect(sock, (channel.host, channel.port))
-                await self.loop.create_connection(lambda: stream, sock=sock)
-            except BaseException:
-                sock.close()
-                raise
-        except OSError:
-            self.stats.failed += 1
-            client.lost(conn, 1006)
+_SLOW_TURN_S: Final = 0.1
+"""How often a slow reader reads."""
 
 
 class DeviceClient:
@@ -234,6 +60,7 @@ class DeviceClient:
 
     __slots__ = (
         "_back_at",
+        "_frozen",
         "_sockets",
         "arrivals",
         "channels",
@@ -271,9 +98,12 @@ class DeviceClient:
         """`DeviceContext` of the schema: what its maps' artwork depends on."""
         self.arrivals: list[Arrival] | None = None
         """Broadcasts and continuities as they came, for the judge; the owner may take and clear it."""
-        self.wheel_at_ms = 0
-        self._sockets: tuple[StreamSocket, ...] = ()
+        self.wheel_at_ms = NOT_PLANNED
+        self._sockets: tuple[StreamSocket, ...] | StreamSocket = ()
+        """Nearly always one: then itself, for a fleet's memory."""
         self._back_at: asyncio.TimerHandle | None = None
+        """When what befell it ends."""
+        self._frozen = False
 
     # for its owner
     def follow(self, topic: str, *, cursor: int | None = None, state_key: str | None = None) -> None:
@@ -287,10 +117,12 @@ class DeviceClient:
         self._carry_out(now, self.device.start(now, delay_ms=delay_ms))
 
     def stop(self) -> None:
-        """Leave for good. Idempotent; sockets close within two seconds."""
+        """Leave for good, or until `start`. Idempotent; sockets close within two seconds."""
         if self._back_at is not None:
             self._back_at.cancel()
             self._back_at = None
+        if self._frozen:
+            self._thaw()
         self._carry_out(now_ms(), self.device.stop())
 
     def address_of(self, conn: int) -> int:
@@ -303,26 +135,76 @@ class DeviceClient:
 
     @property
     def is_closed(self) -> bool:
-        return not self._sockets
+        return not self._streams()
 
-    # faults
+    # faults: each ends by itself; one that does not fit in with another still under way is not taken and says False
+    @property
+    def is_befallen(self) -> bool:
+        return self._back_at is not None
+
     def drop(self) -> None:
-        """Break the connections without a word, as a crashed peer or a pulled cable; the device returns by itself."""
-        for stream in self._sockets:
-            stream.abort()
+        """Break the connections by a reset, as a crashed peer does; the device returns by itself."""
+        for stream in self._streams():
+            stream.reset()
 
     def offline(self, seconds: float) -> None:
         """Lose the network now; it returns after `seconds`, and with it the device, within its window (R21)."""
+        if self._frozen:
+            self._thaw()
         now = now_ms()
         self._carry_out(now, self.device.network(now, up=False, draw=self._draw()))
         if self._back_at is not None:
             self._back_at.cancel()
         self._back_at = self.context.loop.call_later(seconds, self._network_back)
 
+    def half_open(self, seconds: float) -> bool:
+        """Vanish for `seconds` without the node learning of it: the old sockets stay, unread."""
+        if self.is_befallen:
+            return False
+        for stream in self._streams():
+            stream.maroon()
+        self.offline(seconds)
+        return True
+
+    def freeze(self, seconds: float) -> bool:
+        """Neither read nor write nor keep time for `seconds`, as a suspended app; then go on."""
+        if self.is_befallen:
+            return False
+        self._frozen = True
+        for stream in self._streams():
+            stream.pause()
+        self._back_at = self.context.loop.call_later(seconds, self._thaw)
+        return True
+
+    def slow_down(self, seconds: float, bytes_per_s: int) -> bool:
+        """Read `bytes_per_s` at most for `seconds`."""
+        if self.is_befallen:
+            return False
+        self._read_slowly(self.context.loop.time() + seconds, max(1, int(bytes_per_s * _SLOW_TURN_S)))
+        return True
+
     def _network_back(self) -> None:
         self._back_at = None
         now = now_ms()
         self._carry_out(now, self.device.network(now, up=True, draw=self._draw()))
+
+    def _thaw(self) -> None:
+        self._back_at = None
+        self._frozen = False
+        for stream in self._streams():
+            stream.resume()
+        self.on_wake(now_ms())
+
+    def _read_slowly(self, until_s: float, turn_bytes: int) -> None:
+        loop = self.context.loop
+        over = loop.time() >= until_s
+        self._back_at = None if over else loop.call_later(_SLOW_TURN_S, self._read_slowly, until_s, turn_bytes)
+        for stream in self._streams():
+            if over:
+                stream.resume()
+            elif stream.is_open:
+                stream.pause()
+                stream.read_some(turn_bytes)
 
     # for its fetcher
     def carry_out(self, actions: Sequence[Action]) -> None:
@@ -331,6 +213,8 @@ class DeviceClient:
 
     # for the wheel
     def on_wake(self, now: int) -> None:
+        if self._frozen:
+            return  # it is woken when that ends
         if now < self.device.wake_at_ms:
             self._sleep()
             return
@@ -345,39 +229,51 @@ class DeviceClient:
     def local_addr(self) -> tuple[str, int] | None:
         return None if self.source is None else (self.source, 0)
 
-    def attach(self, stream: StreamSocket) -> bool:
-        if not self.device.awaits(stream.conn):
-            return False
-        self._sockets = (*self._sockets, stream)
-        return True
+    def attach(self, stream: StreamSocket) -> None:
+        others = self._streams()
+        self._sockets = (*others, stream) if others else stream
 
     def detach(self, stream: StreamSocket) -> None:
-        self._sockets = tuple(other for other in self._sockets if other is not stream)
+        self.context.handshake_over(stream)
+        if self._sockets is stream:
+            self._sockets = ()
+            return
+        rest = tuple(other for other in self._streams() if other is not stream)
+        self._sockets = rest[0] if len(rest) == 1 else rest
 
     def upgraded(self, stream: StreamSocket) -> None:
+        self.context.stats.handshakes += 1
         now = now_ms()
         self._carry_out(now, self.device.opened(now, stream.conn))
 
-    def frame_received(self, stream: StreamSocket, at_ms: float, payload: bytes) -> None:
-        context = self.context
-        frame = context.decode(payload)
-        context.stats.frames += 1
-        if frame is None:
-            return
-        kind = type(frame)
-        if kind is BroadcastFrame or kind is ContinuityFrame:
-            if kind is BroadcastFrame:
-                context.stats.broadcasts += 1
-            if context.record_arrivals:
-                if self.arrivals is None:
-                    self.arrivals = []
-                self.arrivals.append(Arrival(at_ms, cast("BroadcastFrame | ContinuityFrame", frame)))
-            if context.recorder is not None:
-                context.recorder.arrival(self, at_ms, payload)
-        elif kind is WelcomeFrame and context.recorder is not None:
-            context.recorder.connection(self, stream.conn, ConnectionStep.WELCOMED)
-        now = int(at_ms)
-        self._carry_out(now, self.device.received(now, stream.conn, frame, context.random.random()))
+    def frames_received(self, stream: StreamSocket, at_ms: float, arrived: Arrived) -> None:
+        """Messages that came together, in order."""
+        context, device, conn = self.context, self.device, stream.conn
+        stats, recorder = context.stats, context.recorder
+        now = context.whole_ms(at_ms)
+        for payload, frame in arrived:
+            stats.frames += 1
+            kind = type(frame)
+            if kind is BroadcastFrame or kind is ContinuityFrame:
+                if kind is BroadcastFrame:
+                    stats.broadcasts += 1
+                told = cast("BroadcastFrame | ContinuityFrame", frame)
+                if recorder is not None:
+                    recorder.arrival(self, at_ms, payload, told)
+                if context.record_arrivals:
+                    if self.arrivals is None:
+                        self.arrivals = []
+                    self.arrivals.append(Arrival(at_ms, told))
+            elif kind is WelcomeFrame:
+                if recorder is not None:
+                    recorder.connection(self, conn, ConnectionStep.WELCOMED)
+            if frame is None:
+                continue
+            actions = device.received(now, conn, frame, context.random.random())
+            if actions:
+                self._carry_out(now, actions)
+            elif device.wake_at_ms < self.wheel_at_ms:
+                context.wheel.wake_at(self, device.wake_at_ms)
 
     def lost(self, conn: int, code: int, *, retry_after_ms: int = 0) -> None:
         """A connection ended, was refused or never came to be; the device ignores one it already left."""
@@ -391,8 +287,12 @@ class DeviceClient:
 
     def _sleep(self) -> None:
         wake_at = self.device.wake_at_ms
-        if wake_at != NEVER:
+        if wake_at < self.wheel_at_ms:
             self.context.wheel.wake_at(self, wake_at)
+
+    def _streams(self) -> tuple[StreamSocket, ...]:
+        sockets = self._sockets
+        return sockets if type(sockets) is tuple else (cast("StreamSocket", sockets),)
 
     def _carry_out(self, now: int, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -401,7 +301,7 @@ class DeviceClient:
                 self._show(cast("Show", action).render)
             elif kind is Send:
                 send = cast("Send", action)
-                for stream in self._sockets:
+                for stream in self._streams():
                     if stream.conn == send.conn:
                         stream.send(send.frame)
             elif kind is OpenSocket:
@@ -430,9 +330,9 @@ class DeviceClient:
     def _close(self, action: CloseSocket) -> None:
         if self.context.recorder is not None:
             self.context.recorder.connection(self, action.conn, ConnectionStep.LEFT, action.code)
-        self.context.cancel_open(self, action.conn)
-        for stream in self._sockets:
+        for stream in self._streams():
             if stream.conn == action.conn:
+                self.context.cancel_open(stream)
                 stream.close(action.code)
 
     def _fetch(self, now: int, topic: str) -> None:

@@ -12,8 +12,8 @@ returns the actions to carry out now, in order. Between inputs the shell calls `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, cast
 
 from contract.close_codes import CloseCode
 from contract.errors import InvalidRequest
@@ -58,6 +58,8 @@ class DeviceOptions(ConnectionOptions, frozen=True, kw_only=True):
     render_log_max: int = 256
     told_max: int = 256
     keeps_renders: bool = True
+    tells_renders: bool = True
+    """False for load devices whose screens nobody watches: no `Show` is made; what is shown is known all the same."""
     fetches_maps: bool = True
     """False for load devices that follow topics without maps."""
 
@@ -67,6 +69,7 @@ class Device:
 
     __slots__ = (
         "_acks",
+        "_topics",
         "artwork",
         "clock_offset_ms",
         "connection",
@@ -79,7 +82,6 @@ class Device:
         "token",
         "told",
         "told_dropped",
-        "topics",
         "wake_at_ms",
     )
 
@@ -88,7 +90,8 @@ class Device:
         self.options = options
         self.token = token
         """Renewed in-band by the node; the shell presents it on the next handshake."""
-        self.topics: dict[str, TopicState] = {}
+        self._topics: TopicState | dict[str, TopicState] | None = None
+        """Mostly one, which is kept without a dictionary."""
         self.connection = Connection(options)
         self.refetch_window_ms = options.refetch_window_ms
         self.clock_offset_ms = 0
@@ -106,6 +109,24 @@ class Device:
         self._acks: list[tuple[int, str, int]] | None = None
 
     # what a shell or a person may ask
+    @property
+    def topics(self) -> Mapping[str, TopicState]:
+        """What it follows; to be read only."""
+        return {state.topic: state for state in self.states}
+
+    @property
+    def states(self) -> Collection[TopicState]:
+        """Of every topic it follows, in the order they were followed."""
+        topics = self._topics
+        if type(topics) is TopicState:
+            return (topics,)
+        return cast("dict[str, TopicState]", topics).values() if topics is not None else ()
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether it is online and knows a cursor for every topic."""
+        return self.online and all(state.cursor is not None for state in self.states)
+
     @property
     def online(self) -> bool:
         """Whether a welcomed connection is open."""
@@ -138,18 +159,18 @@ class Device:
 
         Raises InvalidRequest above MAX_TOPICS_PER_CONNECTION. Following a topic again changes nothing.
         """
-        if topic in self.topics:
+        if self._state(topic) is not None:
             return _NOTHING
-        if len(self.topics) >= MAX_TOPICS_PER_CONNECTION:
-            raise InvalidRequest(
-                f"{len(self.topics)} topics already", field="topic", rule=f"at most {MAX_TOPICS_PER_CONNECTION}"
-            )
-        state = self.topics[topic] = TopicState(topic, cursor=cursor, state_key=state_key)
+        count = len(self.states)
+        if count >= MAX_TOPICS_PER_CONNECTION:
+            raise InvalidRequest(f"{count} topics already", field="topic", rule=f"at most {MAX_TOPICS_PER_CONNECTION}")
+        state = TopicState(topic, cursor=cursor, state_key=state_key)
+        self._topics = {**self.topics, topic: state} if count else state
         return [self._subscribe(conn, [state]) for conn in self.connection.subscribed_conns()] or _NOTHING
 
     def adopt(self, now_ms: int, topic: str, state_key: str, timestamp: int, draw: float) -> Sequence[Action]:
         """Show the state the channel names and start from its cursor; only for a topic still at cursor null."""
-        state = self.topics.get(topic)
+        state = self._state(topic)
         if state is None or state.cursor is not None:
             return _NOTHING
         state.cursor, state.state_key, state.provisional_key = timestamp, state_key, None
@@ -159,8 +180,9 @@ class Device:
 
     def unfollow(self, topic: str) -> Sequence[Action]:
         """Forget a topic; following another audience of its event starts at cursor null (R6)."""
-        if self.topics.pop(topic, None) is None:
+        if self._state(topic) is None:
             return _NOTHING
+        self._topics = {state.topic: state for state in self.states if state.topic != topic}
         return [Send(conn, UnsubscribeFrame([topic])) for conn in self.connection.subscribed_conns()] or _NOTHING
 
     def start(self, now_ms: int, *, delay_ms: int = 0) -> Sequence[Action]:
@@ -179,7 +201,7 @@ class Device:
 
         Nodes are told of a newer one by subscribing again: an operator who added a stage waits for it (R7).
         """
-        state = self.topics.get(topic)
+        state = self._state(topic)
         if state is None:
             return _NOTHING
         if not self.online:
@@ -187,7 +209,7 @@ class Device:
         state.fetching, state.map_failures = False, 0
         newer = state.stage_map is None or stage_map.version > state.stage_map.version
         state.stage_map = stage_map
-        outdated = state.schedule(stage_map.revision, stage_map.version, dict(stage_map.times))
+        outdated = state.schedule(stage_map.revision, stage_map.version, stage_map.times)
         outdated = outdated or stage_map.version < state.version
         jitter = 1.0 - self.options.ttl_spread * draw
         state.refetch_at = now_ms + int(stage_map.ttl_s * 1000 * jitter)
@@ -205,17 +227,17 @@ class Device:
 
     def artwork_fetched(self, urls: frozenset[str]) -> None:
         """Put pictures into the cache; those of no map held any more leave it."""
-        used = frozenset(url for state in self.topics.values() if state.stage_map for url in state.stage_map.artwork)
+        used = frozenset(url for state in self.states if state.stage_map for url in state.stage_map.artwork)
         self.artwork = (self.artwork & used) | urls
 
     def artwork_missing(self, topic: str) -> int:
         """Pictures of the topic's map that showing it would have to ask for."""
-        state = self.topics.get(topic)
+        state = self._state(topic)
         return 0 if state is None or state.stage_map is None else len(state.stage_map.artwork - self.artwork)
 
     def map_failed(self, now_ms: int, topic: str, draw: float) -> None:
         """A fetch failed: another one within a window that grows per failure. The map held stays."""
-        state = self.topics.get(topic)
+        state = self._state(topic)
         if state is None:
             return
         state.fetching = False
@@ -231,9 +253,8 @@ class Device:
         """The handshake of `conn` succeeded: subscribe with cursors and the maps held."""
         if not self.connection.opened(now_ms, conn):
             return [CloseSocket(conn, CloseCode.NORMAL)]
-        if not self.topics:
-            return _NOTHING
-        return [self._subscribe(conn, self.topics.values())]
+        states = self.states
+        return [self._subscribe(conn, states)] if states else _NOTHING
 
     def heard(self, now_ms: int) -> None:
         """A ping or anything else arrived: the connection lives."""
@@ -242,10 +263,11 @@ class Device:
     def received(self, now_ms: int, conn: int, frame: ServerFrame, draw: float) -> Sequence[Action]:
         """One frame of a node. Frames of two overlapping sockets feed the same cursors."""
         self.connection.heard_ms = now_ms
-        if type(frame) is BroadcastFrame:
-            return self._broadcast(now_ms, conn, frame, draw)
-        if type(frame) is ContinuityFrame:
-            return self._continuity(now_ms, conn, frame, draw)
+        kind = type(frame)
+        if kind is BroadcastFrame:
+            return self._broadcast(now_ms, conn, cast("BroadcastFrame", frame), draw)
+        if kind is ContinuityFrame:
+            return self._continuity(now_ms, conn, cast("ContinuityFrame", frame), draw)
         if type(frame) is ScheduleFrame:
             return self._schedule(now_ms, frame, draw)
         if type(frame) is WelcomeFrame:
@@ -274,7 +296,7 @@ class Device:
         if lost is None:
             return _NOTHING
         actions: list[Action] = []
-        for state in self.topics.values():
+        for state in self.states:
             cut_short = state.connection_lost(conn)
             if lost.which == "live" or cut_short:
                 self._show_offline(now_ms, state, cut_short, draw, actions)
@@ -300,7 +322,7 @@ class Device:
             actions.append(OpenSocket(conn))
         if self._acks is not None:
             self._send_due_acks(now_ms, actions)
-        for state in self.topics.values():
+        for state in self.states:
             if state.refetch_at is not None and state.refetch_at <= now_ms:
                 state.refetch_at = None
                 if self.options.fetches_maps and not state.fetching:
@@ -317,6 +339,12 @@ class Device:
         self.wake_at_ms = self._next_wake(now_ms)
         return actions or _NOTHING
 
+    def _state(self, topic: str) -> TopicState | None:
+        topics = self._topics
+        if type(topics) is TopicState:
+            return topics if topics.topic == topic else None
+        return cast("dict[str, TopicState]", topics).get(topic) if topics is not None else None
+
     # frames, one by one
     def _welcome(self, now_ms: int, conn: int, frame: WelcomeFrame) -> Sequence[Action]:
         ours, old = self.connection.welcomed(conn, frame)
@@ -329,7 +357,7 @@ class Device:
         return _NOTHING if old is None else [CloseSocket(old, CloseCode.NORMAL)]
 
     def _broadcast(self, now_ms: int, conn: int, frame: BroadcastFrame, draw: float) -> Sequence[Action]:
-        state = self.topics.get(frame.topic)
+        state = self._state(frame.topic)
         if state is None:
             return _NOTHING
         cursor = state.cursor
@@ -348,7 +376,7 @@ class Device:
         return actions
 
     def _continuity(self, now_ms: int, conn: int, frame: ContinuityFrame, draw: float) -> Sequence[Action]:
-        state = self.topics.get(frame.topic)
+        state = self._state(frame.topic)
         if state is None:
             return _NOTHING
         told, cause = state.continuity(conn, frame)
@@ -361,7 +389,7 @@ class Device:
         return actions
 
     def _schedule(self, now_ms: int, frame: ScheduleFrame, draw: float) -> Sequence[Action]:
-        state = self.topics.get(frame.topic)
+        state = self._state(frame.topic)
         if state is not None and state.schedule_frame(frame):
             self._plan_refetch(now_ms, state, draw)
         return _NOTHING
@@ -383,17 +411,23 @@ class Device:
         *,
         refetch_missing: bool = True,
     ) -> None:
-        render, missing = state.render(now_ms, cause)
+        cause, timestamp, missing = state.show(cause)
         if missing and refetch_missing:
             self._plan_refetch(now_ms, state, draw)
-        if self.options.keeps_renders:
+        options = self.options
+        if not options.keeps_renders and not options.tells_renders:
+            return
+        assert state.shown_key is not None
+        render = Render(now_ms, state.topic, state.shown_key, timestamp, cause, state.shown_fingerprint)
+        if options.keeps_renders:
             if self.renders is None:
                 self.renders = []
-            elif len(self.renders) >= self.options.render_log_max:
+            elif len(self.renders) >= options.render_log_max:
                 del self.renders[0]
                 self.renders_dropped += 1
             self.renders.append(render)
-        actions.append(Show(render))
+        if options.tells_renders:
+            actions.append(Show(render))
 
     def _show_offline(
         self, now_ms: int, state: TopicState, cut_short: bool, draw: float, actions: list[Action]
@@ -437,7 +471,7 @@ class Device:
 
         Paced like a return (R21): uniform over the reconnect window, which grows per refusal.
         """
-        state = self.topics.get(frame.topic or "")
+        state = self._state(frame.topic or "")
         if frame.code != UNKNOWN_TOPIC or state is None or not self.awaits(conn):
             return
         state.refusals += 1
@@ -471,7 +505,7 @@ class Device:
         wake = self.connection.wake_at_ms
         if self._acks is not None:
             wake = min(wake, min(self._acks)[0])
-        for state in self.topics.values():
+        for state in self.states:
             if state.refetch_at is not None:
                 wake = min(wake, state.refetch_at)
             if state.ask_again_at is not None:

@@ -23,6 +23,7 @@ from device_sim.audit import DeviceLog
 from device_sim.client import Channel, ClientContext, DeviceClient, Recorder, now_ms
 from device_sim.device import Device, DeviceOptions
 from device_sim.prefetch import ArtworkMode, Prefetched, Prefetcher, ProfileToken, Recorded
+from device_sim.start_shape import StartShape, start_moment_s
 from device_sim.topic import Render
 
 __all__ = ["Fleet", "FleetOptions", "Progress"]
@@ -80,6 +81,7 @@ class Fleet:
         self.options = options
         self.clients: list[DeviceClient] = []
         self.prefetcher: Prefetcher | None = None
+        self.closing = False
         self._on_render = on_render
         self._recorder = recorder
         self._random = random.Random(options.seed)
@@ -111,6 +113,7 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.closing = True
         for client in self.clients:
             client.stop()
         deadline = asyncio.get_running_loop().time() + _STOP_WITHIN_S
@@ -147,24 +150,61 @@ class Fleet:
 
         It connects to its one of `urls`, and goes on to the others when that fails, ends or falls silent.
         """
-        key = tuple(urls)
-        channels = self._channels.get(key)
-        if channels is None:
-            channels = self._channels[key] = tuple(Channel.from_url(url) for url in urls)
-        sources = self.options.sources
-        client = DeviceClient(
-            self.context,
-            channels,
-            Device(device_id, self.options.device, token=token),
-            number=len(self.clients),
-            source=sources[len(self.clients) % len(sources)] if sources else None,
-            profile_id=profile_id,
-            device_context=device_context,
+        client = self._build(
+            len(self.clients), device_id, urls, token, profile_id=profile_id, device_context=device_context
         )
         for topic in topics:
             client.follow(topic)
         self.clients.append(client)
         return client
+
+    def replace(self, number: int) -> DeviceClient:
+        """A new device in the place of one that left for good: same name, token, topics and maps, never subscribed."""
+        left = self.clients[number]
+        client = self._build(
+            number,
+            left.device.device_id,
+            (),
+            left.device.token,
+            channels=left.channels,
+            profile_id=left.profile_id,
+            device_context=left.device_context,
+        )
+        for state in left.device.states:
+            client.follow(state.topic)
+            if state.stage_map is not None:
+                fetched = client.device.map_fetched(now_ms(), state.topic, state.stage_map, self._random.random())
+                client.carry_out(fetched)
+        client.device.artwork = left.device.artwork
+        self.clients[number] = client
+        return client
+
+    def _build(
+        self,
+        number: int,
+        device_id: str,
+        urls: Sequence[str],
+        token: str,
+        *,
+        channels: Sequence[Channel] | None = None,
+        profile_id: str,
+        device_context: Mapping[str, object] | None,
+    ) -> DeviceClient:
+        if channels is None:
+            key = tuple(urls)
+            channels = self._channels.get(key)
+        if channels is None:
+            channels = self._channels[key] = tuple(Channel.from_url(url) for url in urls)
+        sources = self.options.sources
+        return DeviceClient(
+            self.context,
+            channels,
+            Device(device_id, self.options.device, token=token),
+            number=number,
+            source=sources[number % len(sources)] if sources else None,
+            profile_id=profile_id,
+            device_context=device_context,
+        )
 
     async def prefetch_all(self, progress: Progress | None = None) -> None:
         """Prefetch for profiles p-<first>.. with bounded concurrency. Raises the first failure, cancelling the rest."""
@@ -239,10 +279,10 @@ class Fleet:
         device.artwork_fetched(prefetched.artwork)
 
     # the night
-    def start_all(self, *, over_s: float = 0.0) -> None:
-        """Start every device at a uniformly random moment of `over_s`."""
+    def start_all(self, *, over_s: float = 0.0, shape: StartShape = "uniform") -> None:
+        """Start every device at a random moment of `over_s`."""
         for client in self.clients:
-            client.start(delay_ms=int(self._random.random() * over_s * 1000))
+            client.start(delay_ms=int(start_moment_s(shape, self._random.random(), over_s) * 1000))
 
     async def connect_all(self, *, over_s: float = 0.0, progress: Progress | None = None) -> None:
         """Start every device at a uniformly random moment of `over_s`; returns once all are welcomed.
@@ -262,17 +302,26 @@ class Fleet:
         """Until every device is online with a cursor at or above `newest` for its topics. Raises Unavailable."""
 
         def caught_up(client: DeviceClient) -> bool:
-            topics = client.device.topics.values()
-            return client.device.online and all((each.cursor or 0) >= newest.get(each.topic, 0) for each in topics)
+            states = client.device.states
+            return client.device.online and all((each.cursor or 0) >= newest.get(each.topic, 0) for each in states)
 
         await self._until(caught_up, timeout_s, "caught up", progress)
 
     def take_offline(self, share: float, seconds: float) -> list[DeviceClient]:
         """A random share of the devices loses the network for `seconds`; returns them."""
-        chosen = self._random.sample(self.clients, round(share * len(self.clients)))
+        chosen = self.sample(share)
         for client in chosen:
             client.offline(seconds)
         return chosen
+
+    def sample(self, share: float) -> list[DeviceClient]:
+        """A random share of the devices; `fleet_faults` has what may befall it."""
+        assert 0.0 <= share <= 1.0, "a share lies in 0..1"
+        return self._random.sample(self.clients, round(share * len(self.clients)))
+
+    def draw(self) -> float:
+        """One number in [0, 1), by the fleet's seed."""
+        return self._random.random()
 
     def count(self, condition: Callable[[DeviceClient], bool]) -> int:
         return sum(1 for client in self.clients if condition(client))
@@ -287,7 +336,7 @@ class Fleet:
             DeviceLog(
                 device_id=client.device.device_id,
                 profile_id=client.profile_id,
-                cursors={state.topic: state.cursor for state in client.device.topics.values()},
+                cursors={state.topic: state.cursor for state in client.device.states},
                 arrivals=client.arrivals or (),
                 renders=client.device.renders or (),
                 told=client.device.told or (),
@@ -312,5 +361,4 @@ class Fleet:
 
 
 def _subscribed(client: DeviceClient) -> bool:
-    device = client.device
-    return device.online and all(state.cursor is not None for state in device.topics.values())
+    return client.device.subscribed

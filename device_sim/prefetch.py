@@ -139,8 +139,9 @@ class Prefetcher:
         keep_content: bool = True,
         seed: int | None = None,
         token_of: ProfileToken | None = None,
+        records: bool = True,
     ) -> None:
-        """`token_of`: what a profile's requests are signed with; None: nothing."""
+        """`token_of`: what a profile's requests are signed with; None: nothing. `records`: keep answers for a judge."""
         self.url = dgs_url.rstrip("/") + "/graphql"
         self.counts = PrefetchCounts()
         self.recorded: dict[str, list[Recorded]] = {}
@@ -151,6 +152,7 @@ class Prefetcher:
         self._concurrency = concurrency
         self._random = random.Random(seed)
         self._token_of = token_of
+        self._records = records
         self._session: aiohttp.ClientSession | None = None
         self._by_hash = True
         self._edge: dict[str, asyncio.Future[None]] = {}
@@ -275,6 +277,8 @@ class Prefetcher:
         return self._map(_data(heard), heard.etag)
 
     def _record(self, profile_id: str, device_id: str, event_id: str, body: bytes) -> None:
+        if not self._records:
+            return
         kept = self.recorded.setdefault(profile_id, [])
         if len(kept) < _RECORDED_PER_DEVICE_MAX:
             kept.append(Recorded(now_ms(), device_id, event_id, body))

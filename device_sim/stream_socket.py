@@ -1,15 +1,19 @@
-"""One WebSocket of a device: bytes on one side, frames and their end told to its `DeviceClient` on the other."""
+"""One WebSocket of a device: bytes on one side, frames and their end told to its `DeviceClient` on the other.
+
+How bytes come and go is a subclass's: `device_table.TableSocket` (a descriptor of the table) or
+`transport_socket.TransportSocket` (the loop's own transport).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import time
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode
 from contract.errors import MalformedFrame
-from contract.frames import SUBPROTOCOL, ClientFrame, encode_frame
+from contract.frames import SUBPROTOCOL, ClientFrame, ServerFrame, WelcomeFrame, encode_frame
 from device_sim import wire
 
 if TYPE_CHECKING:
@@ -19,140 +23,205 @@ __all__ = ["StreamSocket"]
 
 _CLOSE_WITHIN_S: Final = 2.0
 """How long a server may take to answer our close frame before the transport is aborted."""
+_EMPTY_PING: Final = b"\x89\x00"
+_Arrived = list[tuple[bytes, ServerFrame | None]]
+
+_NEW: Final = b""
+"""Nothing was written yet."""
 
 
-class StreamSocket(asyncio.Protocol):
+class StreamSocket:
     """One WebSocket of a device."""
 
-    __slots__ = ("_close_code", "_closing", "_key", "_parser", "channel", "client", "conn", "transport")
+    __slots__ = ("_close_code", "_closing", "_state", "channel", "client", "conn")
 
     def __init__(self, client: DeviceClient, conn: int, channel: Channel) -> None:
         self.client = client
         self.conn = conn
         self.channel = channel
-        self.transport: asyncio.Transport | None = None
-        self._key: bytes | None = None
-        self._parser: wire.FrameParser | None = None
+        self._state: bytes | wire.FrameParser | None = _NEW
+        """The handshake's key while that is under way, and behind a zero byte, which base64 has none of, the answer's
+        beginning; then None, or a parser while it holds something incomplete."""
         self._close_code = 1006
         self._closing: asyncio.TimerHandle | None = None
 
-    # asyncio.Protocol
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        client = self.client
-        self.transport = cast("asyncio.Transport", transport)
-        if not client.attach(self):
-            self.transport.abort()
-            return
-        client.context.stats.open += 1
-        self._key = base64.b64encode(client.context.random.randbytes(16))
-        channel = self.channel
-        self.transport.write(
-            wire.handshake_request(
-                f"{channel.host}:{channel.port}",
-                channel.path,
-                subprotocol=SUBPROTOCOL,
-                token=client.device.token,
-                key=self._key,
-            )
-        )
+    # how bytes come and go
+    def write(self, data: bytes) -> None:
+        """Write all of it, or abort."""
+        raise NotImplementedError
 
-    def data_received(self, data: bytes) -> None:
-        arrived_s = time.time()
+    def finish(self) -> None:
+        """Close behind what was written; `ended` follows."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Break it, as a lost network does: no close frame; `ended` follows."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Break it so that the peer learns at once."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Read no more, until `resume`."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise NotImplementedError
+
+    def maroon(self) -> None:
+        """The device is gone, the socket stays, unread, and its peer does not learn of it; `ended` was called."""
+        raise NotImplementedError
+
+    def read_some(self, limit_bytes: int) -> None:
+        """While paused: read so much."""
+        raise NotImplementedError
+
+    # from the subclass
+    def request(self) -> bytes:
+        """The handshake to write, with a new key."""
+        context = self.client.context
+        key = self._state = base64.b64encode(context.random.randbytes(16))
+        return wire.completed_request(context.head_of(self.channel), token=self.client.device.token, key=key)
+
+    def began(self) -> None:
+        """The connection stands and `request` was written."""
+        self.client.context.stats.open += 1
+
+    def not_begun(self) -> None:
+        """`request` could not be written yet; another one will be."""
+        self._state = _NEW
+
+    def received(self, data: bytes) -> None:
+        at_s = time.time()
+        context = self.client.context
+        if self._state is None:
+            arrived = context.known_chunks.get(data)
+            if arrived is not None:
+                self.client.frames_received(self, at_s * 1000.0, arrived)
+                return
+            if data == _EMPTY_PING:
+                self._write(wire.PONG, b"")
+                self.client.device.heard(int(at_s * 1000))
+                return
         try:
-            if self._parser is None:
+            if type(self._state) is bytes:
                 data = self._handshake(data)
                 if not data:
                     return
-            assert self._parser is not None
-            for opcode, payload in self._parser.feed(data):
-                if opcode == wire.TEXT:
-                    self.client.frame_received(self, arrived_s * 1000.0, payload)
-                elif opcode == wire.PING:
-                    self._write(wire.PONG, payload)
-                    self.client.device.heard(int(arrived_s * 1000))
-                elif opcode == wire.CLOSE:
-                    self._closed_by_peer(payload)
-                    return
+            self._parse(data, at_s * 1000.0)
         except wire.HandshakeRefused as refused:
-            self.client.context.stats.refused += 1
-            self._abort()
+            context.stats.refused += 1
+            self.abort()
             # 401 and 403 will be the same tomorrow; everything else may pass.
             code = CloseCode.BAD_TOKEN if refused.status in (401, 403) else 1006
             self.client.lost(self.conn, code, retry_after_ms=int(refused.retry_after_s * 1000))
         except (wire.ProtocolViolation, MalformedFrame) as exc:
-            self.client.context.stats.protocol_violations += 1
+            context.stats.protocol_violations += 1
             self.close(getattr(exc, "code", CloseCode.PROTOCOL_ERROR), violation=True)
             self.client.lost(self.conn, 1006)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def ended(self) -> None:
+        """The connection is over, or never came to be. Once."""
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
         client = self.client
-        if self._key is not None:
+        if self.is_open:
             client.context.stats.open -= 1
-        self.transport = None
+            self._state = _NEW
         client.detach(self)
         client.lost(self.conn, self._close_code)
 
-    def pause_writing(self) -> None:
-        # A node that does not read a device's few tiny frames is broken; there is no queue to keep for it.
-        self._abort()
-
     # for the client
     @property
+    def is_open(self) -> bool:
+        """Whether the connection stands."""
+        return self._state != _NEW
+
+    @property
     def upgraded(self) -> bool:
-        return self._parser is not None
+        return type(self._state) is not bytes
 
     def send(self, frame: ClientFrame) -> None:
-        if self._parser is not None and self._closing is None:
+        if type(self._state) is not bytes and self._closing is None:
             self._write(wire.TEXT, encode_frame(frame))
 
     def close(self, code: int, *, violation: bool = False) -> None:
         """Say goodbye with `code` and wait a bounded time for the answer; broken connections are aborted."""
-        if self.transport is None or self._closing is not None:
+        if self._closing is not None:
             return
-        if self._parser is None or (code == CloseCode.GOING_AWAY and not violation):
-            self._abort()
+        if not self.upgraded or (code == CloseCode.GOING_AWAY and not violation):
+            self.abort()
             return
+        self._closing = self.client.context.loop.call_later(_CLOSE_WITHIN_S, self.abort)
         self._write(wire.CLOSE, wire.close_payload(code))
-        self._closing = self.client.context.loop.call_later(_CLOSE_WITHIN_S, self._abort)
-
-    def abort(self) -> None:
-        """Break it, as a lost network does: no close frame."""
-        self._abort()
-
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
 
     def _handshake(self, data: bytes) -> bytes:
         """Consume the response head; returns what follows it."""
-        assert self._key is not None
-        # The incomplete head is kept in `_key`'s place after a zero byte: base64 has none, and it is rarely needed.
-        key, _, earlier = self._key.partition(b"\0")
+        assert type(self._state) is bytes
+        context = self.client.context
+        key, _, earlier = self._state.partition(b"\0")
         received = earlier + data
-        head, found, rest = received.partition(b"\r\n\r\n")
-        if not found:
-            if len(received) > wire.MAX_HANDSHAKE_BYTES:
-                raise wire.ProtocolViolation("a response head too large")
-            self._key = key + b"\0" + received
-            return b""
-        wire.parse_handshake_response(head, key, SUBPROTOCOL)
-        self._key = b""
-        self._parser = wire.FrameParser()
-        self.client.context.stats.handshakes += 1
+        accept = wire.accept_key(key)
+        before, after = context.answer_head
+        # An answer that is, byte for byte, one checked before but for the key's hash needs no second look.
+        known = before + accept + after
+        if before and received.startswith(known):
+            rest = received[len(known) :]
+        else:
+            head, found, rest = received.partition(b"\r\n\r\n")
+            if not found:
+                if len(received) > wire.MAX_HANDSHAKE_BYTES:
+                    raise wire.ProtocolViolation("a response head too large")
+                self._state = key + b"\0" + received
+                return b""
+            wire.parse_handshake_response(head, key, SUBPROTOCOL)
+            before, _, after = (head + found).partition(accept)
+            context.answer_head = (before, after)
+        self._state = None
+        context.handshake_over(self)
         self.client.upgraded(self)
         return rest
+
+    def _parse(self, data: bytes, at_ms: float) -> None:
+        context, client = self.client.context, self.client
+        state = self._state
+        parser = state if isinstance(state, wire.FrameParser) else context.idle_parser
+        whole = parser is context.idle_parser
+        shared: _Arrived | None = [] if whole else None
+        try:
+            for opcode, payload in parser.feed(data):
+                if opcode == wire.TEXT:
+                    frame = context.decode(payload)
+                    if type(frame) is WelcomeFrame:
+                        shared = None  # every device has its own
+                    elif shared is not None:
+                        shared.append((payload, frame))
+                    client.frames_received(self, at_ms, [(payload, frame)])
+                    continue
+                shared = None
+                if opcode == wire.PING:
+                    self._write(wire.PONG, payload)
+                    client.device.heard(int(at_ms))
+                elif opcode == wire.CLOSE:
+                    self._closed_by_peer(payload)
+                    return
+            if shared and parser.is_idle:
+                context.know_chunk(data, shared)
+        finally:
+            if whole and not parser.is_idle:
+                context.idle_parser = wire.FrameParser()
+                if self._state is None:
+                    self._state = parser
+            elif not whole and parser.is_idle and self._state is parser:
+                self._state = None
 
     def _closed_by_peer(self, payload: bytes) -> None:
         self._close_code = wire.parse_close(payload)
         if self._closing is None:
             self._write(wire.CLOSE, payload[:2])
-        if self.transport is not None:
-            self.transport.close()
+        self.finish()
 
     def _write(self, opcode: int, payload: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            mask = self.client.context.random.randbytes(4)
-            self.transport.write(wire.masked_frame(opcode, payload, mask))
+        self.write(wire.masked_frame(opcode, payload, self.client.context.random.randbytes(4)))

@@ -8,8 +8,9 @@ import time
 from collections import deque
 from typing import Final, Protocol
 
-__all__ = ["TICK_MS", "TimerWheel", "Wakeable"]
+__all__ = ["NOT_PLANNED", "TICK_MS", "TimerWheel", "Wakeable"]
 
+NOT_PLANNED: Final = 1 << 62
 TICK_MS: Final = 10
 """Reconnects, acks and refetches are spread over seconds; 10 ms is exact enough and keeps buckets few."""
 _SLICE: Final = 200
@@ -18,7 +19,7 @@ _SLICE: Final = 200
 
 class Wakeable(Protocol):
     wheel_at_ms: int
-    """Owned by the wheel: when it will call next, 0 for never."""
+    """Owned by the wheel: when it will call next; NOT_PLANNED at first."""
 
     def on_wake(self, now_ms: int) -> None: ...
 
@@ -36,7 +37,7 @@ class TimerWheel:
 
     def wake_at(self, who: Wakeable, at_ms: int) -> None:
         """Wake `who` at `at_ms`, or earlier if it already asked for that."""
-        if who.wheel_at_ms and who.wheel_at_ms <= at_ms:
+        if who.wheel_at_ms <= at_ms:
             return
         who.wheel_at_ms = at_ms
         tick = at_ms // TICK_MS + 1
@@ -80,7 +81,7 @@ class TimerWheel:
         for _ in range(min(_SLICE, len(self._due))):
             who = self._due.popleft()
             # A later bucket may hold it too, from before it asked for an earlier moment: that call is merely early.
-            who.wheel_at_ms = 0
+            who.wheel_at_ms = NOT_PLANNED
             who.on_wake(now_ms)
         if self._due:
             self._loop.call_soon(self._drain)

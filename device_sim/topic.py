@@ -5,6 +5,7 @@ Nothing here knows sockets or timers. Transitions say what became of a frame; `r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -72,7 +73,8 @@ class TopicState:
         self.state_key = state_key
         """What the cursor's broadcast announced; None before the first."""
         self.stage_map: StageMap | None = None
-        self.times: dict[str, int | None] | None = None
+        self.times: Mapping[str, int | None] | None = None
+        """Shared by all who were told the same: never changed in place."""
         self.revision = -1
         """Of `times`; the higher one wins (R5)."""
         self.version = -1
@@ -155,7 +157,7 @@ class TopicState:
         self.provisional_key = None
         return cause
 
-    def schedule(self, revision: int, version: int, times: dict[str, int | None]) -> bool:
+    def schedule(self, revision: int, version: int, times: Mapping[str, int | None]) -> bool:
         """Take a schedule if its revision is higher; returns whether the map held is now outdated (R5)."""
         if revision <= self.revision:
             return False
@@ -195,8 +197,9 @@ class TopicState:
         return min((at for at in self.times.values() if at is not None and at > server_now_ms), default=None)
 
     # the screen
-    def render(self, now_ms: int, cause: RenderCause) -> tuple[Render, bool]:
-        """What is on the screen from now on, and whether the map misses its key."""
+    def show(self, cause: RenderCause) -> tuple[RenderCause, int | None, bool]:
+        """Put the state on the screen (`shown_key`, `shown_fingerprint`): (why, by which cursor, whether the map misses
+        its key)."""
         provisional = cause == "provisional"
         key = self.provisional_key if provisional else self.state_key
         fingerprint, missing = "", key is not None and key != DEFAULT_STATE
@@ -207,8 +210,7 @@ class TopicState:
             cause = "default"
         self.shown_key = key or DEFAULT_STATE
         self.shown_fingerprint = fingerprint
-        timestamp = None if provisional else self.cursor
-        return Render(now_ms, self.topic, self.shown_key, timestamp, cause, fingerprint), missing
+        return cause, None if provisional else self.cursor, missing
 
     def shows_other_content(self) -> bool:
         """Whether the map now held shows something else for what is on the screen."""

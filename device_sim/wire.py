@@ -29,6 +29,8 @@ __all__ = [
     "ProtocolViolation",
     "accept_key",
     "close_payload",
+    "completed_request",
+    "handshake_head",
     "handshake_request",
     "masked_frame",
     "parse_close",
@@ -68,13 +70,24 @@ def accept_key(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
-def handshake_request(host: str, path: str, *, subprotocol: str, token: str, key: bytes) -> bytes:
-    """The upgrade request; `key` is 16 random bytes in base64."""
-    bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+def handshake_head(host: str, path: str, *, subprotocol: str) -> bytes:
+    """The upgrade request but for who asks: the same for all devices of a channel."""
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {subprotocol}\r\n{bearer}Sec-WebSocket-Key: "
-    ).encode() + b"%b\r\n\r\n" % key
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {subprotocol}\r\n"
+    ).encode()
+
+
+def completed_request(head: bytes, *, token: str, key: bytes) -> bytes:
+    """The upgrade request; `key` is 16 random bytes in base64."""
+    if token:
+        return b"%bAuthorization: Bearer %b\r\nSec-WebSocket-Key: %b\r\n\r\n" % (head, token.encode(), key)
+    return b"%bSec-WebSocket-Key: %b\r\n\r\n" % (head, key)
+
+
+def handshake_request(host: str, path: str, *, subprotocol: str, token: str, key: bytes) -> bytes:
+    """The whole upgrade request."""
+    return completed_request(handshake_head(host, path, subprotocol=subprotocol), token=token, key=key)
 
 
 def parse_handshake_response(head: bytes, key: bytes, subprotocol: str) -> None:
@@ -132,6 +145,11 @@ class FrameParser:
     def __init__(self) -> None:
         self._rest = b""
         self._fragments: bytearray | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it keeps nothing, and may serve another connection."""
+        return not self._rest and self._fragments is None
 
     def feed(self, received: bytes) -> Iterator[tuple[int, bytes]]:
         """Whole messages and control frames in `received` and what was kept. Raises ProtocolViolation."""

@@ -15,99 +15,49 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import uvloop
 
 from device_sim.client import DeviceClient
+from device_sim.device_loop import run_devices
 from device_sim.fleet import Fleet, FleetOptions
+from device_sim.fleet_faults import FleetFaults
+from loadtest.bench.fleet_commands import (
+    Chosen,
+    Churn,
+    Command,
+    Connect,
+    Done,
+    Drop,
+    Finish,
+    FleetSnapshot,
+    Freeze,
+    HalfOpen,
+    Offline,
+    Prefetch,
+    Reach,
+    SlowDown,
+    Snapshot,
+    Watch,
+    Watched,
+)
 from loadtest.bench.fleet_files import FleetRecorder
+from loadtest.bench.fleet_maps import FleetMaps
 from loadtest.bench.fleet_plan import FleetPlan
+from loadtest.bench.fleet_tally import FleetTally
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
 
-__all__ = [
-    "PLAN_FILE",
-    "TOKENS_FILE",
-    "Command",
-    "Connect",
-    "Done",
-    "Drop",
-    "Finish",
-    "FleetSnapshot",
-    "Offline",
-    "Snapshot",
-    "Watch",
-    "Watched",
-    "main",
-]
+__all__ = ["PLAN_FILE", "TOKENS_FILE", "main"]
 
 PLAN_FILE: Final = "plan.json"
 TOKENS_FILE: Final = "tokens.txt"
 
 
-class Connect(msgspec.Struct, frozen=True, tag_field="do", tag="connect"):
-    """Start every device at a random moment of `over_s`; answered at once. First of all, once."""
-
-    over_s: float = 0.0
-
-
-class Snapshot(msgspec.Struct, frozen=True, tag_field="do", tag="snapshot"):
-    """Answered with a FleetSnapshot."""
-
-
-class Watch(msgspec.Struct, frozen=True, tag_field="do", tag="watch"):
-    """Count this process's CPU and loop lag from now on."""
-
-
-class Watched(msgspec.Struct, frozen=True, tag_field="do", tag="watched"):
-    """Answered with a GeneratorReport since `watch`; None without one."""
-
-
-class Drop(msgspec.Struct, frozen=True, tag_field="do", tag="drop"):
-    """Break the connections of all devices without a word; they come back within their windows (R21)."""
-
-
-class Offline(msgspec.Struct, frozen=True, tag_field="do", tag="offline"):
-    """A random share of the devices loses the network for some seconds."""
-
-    share: float
-    seconds: float
-
-
-class Finish(msgspec.Struct, frozen=True, tag_field="do", tag="finish"):
-    """Write the record as it stands now, stop every device and end."""
-
-
-Command = Connect | Snapshot | Watch | Watched | Drop | Offline | Finish
-
-
-class Done(msgspec.Struct, frozen=True):
-    """The answer to a command that asks for nothing."""
-
-
-class FleetSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """How the fleet stands. Counts of frames and handshakes only rise."""
-
-    devices: int
-    connected: int
-    """Devices with a welcomed connection."""
-    subscribed: int
-    """Devices that were connected and knew a cursor for each of their topics at some snapshot; never falls."""
-    broadcasts: int
-    """Received by all devices, repeats and replays included."""
-    handshakes: int
-    refused: int
-    failed: int
-    given_up: int
-    protocol_violations: int
-    cpu_s: float
-    """Of this process since its start."""
-    rss_bytes: int
-
-
 class _Child:
-    def __init__(self, directory: Path, plan: FleetPlan, fleet: Fleet, recorder: FleetRecorder) -> None:
+    def __init__(self, directory: Path, plan: FleetPlan, fleet: Fleet, recorder: FleetRecorder | FleetTally) -> None:
         self._plan = plan
         self._fleet = fleet
         self._recorder = recorder
+        self._faults = FleetFaults(fleet, replaced=recorder.replaced if isinstance(recorder, FleetTally) else None)
+        self._maps = None if plan.prefetch is None else FleetMaps(plan.prefetch, fleet, plan.seed)
         self._unsubscribed: list[DeviceClient] = []
         self._watch: GeneratorWatch | None = None
         self._build((directory / TOKENS_FILE).read_text().split())
@@ -128,8 +78,8 @@ class _Child:
 
     async def answer(self, command: Command) -> object:
         match command:
-            case Connect(over_s):
-                self._fleet.start_all(over_s=over_s)
+            case Connect(over_s, shape):
+                self._fleet.start_all(over_s=over_s, shape=shape)
             case Snapshot():
                 return self._snapshot()
             case Watch():
@@ -137,21 +87,45 @@ class _Child:
                 self._watch = await GeneratorWatch().__aenter__()
             case Watched():
                 return await self._watched()
-            case Drop():
-                for client in self._fleet.clients:
-                    client.drop()
-            case Offline(share, seconds):
-                self._fleet.take_offline(share, seconds)
+            case Prefetch():
+                assert self._maps is not None, "the plan names a DGS"
+                return self._maps.fetch()
+            case Reach(origins):
+                assert isinstance(self._recorder, FleetTally), "records lightly"
+                told = {(each.topic, each.timestamp): each.at_ms for each in origins}
+                return self._recorder.reach(self._fleet.clients, told)
             case Finish():
                 await self._end_watch()
                 for client in self._fleet.clients:
                     client.context.recorder = None
-                self._recorder.close(self._fleet.clients)
+                if isinstance(self._recorder, FleetRecorder):
+                    self._recorder.close(self._fleet.clients)
+            case _:
+                return Chosen(self._befall(command))
         return Done()
+
+    def _befall(self, fault: Drop | Offline | Freeze | HalfOpen | SlowDown | Churn) -> int:
+        match fault:
+            case Drop(share):
+                return self._faults.drop(share)
+            case Offline(share, seconds):
+                return self._faults.offline(share, seconds)
+            case Freeze(share, seconds):
+                return self._faults.freeze(share, seconds)
+            case HalfOpen(share, seconds):
+                return self._faults.half_open(share, seconds)
+            case SlowDown(share, seconds, bytes_per_s):
+                return self._faults.slow_down(share, seconds, bytes_per_s)
+            case Churn(share, over_s, away_s):
+                return self._faults.churn(share, over_s=over_s, away_s=away_s)
+
+    async def close(self) -> None:
+        if self._maps is not None:
+            await self._maps.close()
 
     def _snapshot(self) -> FleetSnapshot:
         if self._unsubscribed:
-            self._unsubscribed = [client for client in self._unsubscribed if not _subscribed(client)]
+            self._unsubscribed = [client for client in self._unsubscribed if not client.device.subscribed]
             if not self._unsubscribed:
                 _settle_memory()
         stats = self._fleet.context.stats
@@ -179,11 +153,6 @@ class _Child:
             self._watch = None
 
 
-def _subscribed(client: DeviceClient) -> bool:
-    device = client.device
-    return device.online and all(state.cursor is not None for state in device.topics.values())
-
-
 def _settle_memory() -> None:
     """Devices live as long as the process: the collector need not walk them at every turn, in the middle of a burst."""
     gc.collect()
@@ -192,9 +161,11 @@ def _settle_memory() -> None:
 
 async def _serve(directory: Path) -> None:
     plan = msgspec.json.decode((directory / PLAN_FILE).read_bytes(), type=FleetPlan)
-    recorder = FleetRecorder(directory)
+    recorder = FleetRecorder(directory) if plan.record == "full" else FleetTally(plan.devices, plan.topics)
+    # Nobody watches the screens of a fleet that records lightly.
+    device = msgspec.structs.replace(plan.device, tells_renders=plan.device.tells_renders and plan.record == "full")
     options = FleetOptions(
-        devices=plan.devices, first=plan.first, seed=plan.seed, sources=plan.sources, device=plan.device,
+        devices=plan.devices, first=plan.first, seed=plan.seed, sources=plan.sources, device=device,
         opening_max=plan.opening_max, record_arrivals=False,
     )  # fmt: skip
     decoder = msgspec.json.Decoder(tuple[int, Command])
@@ -203,12 +174,15 @@ async def _serve(directory: Path) -> None:
     async with Fleet(options, recorder=recorder) as fleet:
         child = _Child(directory, plan, fleet, recorder)
         _say(0, Done())
-        # An empty line never comes: the end of the input is the end of the parent.
-        while line := await reader.readline():
-            number, command = decoder.decode(line)
-            _say(number, await child.answer(command))
-            if isinstance(command, Finish):
-                break
+        try:
+            # An empty line never comes: the end of the input is the end of the parent.
+            while line := await reader.readline():
+                number, command = decoder.decode(line)
+                _say(number, await child.answer(command))
+                if isinstance(command, Finish):
+                    break
+        finally:
+            await child.close()
 
 
 def _say(number: int, answer: object) -> None:
@@ -219,7 +193,7 @@ def _say(number: int, answer: object) -> None:
 def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    uvloop.run(_serve(Path(sys.argv[1])))
+    run_devices(_serve(Path(sys.argv[1])))
     return 0
 
 

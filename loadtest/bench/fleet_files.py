@@ -24,6 +24,7 @@ from typing import IO, Final
 
 import msgspec
 
+from contract.frames import BroadcastFrame, ContinuityFrame
 from device_sim.client import ConnectionStep, DeviceClient
 from device_sim.topic import Render, Told
 
@@ -113,7 +114,9 @@ class FleetRecorder:
         self._shown_count = 0
 
     # Recorder
-    def arrival(self, client: DeviceClient, at_ms: float, payload: bytes) -> None:
+    def arrival(
+        self, client: DeviceClient, at_ms: float, payload: bytes, frame: BroadcastFrame | ContinuityFrame
+    ) -> None:
         number = self._frame_numbers.get(payload)
         if number is None:
             number = self._new_frame(payload)
@@ -180,7 +183,7 @@ def _end(client: DeviceClient) -> DeviceEnd:
         device_id=device.device_id,
         profile_id=client.profile_id,
         online=device.online,
-        cursors={state.topic: state.cursor for state in device.topics.values()},
+        cursors={state.topic: state.cursor for state in device.states},
         told=tuple(device.told or ()),
         told_dropped=device.told_dropped,
         ended_by=device.ended_by,

@@ -6,11 +6,33 @@ that every topic has the same number of devices on every address, give or take o
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from device_sim.device import DeviceOptions
 
-__all__ = ["FleetPlan", "source_addresses"]
+__all__ = ["FleetPlan", "PrefetchPlan", "source_addresses"]
+
+
+class PrefetchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Which maps the devices of a fleet hold: asked of a real DGS, one answer per profile, shared by its devices."""
+
+    dgs_url: str
+    event_ids: tuple[str, ...]
+    profiles: int
+    """Distinct profiles of this fleet; device `i` holds the maps of profile `first_profile + i mod profiles`."""
+    first_profile: int = 0
+    """Profiles are `p-<number>`: fleets with other numbers hold other maps."""
+    concurrency: int = 16
+    artwork: Literal["device", "edge", "none"] = "none"
+    keep_content: bool = False
+    """False keeps the fingerprints of map entries alone."""
+    timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.profiles < 1 or not self.event_ids or not self.dgs_url or self.concurrency < 1:
+            raise ValueError("a prefetch has a DGS, events, profiles and a concurrency")
 
 
 class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +52,11 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     opening_max: int = 256
     """Handshakes under way at once."""
     device: DeviceOptions = DeviceOptions(fetches_maps=False, keeps_renders=False, told_max=1024)
+    record: Literal["full", "light"] = "full"
+    """`full`: everything every socket received and every screen showed, on disk, for `audit_fleet`. `light`: per
+    broadcast and device one byte in memory, for `FleetProcess.stage_reach`."""
+    prefetch: PrefetchPlan | None = None
+    """None: the devices hold no maps."""
 
     def __post_init__(self) -> None:
         if self.devices < 1 or not self.push_urls or not self.topics:

@@ -8,7 +8,26 @@
         record = await fleet.finish()
     audit = audit_fleet(outbox, record.logs)
 
-The record's files are described in `fleet_files`, the commands in `fleet_child`.
+The record's files are described in `fleet_files`, the commands in `fleet_commands`.
+
+A fleet of 18,000 records lightly: nothing on disk, and whom each broadcast reached is asked while it runs, any number
+of times. Several fleets' answers add up (`fleet_reach.merged_reach`). Maps come from a real DGS before it connects.
+
+    maps = PrefetchPlan(dgs_url=url, event_ids=("final",), profiles=900, first_profile=900 * number)
+    plan = FleetPlan(devices=18_000, ..., sources=source_addresses(1, block=number + 1), record="light", prefetch=maps)
+    async with FleetProcess(directory, plan, device_ring=ring) as fleet:
+        print((await fleet.prefetch(progress=show)).seconds)
+        await fleet.connect(over_s=60.0, shape="wave")
+        await fleet.subscribed(timeout_s=150.0)
+        ...
+        for each in await fleet.stage_reach({("event:final", timestamp): due_ms}):
+            assert each.missed == 0 and each.devices == 18_000
+            print(each.live, each.replayed, each.told, each.first_ms, each.last_ms, each.histogram.summary())
+
+A broadcast that reached none of its devices is not in the answer: compare with the outbox.
+
+Faults, each for a share of the devices drawn by the plan's seed, each answered with how many were chosen: `drop`
+(reset), `offline`, `freeze`, `half_open`, `slow_down`, `churn`.
 """
 
 from __future__ import annotations
@@ -18,6 +37,7 @@ import resource
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -27,21 +47,32 @@ import msgspec
 from contract.token_rings import read_rings
 from contract.tokens import DeviceClaims, KeyRing
 from device_sim.fleet import Progress
-from loadtest.bench.fleet_child import (
-    PLAN_FILE,
-    TOKENS_FILE,
+from device_sim.start_shape import StartShape
+from loadtest.bench.fleet_child import PLAN_FILE, TOKENS_FILE
+from loadtest.bench.fleet_commands import (
+    Chosen,
+    Churn,
     Command,
     Connect,
     Done,
     Drop,
     Finish,
     FleetSnapshot,
+    Freeze,
+    HalfOpen,
     Offline,
+    Origin,
+    Prefetch,
+    PrefetchAnswer,
+    Reach,
+    ReachAnswer,
+    SlowDown,
     Snapshot,
     Watch,
     Watched,
 )
 from loadtest.bench.fleet_plan import FleetPlan
+from loadtest.bench.fleet_reach import BroadcastReach
 from loadtest.bench.fleet_record import FleetRecord, read_fleet_record
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.validity import GeneratorReport
@@ -50,9 +81,10 @@ __all__ = ["FleetProcess", "FleetSnapshot", "device_ring", "device_tokens"]
 
 _A = TypeVar("_A")
 
-_READY_WITHIN_S: Final = 30.0
-_ANSWER_WITHIN_S: Final = 20.0
+_READY_WITHIN_S: Final = 120.0
+_ANSWER_WITHIN_S: Final = 60.0
 """A fleet busy with a burst answers late; one that does not answer at all is broken."""
+_ANSWER_BYTES_MAX: Final = 16 << 20
 _FINISH_WITHIN_S: Final = 60.0
 _END_WITHIN_S: Final = 10.0
 _TOKEN_LIFETIME_S: Final = 24 * 3600
@@ -128,7 +160,7 @@ class FleetProcess:
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "loadtest.bench.fleet_child", str(self.directory),
-                stdin=PIPE, stdout=PIPE, stderr=log,
+                stdin=PIPE, stdout=PIPE, stderr=log, limit=_ANSWER_BYTES_MAX,
             )  # fmt: skip
         try:
             await self._read(0, Done, _READY_WITHIN_S)
@@ -136,9 +168,26 @@ class FleetProcess:
             await self.stop()
             raise
 
-    async def connect(self, *, over_s: float = 0.0) -> None:
-        """Start every device at a random moment of `over_s`; returns at once. Once."""
-        await self._ask(Connect(over_s), Done)
+    async def prefetch(self, *, timeout_s: float = 600.0, progress: Progress | None = None) -> PrefetchAnswer:
+        """Fetch the plan's maps from the DGS and give them to the devices; before `connect`. Raises CouldNotRun."""
+        if self.plan.prefetch is None:
+            raise CouldNotRun("the fleet's plan names no DGS to prefetch from")
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = await self._ask(Prefetch(), PrefetchAnswer)
+            if progress is not None:
+                progress(found.done, found.profiles)
+            if found.failed:
+                raise CouldNotRun(f"prefetch failed: {found.failed}")
+            if found.over:
+                return found
+            if time.monotonic() >= deadline:
+                raise CouldNotRun(f"{found.done} of {found.profiles} maps prefetched after {timeout_s:.0f} s")
+            await asyncio.sleep(0.2)
+
+    async def connect(self, *, over_s: float = 0.0, shape: StartShape = "uniform") -> None:
+        """Start every device at a random moment of `over_s`; returns at once. Once. Shapes: see `start_shape`."""
+        await self._ask(Connect(over_s, shape), Done)
 
     async def subscribed(self, timeout_s: float, *, progress: Progress | None = None) -> FleetSnapshot:
         """Wait until every device has been connected with a cursor for each topic. Raises CouldNotRun after that."""
@@ -184,16 +233,53 @@ class FleetProcess:
         """Since `watch`."""
         return await self._ask(Watched(), GeneratorReport | None)  # type: ignore[arg-type]
 
-    async def drop(self) -> None:
-        """Break all connections at once; devices come back within the windows they were told (R21)."""
-        await self._ask(Drop(), Done)
+    # faults: each returns how many devices it befell
+    async def drop(self, *, share: float = 1.0) -> int:
+        """Break connections by a reset; devices come back within the windows they were told (R21)."""
+        return (await self._ask(Drop(share), Chosen)).devices
 
-    async def offline(self, *, share: float, seconds: float) -> None:
-        """A random share of the devices loses the network for `seconds`."""
-        await self._ask(Offline(share, seconds), Done)
+    async def offline(self, *, share: float, seconds: float) -> int:
+        """Devices lose the network for `seconds`."""
+        return (await self._ask(Offline(share, seconds), Chosen)).devices
+
+    async def freeze(self, *, share: float, seconds: float) -> int:
+        """Devices neither read, write nor keep time for `seconds`, then go on where they were."""
+        return (await self._ask(Freeze(share, seconds), Chosen)).devices
+
+    async def half_open(self, *, share: float, seconds: float) -> int:
+        """Devices vanish for `seconds` without their node learning of it: their old sockets stay, unread."""
+        return (await self._ask(HalfOpen(share, seconds), Chosen)).devices
+
+    async def slow_down(self, *, share: float, seconds: float, bytes_per_s: int = 256) -> int:
+        """Devices read `bytes_per_s` at most for `seconds`."""
+        return (await self._ask(SlowDown(share, seconds, bytes_per_s), Chosen)).devices
+
+    async def churn(self, *, share: float, over_s: float = 0.0, away_s: float | None = None) -> int:
+        """Devices leave, spread over `over_s`; they return `away_s` later, or (None) new ones come in their place."""
+        return (await self._ask(Churn(share, over_s, away_s), Chosen)).devices
+
+    # the end
+    async def reach(self, origins: Mapping[tuple[str, int], float] | None = None) -> ReachAnswer:
+        """As `stage_reach`, and what else the tally knows."""
+        if self.plan.record != "light":
+            raise CouldNotRun('the fleet records in full (`record="full"`): finish it and judge its record')
+        asked = tuple(Origin(*key, at_ms) for key, at_ms in (origins or {}).items())
+        return await self._ask(Reach(asked), ReachAnswer)
+
+    async def stage_reach(self, origins: Mapping[tuple[str, int], float] | None = None) -> list[BroadcastReach]:
+        """What became of every broadcast so far, oldest first; for a plan that records lightly, any number of times.
+
+        `origins`: (topic, timestamp) -> wall-clock milliseconds its latencies count from; else its own timestamp.
+        """
+        answer = await self.reach(origins)
+        if answer.unknown:
+            raise CouldNotRun(f"{answer.unknown} broadcasts were too many to remember: ask earlier, or record in full")
+        return list(answer.broadcasts)
 
     async def finish(self) -> FleetRecord:
-        """Close the record as it stands now, stop the devices and read the record. Last of all."""
+        """Close the record as it stands now, stop the devices and read the record. Last of all; full records only."""
+        if self.plan.record != "full":
+            raise CouldNotRun("the fleet records lightly: ask `stage_reach`, then `stop`")
         generator = await self.watched()
         await self._ask(Finish(), Done, within_s=_FINISH_WITHIN_S)
         await self.stop()
