@@ -1,0 +1,134 @@
+"""How a herd spreads over push nodes and client processes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Final
+
+import msgspec
+
+from loadtest.bench.fleet_plan import FleetPlan, PrefetchPlan, source_addresses
+from loadtest.machine.needs import Shape
+
+__all__ = ["HerdLayout", "NodeRules", "fleet_plans", "herd_layout"]
+
+_SLACK: Final = 0.965
+"""Of what a node takes: devices that come back are not spread perfectly, and some are there twice for a moment."""
+_NODES_MIN: Final = 2
+_ADDRESSES: Final = 250
+"""Source addresses of a fleet, one block 127.x.0.0/16 each: devices of one address are limited as in production."""
+_BLOCKS: Final = 254
+_PREFETCHES_AT_ONCE: Final = 64
+"""By all fleets together: devices ask hours before, spread out, and not in a herd."""
+_PING_US: Final = 40.0
+"""CPU of a ping and its answer, both ends, cautiously."""
+_PING_SHARE: Final = 0.05
+
+
+class NodeRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a push node's own settings say, as far as a layout depends on it."""
+
+    max_connections: int
+    ping_s: float
+    pong_deadline_s: float
+    handshakes_per_s: float
+    accept_share: float
+    reconnect_window_ms: int
+
+
+class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is where, and which settings follow from so many nodes sharing so few cores."""
+
+    devices: int
+    nodes: int
+    fleets: Sequence[int]
+    """Devices of each."""
+    profiles: Sequence[int]
+    """Distinct ones of each fleet."""
+    shape: Shape
+    ping_s: float
+    environment: Mapping[str, str]
+    """Settings of the push nodes that differ from production's."""
+    window_s: float
+    """Over which devices return when a node dies, as nodes will tell it."""
+
+    @property
+    def differs(self) -> list[str]:
+        """The settings that differ, with the reason, for a person."""
+        found = ["PUSH_EXEMPT_NETWORKS is empty: loopback addresses are limited per address as those of homes are"]
+        if "PUSH_PING_S" in self.environment:
+            found.append(
+                f"PUSH_PING_S={self.environment['PUSH_PING_S']}, PUSH_PONG_DEADLINE_S="
+                f"{self.environment['PUSH_PONG_DEADLINE_S']}: in production a node has a core for its pings, here "
+                f"{self.nodes} nodes and {len(self.fleets)} fleets share what there is"
+            )
+        return found
+
+
+def herd_layout(
+    devices: int, *, profiles: int, files_per_process: int, cores: int, rules: NodeRules, ping_s: float | None = None
+) -> HerdLayout:
+    """As few processes as files allow, with room on the others for the devices of one node that dies.
+
+    `ping_s` None: production's, unless pings of all devices would take more than a twentieth of the cores.
+    """
+    shape = Shape(devices_per_node=int(rules.max_connections * _SLACK), addresses_per_fleet=_ADDRESSES)
+    nodes = max(_NODES_MIN, shape.nodes(devices, files_per_process))
+    count = shape.fleets(devices, files_per_process)
+    assert count <= _BLOCKS, "a block of source addresses for each fleet"
+    fleets = _shares(devices, count)
+    bearable_s = devices * _PING_US * 1e-6 / (_PING_SHARE * cores)
+    chosen_s = ping_s if ping_s is not None else max(rules.ping_s, float(ceil(bearable_s / 10) * 10))
+    environment = {"PUSH_EXEMPT_NETWORKS": ""}
+    if chosen_s != rules.ping_s:
+        deadline_s = max(rules.pong_deadline_s, chosen_s / 10)
+        environment |= {"PUSH_PING_S": f"{chosen_s:g}", "PUSH_PONG_DEADLINE_S": f"{deadline_s:g}"}
+    paced_s = devices / nodes / (rules.handshakes_per_s * rules.accept_share)
+    return HerdLayout(
+        devices=devices,
+        nodes=nodes,
+        fleets=fleets,
+        profiles=[min(size, share) for size, share in zip(fleets, _shares(profiles, count), strict=True)],
+        shape=shape,
+        ping_s=chosen_s,
+        environment=environment,
+        window_s=max(rules.reconnect_window_ms / 1000, paced_s),
+    )
+
+
+def fleet_plans(
+    layout: HerdLayout, *, push_urls: Sequence[str], dgs_url: str, event_id: str, topic: str, seed: int
+) -> list[FleetPlan]:
+    """One plan per fleet: devices numbered through, profiles too, an address block each."""
+    count = len(layout.fleets)
+    return [
+        FleetPlan(
+            devices=size,
+            first=sum(layout.fleets[:number]),
+            push_urls=_turned(push_urls, number),
+            topics=(topic,),
+            sources=source_addresses(min(size, _ADDRESSES), block=number + 1),
+            seed=seed * 1_000 + number,
+            record="light",
+            prefetch=PrefetchPlan(
+                dgs_url=dgs_url,
+                event_ids=(event_id,),
+                profiles=layout.profiles[number],
+                first_profile=sum(layout.profiles[:number]),
+                concurrency=max(1, _PREFETCHES_AT_ONCE // count),
+            ),
+        )
+        for number, size in enumerate(layout.fleets)
+    ]
+
+
+def _turned(urls: Sequence[str], number: int) -> tuple[str, ...]:
+    """Each fleet begins with another node: what is left over from an even share does not meet on the first ones."""
+    start = number % len(urls)
+    return (*urls[start:], *urls[:start])
+
+
+def _shares(whole: int, parts: int) -> list[int]:
+    """As even as whole numbers go; each at least 1."""
+    return [max(1, whole // parts + (number < whole % parts)) for number in range(parts)]
