@@ -385,7 +385,7 @@ class Prefetcher:
                     if retry_after.isdigit():
                         wait_s = max(wait_s, min(float(retry_after), _RETRY_MAX_S))
             except (aiohttp.ClientError, TimeoutError) as exc:
-                last = repr(exc)
+                last = str(exc) or type(exc).__name__
             if attempt + 1 < _TRIES:
                 self.counts.retries += 1
                 await asyncio.sleep(wait_s * (0.5 + self._random.random()))
@@ -406,10 +406,12 @@ def _data(heard: Heard) -> dict[str, Any]:
 
 
 def _messages(body: bytes) -> tuple[str, ...]:
-    """What the errors of a GraphQL answer say, the first few."""
+    """What the errors of a GraphQL answer say, the first few; or the detail of an RFC 9457 problem."""
     try:
-        errors = msgspec.json.decode(body)["errors"]
-        return tuple(str(each["message"])[:400] for each in errors[:5])
+        answer = msgspec.json.decode(body)
+        if "detail" in answer:
+            return (str(answer["detail"])[:400],)
+        return tuple(str(each["message"])[:400] for each in answer["errors"][:5])
     except (msgspec.DecodeError, LookupError, TypeError):
         return ()
 
