@@ -73,6 +73,8 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True):
     """Of a browsing device's screens; the others are event pages."""
     ttl_spread: float = 0.5
     """A map is refreshed at a random moment of [1 - spread, 1] of its `ttlSeconds`; 0: exactly at its end."""
+    connect_within_s: float | None = None
+    """A device with a channel connects at a random moment of this; None: of the channel's `connectWindowMs`."""
     artwork: bool = False
     """Whether connected devices prefetch the map's pictures too."""
     act_every_s: float = 5.0
@@ -91,6 +93,7 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True):
         _demand(0 <= self.home_share <= 1, "crowds.home_share", self.home_share, "in [0, 1]")
         _demand(self.think_median_s > 0, "crowds.think_median_s", self.think_median_s, "above 0")
         _demand(0 <= self.think_sigma <= 3, "crowds.think_sigma", self.think_sigma, "in [0, 3]")
+        _demand((self.connect_within_s or 0.0) >= 0, "crowds.connect_within_s", self.connect_within_s, "not negative")
         _demand(self.act_every_s > 0, "crowds.act_every_s", self.act_every_s, "above 0")
 
 

@@ -313,7 +313,9 @@ def result_of(
         if (found := series.get(what)) is not None
     ]
     users = {each.of: each.peak for each in curves if each.what == "users"}
-    because = [*invalid_because, *(reason for each in generators for reason in each.invalid_because())]
+    crashed = book.total("crashed")
+    crashes = [f"{crashed} users ended by an error of their own: see the log"] if crashed else []
+    because = [*invalid_because, *crashes, *(reason for each in generators for reason in each.invalid_because())]
     return UsersResult(
         began_at_ms=began_at_ms,
         lasted_s=lasted_s,

@@ -1,0 +1,108 @@
+"""HTTP of one user over gevent: one connection kept between requests that follow soon, one `Heard` per request.
+
+The response parser is that of `geventhttpclient`, as in locust's own fast user; its pool is not used, since that sends
+a request again unseen when a connection breaks, and every try is to be counted here.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+from urllib.parse import urlsplit
+
+import gevent
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
+
+from loadtest.users.asking import Heard, HttpRequest
+
+__all__ = ["CallFailed", "Caller"]
+
+_BLOCK_BYTES: Final = 64 * 1024
+
+
+class CallFailed(Exception):
+    """No answer; `str()` is the reason, of low cardinality."""
+
+
+class Caller:
+    """One user's connection to one origin. A request at a time."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname, "an origin has a host"
+        self._host = parts.hostname
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._head_end = f"Host: {parts.netloc}\r\n"
+        self._timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+
+    def call(self, request: HttpRequest) -> Heard:
+        """Send it and read the whole answer within the timeout. Raises CallFailed.
+
+        A kept connection that its server had closed meanwhile is not a failed request: it goes out on a new one.
+        """
+        sent = self._bytes(request)
+        try:
+            with gevent.Timeout(self._timeout_s, TimeoutError("timeout")):
+                if self._socket is not None:
+                    try:
+                        return self._exchange(self._socket, request.method, sent)
+                    except (HTTPConnectionClosed, BrokenPipeError, ConnectionResetError):
+                        self.close()
+                return self._exchange(self._connect(), request.method, sent)
+        except BaseException as exc:
+            self.close()
+            if isinstance(exc, TimeoutError):
+                raise CallFailed("timeout") from exc
+            if isinstance(exc, ConnectionRefusedError):
+                raise CallFailed("connection refused") from exc
+            if isinstance(exc, (OSError, HTTPConnectionClosed)):
+                raise CallFailed("connection lost") from exc
+            if isinstance(exc, HTTPParseError):
+                raise CallFailed("not HTTP") from exc
+            raise
+
+    def close(self) -> None:
+        """Let the connection go; the next request opens another one."""
+        found, self._socket = self._socket, None
+        if found is not None:
+            found.close()
+
+    def _connect(self) -> socket.socket:
+        made = socket.create_connection((self._host, self._port), timeout=self._timeout_s)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = made if self._tls is None else self._tls.wrap_socket(made, server_hostname=self._host)
+        return self._socket
+
+    def _exchange(self, connection: socket.socket, method: str, sent: bytes) -> Heard:
+        connection.sendall(sent)
+        answer = HTTPSocketResponse(connection, block_size=_BLOCK_BYTES, method=method)
+        body = bytes(answer.read())
+        if answer.should_close():
+            self.close()
+        return Heard(
+            answer.status_code,
+            body,
+            _text(answer.get("etag")),
+            _text(answer.get("cache-control")),
+            _seconds(_text(answer.get("retry-after"))),
+        )
+
+    def _bytes(self, request: HttpRequest) -> bytes:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        length = f"Content-Length: {len(request.body)}\r\n" if request.method != "GET" else ""
+        head = f"{request.method} {request.target} HTTP/1.1\r\n{self._head_end}{lines}{length}\r\n"
+        return head.encode() + request.body
+
+
+def _text(found: str | list[str] | None) -> str:
+    """One field; the first of several."""
+    if isinstance(found, list):
+        return found[0] if found else ""
+    return found or ""
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isdigit() else None
