@@ -6,9 +6,9 @@ from typing import Any, Final, Literal, cast, get_args
 
 from graphql import GraphQLError
 
-from contract.errors import BroadcastSystemError
+from contract.errors import BroadcastSystemError, Unavailable
 
-__all__ = ["CODES", "INTERNAL_MESSAGE", "ErrorCode", "error_code", "format_error", "to_error"]
+__all__ = ["CODES", "INTERNAL_MESSAGE", "UNAVAILABLE_MESSAGE", "ErrorCode", "error_code", "format_error", "to_error"]
 
 ErrorCode = Literal[
     "invalid_request",  # change it: the document, a variable, a header
@@ -27,6 +27,7 @@ ErrorCode = Literal[
 """`extensions.code` of every error this service tells; clients branch on it, and metrics are labelled with it."""
 CODES: Final[frozenset[ErrorCode]] = frozenset(get_args(ErrorCode))
 INTERNAL_MESSAGE: Final = "Something went wrong in this service; the details are in its log."
+UNAVAILABLE_MESSAGE: Final = "What this service asks for it does not answer now."
 
 
 def error_code(error: GraphQLError) -> ErrorCode:
@@ -48,6 +49,8 @@ def format_error(error: GraphQLError, *, retry_after_ms: int) -> dict[str, Any]:
     cause = _cause(error)
     if isinstance(cause, BroadcastSystemError):
         extensions |= _facts(cause, retry_after_ms)
+        if isinstance(cause, Unavailable):
+            message = UNAVAILABLE_MESSAGE  # its own names addresses of ours
     elif cause is not None:
         message = INTERNAL_MESSAGE
     formatted: dict[str, Any] = {"message": message, "extensions": extensions}

@@ -186,4 +186,6 @@ class DgsSettings(ServiceSettings):
             raise ValueError("artwork_base_url: must be empty or start with http:// or https://")
         if self.artwork_base_url.endswith("/"):
             raise ValueError("artwork_base_url: must not end with /")
+        if self.limit_min > self.limit_max:
+            raise ValueError(f"limit_min: {self.limit_min} is above limit_max, {self.limit_max}")
         return self

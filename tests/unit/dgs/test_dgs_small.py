@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from contract.errors import Forbidden, InvalidRequest, NotFound, StoreUnavailable
 from contract.schedule import PlannedStage, TopicSchedule
 from dgs.audience import choose_audience, window_end_ms
-from dgs.graphql_errors import INTERNAL_MESSAGE, error_code, format_error, to_error
+from dgs.graphql_errors import INTERNAL_MESSAGE, UNAVAILABLE_MESSAGE, error_code, format_error, to_error
 from dgs.request_log import RequestLog, noting
 from dgs.schema import parse_within_ms
 from dgs.serving import Ask, Seen
@@ -118,7 +118,10 @@ def test_our_errors_keep_code_field_and_rule() -> None:
         "message": "eventId: no event 'x'",
         "extensions": {"code": "not_found", "field": "eventId"},
     }
-    down = format_error(GraphQLError("down", original_error=StoreUnavailable("down")), retry_after_ms=7)
+    down = format_error(
+        GraphQLError("down", original_error=StoreUnavailable("10.0.0.7:6379 is down")), retry_after_ms=7
+    )
+    assert down["message"] == UNAVAILABLE_MESSAGE, "no address of ours"
     assert down["extensions"] == {"code": "store_unavailable", "retryAfterMs": 7}
     own = StoreUnavailable("down", retry_after_s=1.5)
     assert to_error(own)["extensions"] == {"code": "store_unavailable", "retryAfterMs": 1500}
@@ -163,6 +166,7 @@ def test_bad_durations(text: str) -> None:
         ("push_url", "ws://x,"),
         ("artwork_base_url", "ftp://x"),
         ("artwork_base_url", "https://x/"),
+        ("limit_min", 2000),
         ("titles_per_row", 7),
         ("ttl_spread", 1.0),
         ("default_region", "Germany"),
