@@ -70,17 +70,18 @@ _STORM: Final = {
     ),
 }
 _RETRY: Final = {
-    "amplification_naive": Measure("x", "requests per wanted answer without budgets"),
-    "amplification_budget": Measure("x", "requests per wanted answer with budgets"),
+    "amplification_naive": Measure("x", "requests per wanted answer from the trouble to the recovery, without budgets"),
+    "amplification_budget": Measure("x", "the same with budgets"),
     "amplification_ratio": Measure("x", "the one over the other"),
-    "peak_naive": Measure("requests in 100 ms", "fullest 100 ms after the trouble, without budgets"),
+    "peak_naive": Measure("requests in 100 ms", "fullest 100 ms from the trouble on, without budgets"),
     "peak_budget": Measure("requests in 100 ms", "the same with budgets"),
-    "recovery_s_naive": Measure(
-        "s", "end of the trouble to nearly all wanted answers within the timeout again, without"
-    ),
+    "recovery_s_naive": Measure("s", "end of the trouble until new answers come within the timeout again, without"),
     "recovery_s_budget": Measure("s", "the same with budgets"),
+    "caught_up_s_naive": Measure("s", "end of the trouble until what was wanted during it was answered, without"),
+    "caught_up_s_budget": Measure("s", "the same with budgets: they are spread over their windows"),
     "answered_share_naive": Measure("", "of the wanted answers, had before the end, without budgets"),
     "answered_share_budget": Measure("", "the same with budgets"),
+    "degraded_share_budget": Measure("", "of the answers, default maps marked degraded, with budgets"),
 }
 _SURGE: Final = {
     "critical_success": Measure("", "of first prefetches due in the surge, the part that got its own map"),

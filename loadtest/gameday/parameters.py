@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -68,18 +68,19 @@ class ReconnectStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    devices: Devices = 4_000
-    """Profiles that ask, in turn."""
+    devices: Devices = 15_000
+    """Profiles that want a map one after the other; the first comes again once all have."""
     slots: Count = 10
     slot_ms: Rate = 10.0
     """The ranking service behind the DGS: `slots` profiles at once, each for so long. This is the capacity."""
-    load: Annotated[float, Meta(gt=0, lt=1)] = 0.6
+    load: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Wanted answers a second, as a share of that capacity."""
+    trouble: Literal["refuse", "hang"] = "refuse"
+    """`refuse`: an operator's rule sheds everything. `hang`: connections stay open, nothing is answered."""
     before_s: Seconds = 3.0
     trouble_s: Seconds = 4.0
-    """The DGS hangs for so long: connections stay open, nothing is answered."""
     after_s: Seconds = 20.0
-    """How long it is watched afterwards; arrivals go on throughout."""
+    """How long it is watched afterwards; new answers are wanted throughout."""
     timeout_s: Seconds = 1.0
     """A client that was not answered by then gives the request up."""
     tries: Annotated[int, Meta(ge=1, le=20)] = 4

@@ -90,6 +90,12 @@ class NaiveDevices(LineMember):
                 raise CouldNotRun(f"{found.connected} of {self.plan.devices} naive devices connected; {found}")
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    async def answered(self, timeout_s: float) -> None:
+        """Wait until nobody waits for an answer any more, or the time is over."""
+        deadline_s = time.monotonic() + timeout_s
+        while (await self.stand()).waiting and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     async def stand(self) -> NaiveStand:
         return msgspec.convert(await self.ask("stand"), NaiveStand)
 

@@ -1,0 +1,180 @@
+"""Clients that want maps: `python -m loadtest.gameday.clients.asker_child PLAN`. Ends with its input.
+
+Wants come at random instants, whether others were answered or not. What fails is asked for again: at once without a
+budget; with one a few times, later each time and never before Retry-After, then within a refetch window that grows.
+
+Commands: `start RATE SECONDS`, `stand`, `finish`.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from device_sim.return_window import return_delay_ms
+from loadtest.bench.fleet_plan import source_addresses
+from loadtest.bench.prefetch.asking import FORMS, request_of
+from loadtest.bench.prefetch.night import profile_id
+from loadtest.gameday.clients.asking import Ask
+from loadtest.gameday.clients.commands import Commands, say
+from loadtest.gameday.clients.net import Net
+from loadtest.gameday.clients.records import Rows, Step
+
+__all__ = ["DEGRADED", "AskerPlan", "AskerStand", "main"]
+
+DEGRADED: Final = 203
+"""The status noted for a default map: an answer, though not one's own."""
+_MARK: Final = b'"degraded":'
+_RETRY_BASE_S: Final = 0.2
+_RETRY_MAX_S: Final = 5.0
+_WINDOW_CAP_MS: Final = 120_000
+_OPEN_MAX: Final = 15_000
+"""Connections of all clients at once; below the files of a process. More wait, and are counted."""
+_AGAIN_S: Final = 0.01
+
+
+class AskerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    port: int
+    form: str
+    """Of `FORMS`: how the operation is named."""
+    rows: str
+    budget: bool
+    profiles: int
+    timeout_s: float
+    tries: int
+    refetch_window_s: float
+    addresses: int = 200
+    block: int = 74
+    seed: int = 1
+
+
+class AskerStand(msgspec.Struct, frozen=True, kw_only=True):
+    wanted: int
+    asked: int
+    answered: int
+    open: int
+    held_back: int
+    """Requests that waited for a file to be free: the storm would have been larger."""
+
+
+class _Asker:
+    def __init__(self, plan: AskerPlan, net: Net) -> None:
+        self.plan = plan
+        self.net = net
+        self.rows = Rows()
+        self.chance = random.Random(plan.seed)
+        self.sources = source_addresses(plan.addresses, block=plan.block)
+        self.wanted = self.asked = self.answered = self.open = self.held_back = 0
+        self._until_s = 0.0
+
+    def obey(self, words: list[str]) -> object:
+        match words:
+            case ["start", rate, lasts_s]:
+                now_s = time.monotonic()
+                self._until_s = now_s + float(lasts_s)
+                self._next(now_s, float(rate))
+            case ["stand"]:
+                return self.stand()
+            case ["finish"]:
+                self.rows.save(Path(self.plan.rows))
+                lag_s = sorted(self.net.lag_s)
+                return {"lag_p99_ms": lag_s[int(len(lag_s) * 0.99)] * 1000 if lag_s else 0.0}
+            case _:
+                raise AssertionError(f"no such command: {words}")
+        return {}
+
+    def stand(self) -> AskerStand:
+        return AskerStand(
+            wanted=self.wanted, asked=self.asked, answered=self.answered, open=self.open, held_back=self.held_back
+        )
+
+    def request(self, number: int) -> bytes:
+        plan = self.plan
+        profile = profile_id(number % plan.profiles)
+        return request_of(FORMS[plan.form], plan.port, profile, None, "Connection: close\r\n")
+
+    def _next(self, at_s: float, rate: float) -> None:
+        """The next want; its time follows from the one before, not from when that was seen to."""
+        at_s += self.chance.expovariate(rate)
+        if at_s < self._until_s:
+            self.net.at(at_s, lambda: self._want(at_s, rate))
+
+    def _want(self, at_s: float, rate: float) -> None:
+        number, self.wanted = self.wanted, self.wanted + 1
+        self.rows.add(Step.WANTED, number)
+        _Want(self, number).ask()
+        self._next(at_s, rate)
+
+
+class _Want:
+    """One map one client wants."""
+
+    __slots__ = ("_asker", "_failures", "_number", "_tries")
+
+    def __init__(self, asker: _Asker, number: int) -> None:
+        self._asker = asker
+        self._number = number
+        self._tries = 0
+        self._failures = 0
+
+    def ask(self) -> None:
+        asker, plan = self._asker, self._asker.plan
+        if asker.open >= _OPEN_MAX:
+            asker.held_back += 1
+            asker.net.at(time.monotonic() + _AGAIN_S, self.ask)
+            return
+        self._tries += 1
+        asker.asked += 1
+        asker.open += 1
+        asker.rows.add(Step.ASKED, self._number)
+        source = asker.sources[self._number % len(asker.sources)]
+        Ask(asker.net, ("127.0.0.1", plan.port), source, asker.request(self._number), plan.timeout_s, self._told)
+
+    def _told(self, status: int, retry_after_s: float, body: bytes) -> None:
+        asker = self._asker
+        asker.open -= 1
+        if status == 200 and b'"errors"' not in body[:32]:
+            asker.answered += 1
+            asker.rows.add(Step.ANSWERED, self._number, DEGRADED if _MARK in body else 200)
+            return
+        asker.rows.add(Step.DENIED, self._number, status)
+        asker.net.at(time.monotonic() + self._pause_s(retry_after_s), self.ask)
+
+    def _pause_s(self, retry_after_s: float) -> float:
+        plan, chance = self._asker.plan, self._asker.chance
+        if not plan.budget:
+            return 0.0
+        if self._tries < plan.tries:
+            # As the device's own prefetch does it: `device_sim.prefetch`.
+            wait_s = min(_RETRY_MAX_S, _RETRY_BASE_S * float(2 ** (self._tries - 1)))
+            return max(wait_s, min(retry_after_s, _RETRY_MAX_S)) * (0.5 + chance.random())
+        self._tries = 0
+        self._failures += 1
+        self._asker.rows.add(Step.GIVEN_UP, self._number)
+        window_ms = round(plan.refetch_window_s * 1000)
+        return return_delay_ms(window_ms, self._failures, chance.random(), cap_ms=_WINDOW_CAP_MS) / 1000
+
+
+def main() -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=AskerPlan)
+    net = Net()
+    asker = _Asker(plan, net)
+    Commands(net, asker.obey)
+    say({})
+    try:
+        net.run()
+    finally:
+        net.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
