@@ -1,0 +1,88 @@
+"""Whether a plan's targets are there, on this machine, and know its events: asked before the first process starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.gameday.here import is_here
+from loadtest.users.asking import Heard, NotAnAnswer, answered, map_ask, request_of
+from loadtest.users.plan import UsersPlan
+
+__all__ = ["check_targets"]
+
+_WITHIN_S: Final = 5.0
+
+
+async def check_targets(plan: UsersPlan, *, remote: bool = False) -> None:
+    """Raises CouldNotRun naming the first target that is not up, that lies outside this machine without `remote`, or
+    that does not know an event or a token."""
+    for option, url in _targets(plan):
+        if not remote and not await asyncio.to_thread(is_here, url):
+            raise CouldNotRun(f"{url} is not this machine: a load test of another one wants to be meant (--remote)")
+        await _is_up(option, url)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=False) as session:
+        if plan.dgs_url:
+            for event_id in plan.event_ids:
+                await _knows_event(session, plan, event_id)
+        if plan.producer_url and plan.operator_token:
+            await _knows_token(session, plan)
+
+
+def _targets(plan: UsersPlan) -> Iterator[tuple[str, str]]:
+    if plan.dgs_url:
+        yield "the DGS", plan.dgs_url
+    if plan.producer_url:
+        yield "the producer", plan.producer_url
+    for url in plan.push_urls:
+        yield "the push node", url
+
+
+async def _is_up(what: str, url: str) -> None:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "ws": 80, "https": 443, "wss": 443}[parts.scheme]
+    except (KeyError, ValueError):
+        raise CouldNotRun(
+            f"{url!r} is no address of {what}: http://host:port, for push nodes ws://host:port/v1/stream"
+        ) from None
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+        writer.close()
+    except (OSError, TimeoutError) as exc:
+        raise CouldNotRun(f"{what} is not up at {url}: {exc or 'no answer'}") from exc
+
+
+async def _knows_event(session: aiohttp.ClientSession, plan: UsersPlan, event_id: str) -> None:
+    request = request_of(map_ask(event_id, "p-0", {"kind": "TV"}), "/graphql", {}, whole=True)
+    try:
+        url = plan.dgs_url.rstrip("/") + request.target
+        async with session.post(url, data=request.body, headers=dict(request.headers)) as answer:
+            heard = Heard(answer.status, await answer.read())
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise CouldNotRun(f"the DGS does not answer at {plan.dgs_url}: {exc!r}") from exc
+    if heard.status in (429, 503):
+        return  # it sheds: for the run to find out, not to prevent it
+    try:
+        answered(heard)
+    except NotAnAnswer as exc:
+        because = heard.body[:300].decode(errors="replace")
+        raise CouldNotRun(
+            f"the DGS at {plan.dgs_url} has no stage map of event {event_id!r} ({exc}): {because}"
+        ) from exc
+
+
+async def _knows_token(session: aiohttp.ClientSession, plan: UsersPlan) -> None:
+    url = plan.producer_url.rstrip("/") + "/v1/events?limit=1"
+    try:
+        async with session.get(url, headers={"Authorization": f"Bearer {plan.operator_token}"}) as answer:
+            if answer.status in (401, 403):
+                raise CouldNotRun(f"the producer at {plan.producer_url} refuses the operator's token ({answer.status})")
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise CouldNotRun(f"the producer does not answer at {plan.producer_url}: {exc!r}") from exc
