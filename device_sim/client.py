@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 from contract.close_codes import may_reconnect
 from contract.frames import BroadcastFrame, ContinuityFrame, WelcomeFrame
@@ -131,7 +131,8 @@ class DeviceClient:
         return address_of_attempt(self.number, conn - 1, len(self.channels))
 
     def channel_of(self, conn: int) -> Channel:
-        return self.channels[self.address_of(conn)]
+        channels = self.channels
+        return channels[0] if len(channels) == 1 else channels[self.address_of(conn)]
 
     @property
     def is_closed(self) -> bool:
@@ -250,24 +251,25 @@ class DeviceClient:
         """Messages that came together, in order."""
         context, device, conn = self.context, self.device, stream.conn
         stats, recorder = context.stats, context.recorder
-        now = context.whole_ms(at_ms)
+        now = int(at_ms)
+        if now == context.now_ms:
+            now = context.now_ms  # one object for all who hear something in the same millisecond: each keeps it
+        else:
+            context.now_ms = now
+        stats.frames += len(arrived)
         for payload, frame in arrived:
-            stats.frames += 1
-            kind = type(frame)
-            if kind is BroadcastFrame or kind is ContinuityFrame:
-                if kind is BroadcastFrame:
+            if type(frame) is BroadcastFrame or type(frame) is ContinuityFrame:
+                if type(frame) is BroadcastFrame:
                     stats.broadcasts += 1
-                told = cast("BroadcastFrame | ContinuityFrame", frame)
                 if recorder is not None:
-                    recorder.arrival(self, at_ms, payload, told)
+                    recorder.arrival(self, at_ms, payload, frame)
                 if context.record_arrivals:
                     if self.arrivals is None:
                         self.arrivals = []
-                    self.arrivals.append(Arrival(at_ms, told))
-            elif kind is WelcomeFrame:
-                if recorder is not None:
-                    recorder.connection(self, conn, ConnectionStep.WELCOMED)
-            if frame is None:
+                    self.arrivals.append(Arrival(at_ms, frame))
+            elif type(frame) is WelcomeFrame and recorder is not None:
+                recorder.connection(self, conn, ConnectionStep.WELCOMED)
+            elif frame is None:
                 continue
             actions = device.received(now, conn, frame, context.random.random())
             if actions:
@@ -292,27 +294,25 @@ class DeviceClient:
 
     def _streams(self) -> tuple[StreamSocket, ...]:
         sockets = self._sockets
-        return sockets if type(sockets) is tuple else (cast("StreamSocket", sockets),)
+        return sockets if isinstance(sockets, tuple) else (sockets,)
 
     def _carry_out(self, now: int, actions: Sequence[Action]) -> None:
         for action in actions:
-            kind = type(action)
-            if kind is Show:
-                self._show(cast("Show", action).render)
-            elif kind is Send:
-                send = cast("Send", action)
+            if type(action) is Show:
+                self._show(action.render)
+            elif type(action) is Send:
                 for stream in self._streams():
-                    if stream.conn == send.conn:
-                        stream.send(send.frame)
-            elif kind is OpenSocket:
-                self._open(cast("OpenSocket", action).conn)
-            elif kind is CloseSocket:
-                self._close(cast("CloseSocket", action))
-            elif kind is FetchMap:
-                self._fetch(now, cast("FetchMap", action).topic)
-            elif kind is GiveUp:
+                    if stream.conn == action.conn:
+                        stream.send(action.frame)
+            elif type(action) is OpenSocket:
+                self._open(action.conn)
+            elif type(action) is CloseSocket:
+                self._close(action)
+            elif type(action) is FetchMap:
+                self._fetch(now, action.topic)
+            elif type(action) is GiveUp:
                 self.context.stats.given_up += 1
-                assert not may_reconnect(cast("GiveUp", action).code)
+                assert not may_reconnect(action.code)
         self._sleep()
 
     def _show(self, render: Render) -> None:

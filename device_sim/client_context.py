@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
@@ -19,11 +20,13 @@ from contract.errors import InvalidRequest
 from contract.frames import (
     SUBPROTOCOL,
     BroadcastFrame,
+    ClientFrame,
     ContinuityFrame,
     ServerFrame,
     TokenFrame,
     WelcomeFrame,
     decode_server_frame,
+    encode_frame,
 )
 from device_sim import wire
 from device_sim.device_table import AVAILABLE, DeviceTable
@@ -172,9 +175,11 @@ class ClientContext:
         self._tasks: dict[StreamSocket, asyncio.Task[None]] = {}
         """Of those that cannot be opened at once."""
         self._decoded: dict[bytes, ServerFrame | None] = {}
+        self._last_sent: tuple[ClientFrame, bytes] | None = None
         self._heads: dict[int, tuple[Channel, bytes]] = {}
         self._families: dict[str, socket.AddressFamily | None] = {}
-        self._now_ms = 0
+        self.now_ms = 0
+        """The millisecond in which something last arrived."""
 
     # frames
     def decode(self, payload: bytes) -> ServerFrame | None:
@@ -189,19 +194,19 @@ class ClientContext:
                 self._decoded[payload] = frame
             return frame
 
+    def encode(self, frame: ClientFrame) -> bytes:
+        """A device's frame; one after the other sends the very same object."""
+        last = self._last_sent
+        if last is None or last[0] is not frame:
+            last = self._last_sent = (frame, encode_frame(frame))
+        return last[1]
+
     def know_chunk(self, data: bytes, arrived: Arrived) -> None:
         """Whoever receives `data` between two messages receives just this."""
         if len(data) <= _CHUNK_BYTES_MAX:
             if len(self.known_chunks) >= _DECODED_MAX:
                 self.known_chunks.clear()
             self.known_chunks[data] = arrived
-
-    def whole_ms(self, at_ms: float) -> int:
-        """In whole milliseconds; moments of the same one are one object, which thousands of devices may keep."""
-        now = int(at_ms)
-        if now != self._now_ms:
-            self._now_ms = now
-        return self._now_ms
 
     def head_of(self, channel: Channel) -> bytes:
         """The handshake's request but for who asks."""
@@ -269,11 +274,12 @@ class ClientContext:
 
     def _open(self, client: DeviceClient, conn: int) -> None:
         channel = client.channel_of(conn)
-        family = self._family_of(channel)
+        host = channel.host
+        family = self._families[host] if host in self._families else self._family_of(host)
         if self._table is None or channel.tls is not None or family is None:
             self._open_by_task(client, conn, channel)
-            return
-        self._connect(self._table, client, conn, channel, family, channel.host)
+        else:
+            self._connect(self._table, client, conn, channel, family, host)
 
     def _connect(
         self,
@@ -323,20 +329,14 @@ class ClientContext:
             client.detach(stream)
             raise
 
-    def _family_of(self, channel: Channel) -> socket.AddressFamily | None:
+    def _family_of(self, host: str) -> socket.AddressFamily | None:
         """Of an address in digits; None: a name, which must be looked up."""
-        host = channel.host
-        try:
-            return self._families[host]
-        except KeyError:
-            family = None
-            for each in (socket.AF_INET, socket.AF_INET6):
-                try:
-                    socket.inet_pton(each, host)
-                    family = each
-                except OSError:
-                    pass
-            if len(self._families) >= _HEADS_MAX:
-                self._families.clear()
-            self._families[host] = family
-            return family
+        family = None
+        for each in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):
+                socket.inet_pton(each, host)
+                family = each
+        if len(self._families) >= _HEADS_MAX:
+            self._families.clear()
+        self._families[host] = family
+        return family

@@ -6,6 +6,7 @@ live one is left only once the next was welcomed (R17). Returns are paced by wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -92,8 +93,10 @@ class Connection:
         waiting = self.next if self.next == self.subscribed else None
         return [conn for conn in (self.live, waiting) if conn is not None]
 
-    def dead(self, now_ms: int) -> list[int]:
+    def dead(self, now_ms: int) -> Sequence[int]:
         """Connections silent too long, or never welcomed."""
+        if now_ms < self._next_until_ms and self.live is None:
+            return ()
         dead = []
         if self.live is not None and self._silence_ms and now_ms - self.heard_ms >= self._silence_ms:
             dead.append(self.live)
@@ -148,6 +151,7 @@ class Connection:
         if conn != self.next:
             return False, None
         old, self.live, self.next = self.live, conn, None
+        self._next_until_ms = 0
         self.failures = 0
         self._goaway = None
         self.open_at_ms = None

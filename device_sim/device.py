@@ -12,8 +12,9 @@ returns the actions to carry out now, in order. Between inputs the shell calls `
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, cast
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
 
 from contract.close_codes import CloseCode
 from contract.errors import InvalidRequest
@@ -118,9 +119,9 @@ class Device:
     def states(self) -> Collection[TopicState]:
         """Of every topic it follows, in the order they were followed."""
         topics = self._topics
-        if type(topics) is TopicState:
+        if isinstance(topics, TopicState):
             return (topics,)
-        return cast("dict[str, TopicState]", topics).values() if topics is not None else ()
+        return () if topics is None else topics.values()
 
     @property
     def subscribed(self) -> bool:
@@ -263,11 +264,13 @@ class Device:
     def received(self, now_ms: int, conn: int, frame: ServerFrame, draw: float) -> Sequence[Action]:
         """One frame of a node. Frames of two overlapping sockets feed the same cursors."""
         self.connection.heard_ms = now_ms
-        kind = type(frame)
-        if kind is BroadcastFrame:
-            return self._broadcast(now_ms, conn, cast("BroadcastFrame", frame), draw)
-        if kind is ContinuityFrame:
-            return self._continuity(now_ms, conn, cast("ContinuityFrame", frame), draw)
+        if type(frame) is BroadcastFrame:
+            options = self.options
+            if not options.tells_renders and not options.keeps_renders:
+                return self._broadcast_unwatched(now_ms, conn, frame, draw)
+            return self._broadcast(now_ms, conn, frame, draw)
+        if type(frame) is ContinuityFrame:
+            return self._continuity(now_ms, conn, frame, draw)
         if type(frame) is ScheduleFrame:
             return self._schedule(now_ms, frame, draw)
         if type(frame) is WelcomeFrame:
@@ -332,7 +335,8 @@ class Device:
                 state.ask_again_at = None
                 if self.connection.live is not None:
                     actions.append(self._subscribe(self.connection.live, [state]))
-            self._switch_offline(now_ms, state, draw, actions)
+            if state.times is not None:
+                self._switch_offline(now_ms, state, draw, actions)
         for conn in self.connection.dead(now_ms):
             actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
             actions.extend(self.disconnected(now_ms, conn, 1006, draw))
@@ -341,9 +345,9 @@ class Device:
 
     def _state(self, topic: str) -> TopicState | None:
         topics = self._topics
-        if type(topics) is TopicState:
+        if isinstance(topics, TopicState):
             return topics if topics.topic == topic else None
-        return cast("dict[str, TopicState]", topics).get(topic) if topics is not None else None
+        return None if topics is None else topics.get(topic)
 
     # frames, one by one
     def _welcome(self, now_ms: int, conn: int, frame: WelcomeFrame) -> Sequence[Action]:
@@ -374,6 +378,20 @@ class Device:
         if frame.ack is not None:
             self._draw_ack(now_ms, frame.topic, frame.timestamp, frame.ack, draw)
         return actions
+
+    def _broadcast_unwatched(self, now_ms: int, conn: int, frame: BroadcastFrame, draw: float) -> Sequence[Action]:
+        """As `_broadcast`, where no render is to be made of it: the way of a million devices at once."""
+        state = self._state(frame.topic)
+        if state is None:
+            return _NOTHING
+        missing = state.next_live(frame)
+        if missing is None:
+            return self._broadcast(now_ms, conn, frame, draw)
+        if missing and self.options.fetches_maps:
+            self._plan_refetch(now_ms, state, draw)
+        if frame.ack is not None:
+            self._draw_ack(now_ms, frame.topic, frame.timestamp, frame.ack, draw)
+        return _NOTHING
 
     def _continuity(self, now_ms: int, conn: int, frame: ContinuityFrame, draw: float) -> Sequence[Action]:
         state = self._state(frame.topic)
@@ -510,7 +528,7 @@ class Device:
                 wake = min(wake, state.refetch_at)
             if state.ask_again_at is not None:
                 wake = min(wake, state.ask_again_at)
-            if not self.online:
+            if state.times is not None and not self.online:
                 due = state.next_due(now_ms + self.clock_offset_ms)
                 if due is not None:
                     wake = min(wake, due - self.clock_offset_ms)
@@ -523,7 +541,12 @@ class Device:
             self.told_dropped += 1
         self.told.append(told)
 
-    def _subscribe(self, conn: int, states: Iterable[TopicState]) -> Send:
+    def _subscribe(self, conn: int, states: Collection[TopicState]) -> Send:
+        if len(states) == 1:
+            (state,) = states
+            if state.cursor is None and state.stage_map is None:
+                state.asked(conn)
+                return Send(conn, _first_subscribe(state.topic))
         topics: dict[str, int | None] = {}
         held = {}
         for state in states:
@@ -532,3 +555,9 @@ class Device:
             if holding is not None:
                 held[state.topic] = holding
         return Send(conn, SubscribeFrame(topics, held))
+
+
+@lru_cache(maxsize=64)
+def _first_subscribe(topic: str) -> SubscribeFrame:
+    """What every newcomer without a map says: one object, so that a shell may encode it once."""
+    return SubscribeFrame({topic: None})

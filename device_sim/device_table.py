@@ -48,7 +48,7 @@ class TableSocket(StreamSocket):
     __slots__ = ("_table", "fd")
 
     def __init__(self, client: DeviceClient, conn: int, channel: Channel, table: DeviceTable, fd: int) -> None:
-        super().__init__(client, conn, channel)
+        StreamSocket.__init__(self, client, conn, channel)
         self._table = table
         self.fd = fd
         """-1 once closed."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode
 from contract.errors import MalformedFrame
-from contract.frames import SUBPROTOCOL, ClientFrame, ServerFrame, WelcomeFrame, encode_frame
+from contract.frames import SUBPROTOCOL, ClientFrame, ServerFrame, WelcomeFrame
 from device_sim import wire
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class StreamSocket:
 
     def send(self, frame: ClientFrame) -> None:
         if type(self._state) is not bytes and self._closing is None:
-            self._write(wire.TEXT, encode_frame(frame))
+            self._write(wire.TEXT, self.client.context.encode(frame))
 
     def close(self, code: int, *, violation: bool = False) -> None:
         """Say goodbye with `code` and wait a bounded time for the answer; broken connections are aborted."""

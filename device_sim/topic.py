@@ -118,6 +118,25 @@ class TopicState:
         self.state_key = frame.state_key
         return True, hole, self._settled("replayed" if frame.replayed else "live")
 
+    def next_live(self, frame: BroadcastFrame) -> bool | None:
+        """The commonest broadcast by a short way: the next of the chain, live, no replay under way; applied and shown.
+
+        Returns whether the map misses its key; None: it is another kind, and nothing was done. What `broadcast` and
+        `show` do, in one.
+        """
+        if frame.prev != self.cursor or frame.replayed or self.replay_until:
+            return None
+        key = self.state_key = self.shown_key = frame.state_key
+        self.cursor = frame.timestamp
+        self.provisional_key = None
+        stage_map = self.stage_map
+        if stage_map is None:
+            self.shown_fingerprint = ""
+            return key != DEFAULT_STATE
+        entry, missing = stage_map.lookup(key)
+        self.shown_fingerprint = entry.fingerprint
+        return missing
+
     def continuity(self, conn: int, frame: ContinuityFrame) -> tuple[Told | None, RenderCause | None]:
         """(gap told, cause to render under now)."""
         self.refusals = 0
