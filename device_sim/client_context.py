@@ -168,6 +168,7 @@ class ClientContext:
         self.idle_parser = wire.FrameParser()
         self._table = DeviceTable(loop) if AVAILABLE else None
         self._opening_max = opening_max
+        self._closed = False
         self._waiting: deque[tuple[DeviceClient, int]] = deque()
         self._opening: dict[StreamSocket, float] = {}
         """Handshakes under way that keep others waiting, and since when (the loop's time), oldest first."""
@@ -221,6 +222,8 @@ class ClientContext:
     # opening
     def open(self, client: DeviceClient, conn: int) -> None:
         """Open a socket for `client`, now or when a handshake under way ends; the client is told what became of it."""
+        if self._closed:
+            return
         if len(self._opening) < self._opening_max:
             self._open(client, conn)
             return
@@ -241,6 +244,7 @@ class ClientContext:
 
     async def close(self) -> None:
         """Stop timers and handshakes under way, close all sockets. Idempotent; clients are stopped by their owner."""
+        self._closed = True
         self.wheel.close()
         self._waiting.clear()
         if self._look_again is not None:

@@ -33,11 +33,12 @@ class TimerWheel:
         self._order: list[int] = []
         self._handle: asyncio.TimerHandle | None = None
         self._handle_tick = 0
+        self._closed = False
         self._due: deque[Wakeable] = deque()
 
     def wake_at(self, who: Wakeable, at_ms: int) -> None:
         """Wake `who` at `at_ms`, or earlier if it already asked for that."""
-        if who.wheel_at_ms <= at_ms:
+        if who.wheel_at_ms <= at_ms or self._closed:
             return
         who.wheel_at_ms = at_ms
         tick = at_ms // TICK_MS + 1
@@ -51,7 +52,8 @@ class TimerWheel:
             bucket.append(who)
 
     def close(self) -> None:
-        """Forget every wake-up; idempotent."""
+        """Forget every wake-up, and those to come; idempotent."""
+        self._closed = True
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +83,8 @@ class ScriptedNode:
         log.append(entry)
         for connection, topics in list(self.connections.items()):
             if topic in topics:
-                await self.say(connection, {**entry, **more})
+                with suppress(ConnectionClosed):
+                    await self.say(connection, {**entry, **more})
 
     async def say(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         await connection.send(json.dumps(frame))
@@ -92,7 +94,7 @@ class ScriptedNode:
 
 
 @asynccontextmanager
-async def scripted_node(**settings: Any):
+async def scripted_node(*, tls: ssl.SSLContext | None = None, **settings: Any):
     node = ScriptedNode(**settings)
 
     def refuse(connection: ServerConnection, request: Any) -> Any:
@@ -110,9 +112,10 @@ async def scripted_node(**settings: Any):
         compression=None,
         process_request=refuse,
         close_timeout=1,
+        ssl=tls,
     ) as server:
         port = server.sockets[0].getsockname()[1]
-        node.url = f"ws://127.0.0.1:{port}/v1/stream"
+        node.url = f"{'ws' if tls is None else 'wss'}://127.0.0.1:{port}/v1/stream"
         yield node
 
 

@@ -13,9 +13,19 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.frames import BroadcastFrame, ContinuityFrame, ScheduleFrame, StaleFrame, SubscribeFrame, WelcomeFrame
+from contract.frames import (
+    AckRequest,
+    BroadcastFrame,
+    ContinuityFrame,
+    ScheduleFrame,
+    StaleFrame,
+    SubscribeFrame,
+    WelcomeFrame,
+)
 from device_sim.actions import CloseSocket, OpenSocket, Send, Show
 from device_sim.device import NEVER, Device, DeviceOptions
+from device_sim.stage_map import MapEntry, StageMap
+from device_sim.topic import TopicState
 
 TOPIC = "event:fight"
 KEYS = ("upcoming", "live", "ended", "default")
@@ -262,3 +272,70 @@ def test_the_guarantee_holds_whatever_happens(null_start: bool, ops) -> None:
         assert len(world.device.topics) == 1
     world.heal()
     world.check()
+
+
+STAMPS = st.integers(1, 6)
+FRAMES = st.one_of(
+    st.builds(
+        lambda key, stamp, below, replayed, ack: BroadcastFrame(
+            TOPIC, key, stamp, max(0, stamp - below), replayed=replayed, ack=AckRequest(1, 50) if ack else None
+        ),
+        st.sampled_from(KEYS), STAMPS, st.integers(1, 3), st.booleans(), st.booleans(),
+    ),
+    st.builds(
+        lambda verdict, latest: ContinuityFrame(TOPIC, verdict, "live", latest),
+        st.sampled_from(["complete", "gap", "ahead", "pending"]), STAMPS,
+    ),
+    st.builds(lambda revision, at: ScheduleFrame(TOPIC, revision, revision, {"live": at}), STAMPS, st.integers(0, 400)),
+)  # fmt: skip
+INPUTS = st.lists(st.one_of(FRAMES, st.sampled_from(["cut", "wait"])), max_size=30)
+MAP = StageMap(
+    event_id="fight", version=1, revision=1, ttl_s=60, server_time=0, times={"live": 100},
+    entries={"live": MapEntry("shows-live", b"")}, default=MapEntry("shows-default", b""),
+)  # fmt: skip
+
+
+@given(st.booleans(), st.booleans(), INPUTS)
+def test_an_unwatched_device_does_what_a_watched_one_does(holds_map: bool, null_start: bool, inputs) -> None:
+    """The short way of load devices, whose renders nobody wants, ends in the same state after every input."""
+    watched, unwatched = (
+        Device("d", DeviceOptions(reconnect_window_ms=100, keeps_renders=seen, tells_renders=seen))
+        for seen in (True, False)
+    )
+    now = 1_000
+    for device in (watched, unwatched):
+        device.follow(now, TOPIC, cursor=None if null_start else 0)
+        if holds_map:
+            device.map_fetched(now, TOPIC, MAP, 0.5)
+        device.start(now)
+    for each in (None, *inputs):
+        now += 7
+        did = []
+        for device in (watched, unwatched):
+            conn = device.connection.live or device.connection.next or 0
+            if each is None:
+                actions = [*device.opened(now, conn), *device.received(now, conn, welcome(now), 0.3)]
+            elif each == "cut":
+                actions = [*device.disconnected(now, conn, 1006, 0.3)]
+            elif each == "wait":
+                actions = [*device.tick(max(now, min(device.wake_at_ms, now + 10_000)), 0.3)]
+                conn = device.connection.next
+                if conn is not None:
+                    actions += [*device.opened(now, conn), *device.received(now, conn, welcome(now), 0.3)]
+            else:
+                actions = [*device.received(now, conn, each, 0.3)]
+            did.append([action for action in actions if not isinstance(action, Show)])
+        assert did[0] == did[1]
+        assert seen_of(watched) == seen_of(unwatched)
+    assert unwatched.renders is None
+
+
+def welcome(now: int) -> WelcomeFrame:
+    return WelcomeFrame("n", now, 3600.0, 0.0, 100, 100)
+
+
+def seen_of(device: Device) -> list[object]:
+    found: list[object] = [device.wake_at_ms, device.told, device.online, device.clock_offset_ms]
+    for state in device.states:
+        found += [getattr(state, name) for name in TopicState.__slots__]
+    return found
