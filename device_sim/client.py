@@ -62,11 +62,13 @@ class DeviceClient:
         "_back_at",
         "_frozen",
         "_sockets",
+        "_was_online",
         "arrivals",
         "channels",
         "context",
         "device",
         "device_context",
+        "has_subscribed",
         "number",
         "profile_id",
         "source",
@@ -104,6 +106,9 @@ class DeviceClient:
         self._back_at: asyncio.TimerHandle | None = None
         """When what befell it ends."""
         self._frozen = False
+        self.has_subscribed = False
+        """Whether it was once online with a cursor for each of its topics."""
+        self._was_online = False
 
     # for its owner
     def follow(self, topic: str, *, cursor: int | None = None, state_key: str | None = None) -> None:
@@ -272,6 +277,8 @@ class DeviceClient:
             elif frame is None:
                 continue
             actions = device.received(now, conn, frame, context.random.random())
+            if not self.has_subscribed or not self._was_online:
+                self._count()
             if actions:
                 self._carry_out(now, actions)
             elif device.wake_at_ms < self.wheel_at_ms:
@@ -313,7 +320,18 @@ class DeviceClient:
             elif type(action) is GiveUp:
                 self.context.stats.given_up += 1
                 assert not may_reconnect(action.code)
+        self._count()
         self._sleep()
+
+    def _count(self) -> None:
+        """Keep the context's counts of devices."""
+        device = self.device
+        if device.online is not self._was_online:
+            self._was_online = device.online
+            self.context.stats.online += 1 if device.online else -1
+        if not self.has_subscribed and device.subscribed:
+            self.has_subscribed = True
+            self.context.stats.subscribed += 1
 
     def _show(self, render: Render) -> None:
         context = self.context

@@ -95,9 +95,14 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClientStats(msgspec.Struct, gc=False):
-    """Counts over all clients of a context; they only rise, except `open`."""
+    """Counts over all clients of a context; they only rise, except the first three."""
 
     open: int = 0
+    """Connections that stand."""
+    online: int = 0
+    """Devices with a welcomed connection."""
+    subscribed: int = 0
+    """Devices that were online with a cursor for each of their topics at some time, but those replaced since."""
     handshakes: int = 0
     refused: int = 0
     failed: int = 0

@@ -27,6 +27,7 @@ from contract.frames import (
     ContinuityFrame,
     ErrorFrame,
     GoawayFrame,
+    Held,
     HoleFrame,
     ScheduleFrame,
     ServerFrame,
@@ -544,9 +545,11 @@ class Device:
     def _subscribe(self, conn: int, states: Collection[TopicState]) -> Send:
         if len(states) == 1:
             (state,) = states
-            if state.cursor is None and state.stage_map is None:
+            if state.cursor is None:
                 state.asked(conn)
-                return Send(conn, _first_subscribe(state.topic))
+                holding = state.held()
+                version, revision = (-1, -1) if holding is None else (holding.version, holding.revision)
+                return Send(conn, _first_subscribe(state.topic, version, revision))
         topics: dict[str, int | None] = {}
         held = {}
         for state in states:
@@ -557,7 +560,8 @@ class Device:
         return Send(conn, SubscribeFrame(topics, held))
 
 
-@lru_cache(maxsize=64)
-def _first_subscribe(topic: str) -> SubscribeFrame:
-    """What every newcomer without a map says: one object, so that a shell may encode it once."""
-    return SubscribeFrame({topic: None})
+@lru_cache(maxsize=256)
+def _first_subscribe(topic: str, version: int, revision: int) -> SubscribeFrame:
+    """What newcomers with one topic say, all who hold the same map (-1: none): one object, which a shell may encode
+    once."""
+    return SubscribeFrame({topic: None}, {} if version < 0 else {topic: Held(version, revision)})

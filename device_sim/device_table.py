@@ -25,7 +25,7 @@ from device_sim.stream_socket import StreamSocket
 if TYPE_CHECKING:
     from device_sim.client import Channel, DeviceClient
 
-__all__ = ["AVAILABLE", "DeviceTable", "TableSocket"]
+__all__ = ["AVAILABLE", "BIND_ADDRESS_NO_PORT", "DeviceTable", "TableSocket"]
 
 AVAILABLE: Final = hasattr(select, "epoll")
 """Whether this platform has what it takes."""
@@ -34,7 +34,7 @@ _IN: Final = select.EPOLLIN if AVAILABLE else 1
 _READING: Final = _IN | ((select.EPOLLET | select.EPOLLRDHUP) if AVAILABLE else 0)
 """With the peer's end: one that comes together with data is no edge of its own, and would be missed."""
 _CONNECTING: Final = _READING | (select.EPOLLOUT if AVAILABLE else 0)
-_BIND_ADDRESS_NO_PORT: Final = 24
+BIND_ADDRESS_NO_PORT: Final = 24
 """<linux/in.h>; without it a bound address shares its ports with nobody, whatever they connect to."""
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for zero seconds: closing resets the connection."""
@@ -158,7 +158,7 @@ class DeviceTable:
             return None
         try:
             if client.source is not None:
-                sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                sock.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((client.source, 0))
             failed = sock.connect_ex(address)
         except OSError as exc:

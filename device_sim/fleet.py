@@ -161,6 +161,8 @@ class Fleet:
     def replace(self, number: int) -> DeviceClient:
         """A new device in the place of one that left for good: same name, token, topics and maps, never subscribed."""
         left = self.clients[number]
+        if left.has_subscribed:
+            self.context.stats.subscribed -= 1
         client = self._build(
             number,
             left.device.device_id,
@@ -328,7 +330,7 @@ class Fleet:
 
     @property
     def online(self) -> int:
-        return self.count(lambda client: client.device.online)
+        return self.context.stats.online
 
     def logs(self) -> list[DeviceLog]:
         """What the judge needs of every device, as it stands now."""
@@ -357,7 +359,7 @@ class Fleet:
                 return
             if loop.time() >= deadline:
                 raise Unavailable(f"{reached} of {len(self.clients)} devices {what} after {timeout_s:.0f} s")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 + len(self.clients) / 100_000)  # looking at all of them is work of its own
 
 
 def _subscribed(client: DeviceClient) -> bool:

@@ -2,7 +2,11 @@
 
 The server runs in another process and is not counted: it accepts, welcomes, answers one subscribe and sends broadcasts,
 all prepared, so that the client is what is measured. CPU is this process's own (getrusage: a `CpuMeter` would count the
-server too, which is our child), memory its RSS difference.
+server too, which is our child), memory its RSS difference. Devices are those of a fleet that records lightly: on the
+devices' own loop, each with a signed token, a source address, and a share in a map of its profile.
+
+The *floor* is measured against the same server: the system calls of a connect and of a frame alone, made by a loop that
+does nothing else (socket, bind, connect, two writes, two reads, a registration; a wait for many and a read).
 """
 
 from __future__ import annotations
@@ -14,23 +18,41 @@ import json
 import multiprocessing
 import os
 import resource
+import select
+import socket
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, cast
 
 import uvloop
 
-from contract.frames import SUBPROTOCOL, BroadcastFrame, ContinuityFrame, WelcomeFrame, encode_frame
-from device_sim.client import Channel, ClientContext, DeviceClient, now_ms
-from device_sim.device import Device, DeviceOptions
-from device_sim.wire import accept_key
+from contract.frames import (
+    SUBPROTOCOL,
+    BroadcastFrame,
+    ContinuityFrame,
+    SubscribeFrame,
+    WelcomeFrame,
+    encode_frame,
+)
+from contract.tokens import DeviceClaims, new_key_ring
+from device_sim.client import now_ms
+from device_sim.device import DeviceOptions
+from device_sim.device_loop import EVENTS_PER_TURN, run_devices
+from device_sim.device_table import BIND_ADDRESS_NO_PORT
+from device_sim.fleet import Fleet, FleetOptions
+from device_sim.stage_map import MapEntry, StageMap
+from device_sim.wire import TEXT, accept_key, handshake_request, masked_frame
+from loadtest.bench.fleet_plan import source_addresses
+from loadtest.bench.fleet_tally import FleetTally
 
-__all__ = ["measure_client"]
+__all__ = ["measure_client", "measure_floor"]
 
 _TOPIC: Final = "event:measured"
 _BASE: Final = 1_700_000_000_000
 _ROUNDS: Final = 20
+_DEVICES_PER_MAP: Final = 20
 
 
 def _server_frame(payload: bytes) -> bytes:
@@ -38,6 +60,9 @@ def _server_frame(payload: bytes) -> bytes:
     assert size < 65536, "a longer one has another head"
     head = bytes((0x81, size)) if size < 126 else b"\x81\x7e" + size.to_bytes(2, "big")
     return head + payload
+
+
+_CONTINUITY: Final = _server_frame(encode_frame(ContinuityFrame(_TOPIC, "complete", "upcoming", _BASE)))
 
 
 class _Peer(asyncio.Protocol):
@@ -53,7 +78,8 @@ class _Peer(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._open:
+        if self._open:  # the subscribe, the only thing a device says here
+            self.transport.write(_CONTINUITY)
             return
         self._open = True
         key = data.split(b"Sec-WebSocket-Key: ", 1)[1].split(b"\r\n", 1)[0]
@@ -62,7 +88,6 @@ class _Peer(asyncio.Protocol):
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: "
             + SUBPROTOCOL.encode() + b"\r\nSec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n"
             + _server_frame(encode_frame(welcome))
-            + _server_frame(encode_frame(ContinuityFrame(_TOPIC, "complete", "upcoming", _BASE)))
         )  # fmt: skip
         self.peers.add(self)
 
@@ -100,44 +125,94 @@ def _rss_bytes() -> int:
 
 async def measure_client(port: int, pipe: Connection, devices: int) -> dict[str, float]:
     """us per connect and per frame, bytes per device; the server at `port` is fed through `pipe`."""
-    context = ClientContext(asyncio.get_running_loop(), seed=1, record_arrivals=False)
-    channels = [Channel("127.0.0.1", port, "/v1/stream")]
-    options = DeviceOptions(fetches_maps=False, keeps_renders=False)
-    gc.collect()
-    gc.freeze()
-    rss, cpu = _rss_bytes(), _cpu_s()
-    clients = [
-        # A token as long as a real one, each its own string, since each is its own in a real fleet.
-        DeviceClient(context, channels, Device(f"d-{number}", options, token=f"{number:0250d}"))
-        for number in range(devices)
-    ]
-    for client in clients:
-        client.follow(_TOPIC)
-        client.start()
-    while not all(client.device.topics[_TOPIC].cursor == _BASE for client in clients):  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    connect_us = (_cpu_s() - cpu) / devices * 1e6
-    gc.collect()
-    bytes_per_device = (_rss_bytes() - rss) / devices
-    cpu = _cpu_s()
-    for number in range(1, _ROUNDS + 1):
-        pipe.send(number)
-        while context.stats.broadcasts < number * devices:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    frame_us = (_cpu_s() - cpu) / (devices * _ROUNDS) * 1e6
-    for client in clients:
-        client.stop()
-    while context.stats.open:
-        await asyncio.sleep(0.02)
-        for client in clients:
-            client.drop()
-    await context.close()
+    tally = FleetTally(devices, (_TOPIC,))
+    options = FleetOptions(
+        devices=devices, sources=source_addresses(1, block=9), record_arrivals=False,
+        device=DeviceOptions(fetches_maps=False, keeps_renders=False, tells_renders=False),
+    )  # fmt: skip
+    urls = (f"ws://127.0.0.1:{port}/v1/stream",)
+    ring, expiry_s = new_key_ring("stagecue.device"), int(time.time()) + 86_400
+    async with Fleet(options, recorder=tally) as fleet:
+        gc.collect()
+        gc.freeze()
+        rss, cpu = _rss_bytes(), _cpu_s()
+        for number in range(devices):
+            claims = DeviceClaims(sub=f"p-{number}", dev=f"d-{number}", exp=expiry_s)
+            fleet.add(f"d-{number}", urls=urls, token=ring.sign(claims), topics=(_TOPIC,))
+        _hand_out_maps(fleet)
+        built_us = (_cpu_s() - cpu) / devices * 1e6
+        gc.collect()
+        gc.freeze()
+        cpu = _cpu_s()
+        fleet.start_all()
+        await fleet.wait_subscribed(timeout_s=120.0)
+        connect_us = (_cpu_s() - cpu) / devices * 1e6
+        gc.collect()
+        bytes_per_device = (_rss_bytes() - rss) / devices
+        cpu = _cpu_s()
+        for number in range(1, _ROUNDS + 1):
+            pipe.send(number)
+            while fleet.context.stats.broadcasts < number * devices:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        frame_us = (_cpu_s() - cpu) / (devices * _ROUNDS) * 1e6
+        reach = tally.reach(fleet.clients, {})
+    assert all((each.live, each.missed, each.behind) == (devices, 0, 0) for each in reach.broadcasts), "all got all"
     return {
-        "devices": devices,
+        "us_per_device_built": round(built_us, 1),
         "us_per_connect": round(connect_us, 1),
         "us_per_frame": round(frame_us, 2),
         "bytes_per_device": round(bytes_per_device),
     }
+
+
+def _hand_out_maps(fleet: Fleet) -> None:
+    """One map for every twenty devices, of five stages, as prefetched maps without their content are."""
+    for number, client in enumerate(fleet.clients):
+        if number % _DEVICES_PER_MAP == 0:
+            entries = {f"stage-{each}": MapEntry(f"{number:08x}{each:08x}", b"") for each in range(5)}
+            times: dict[str, int | None] = {key: _BASE + each for each, key in enumerate(entries)}
+            stage_map = StageMap(
+                "measured", 1, 1, 86_400, _BASE, entries=entries, default=MapEntry(f"{number:016x}", b""), times=times
+            )
+        client.carry_out(client.device.map_fetched(now_ms(), _TOPIC, stage_map, 0.5))
+
+
+def measure_floor(port: int, pipe: Connection, devices: int) -> dict[str, float]:
+    """The same system calls, and nothing else."""
+    request = handshake_request("127.0.0.1", "/v1/stream", subprotocol=SUBPROTOCOL, token="t" * 184, key=b"k" * 24)
+    subscribe = masked_frame(TEXT, encode_frame(SubscribeFrame({_TOPIC: None})), b"mask")
+    poll, descriptors = select.epoll(), []
+    cpu = _cpu_s()
+    for _ in range(devices):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
+        sock.bind(("127.8.0.1", 0))
+        sock.connect_ex(("127.0.0.1", port))
+        fd = sock.detach()
+        os.write(fd, request)
+        poll.register(fd, select.EPOLLIN | select.EPOLLET)
+        descriptors.append(fd)
+    _read_all(poll, devices)
+    for fd in descriptors:
+        os.write(fd, subscribe)
+    _read_all(poll, devices)
+    connect_us = (_cpu_s() - cpu) / devices * 1e6
+    cpu = _cpu_s()
+    for number in range(1, _ROUNDS + 1):
+        pipe.send(number)
+        _read_all(poll, devices)
+    frame_us = (_cpu_s() - cpu) / (devices * _ROUNDS) * 1e6
+    for fd in descriptors:
+        os.close(fd)
+    return {"floor_us_per_connect": round(connect_us, 1), "floor_us_per_frame": round(frame_us, 2)}
+
+
+def _read_all(poll: select.epoll, devices: int) -> None:
+    """Once per device."""
+    left = devices
+    while left:
+        for fd, _ in poll.poll(10.0, EVENTS_PER_TURN):
+            left -= bool(os.read(fd, 4_096))
 
 
 def main() -> int:
@@ -150,7 +225,9 @@ def main() -> int:
     server.start()
     try:
         port = pipe.recv()
-        sys.stdout.write(json.dumps(uvloop.run(measure_client(port, pipe, arguments.devices))) + "\n")
+        found = {"devices": arguments.devices, **run_devices(measure_client(port, pipe, arguments.devices))}
+        found |= measure_floor(port, pipe, arguments.devices)
+        sys.stdout.write(json.dumps(found) + "\n")
     finally:
         pipe.send(None)
         server.join(5)

@@ -185,7 +185,8 @@ class FleetSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     connected: int
     """Devices with a welcomed connection."""
     subscribed: int
-    """Devices that were connected and knew a cursor for each of their topics at some snapshot; never falls."""
+    """Devices that were connected and knew a cursor for each of their topics at some time; falls where one is replaced
+    (churn), until its successor has subscribed."""
     broadcasts: int
     """Received by all devices, repeats and replays included."""
     handshakes: int
