@@ -326,10 +326,11 @@ class DeviceClient:
     def _count(self) -> None:
         """Keep the context's counts of devices."""
         device = self.device
-        if device.online is not self._was_online:
-            self._was_online = device.online
-            self.context.stats.online += 1 if device.online else -1
-        if not self.has_subscribed and device.subscribed:
+        online = device.connection.live is not None
+        if online is not self._was_online:
+            self._was_online = online
+            self.context.stats.online += 1 if online else -1
+        if online and not self.has_subscribed and device.subscribed:
             self.has_subscribed = True
             self.context.stats.subscribed += 1
 

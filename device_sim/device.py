@@ -127,7 +127,12 @@ class Device:
     @property
     def subscribed(self) -> bool:
         """Whether it is online and knows a cursor for every topic."""
-        return self.online and all(state.cursor is not None for state in self.states)
+        if self.connection.live is None:
+            return False
+        topics = self._topics
+        if isinstance(topics, TopicState):
+            return topics.cursor is not None
+        return topics is None or all(state.cursor is not None for state in topics.values())
 
     @property
     def online(self) -> bool:

@@ -292,11 +292,16 @@ class Fleet:
         Raises Unavailable when some are not, `over_s` + 30 s later.
         """
         self.start_all(over_s=over_s)
-        await self._until(lambda client: client.device.online, over_s + 30.0, "connected", progress)
+        await self._until(
+            lambda client: client.device.online, over_s + 30.0, "connected", progress, at_most=lambda: self.online
+        )
 
     async def wait_subscribed(self, *, timeout_s: float, progress: Progress | None = None) -> None:
         """Until every device is online and knows a cursor for every topic. Raises Unavailable."""
-        await self._until(_subscribed, timeout_s, "subscribed", progress)
+        stats = self.context.stats
+        await self._until(
+            _subscribed, timeout_s, "subscribed", progress, at_most=lambda: min(stats.online, stats.subscribed)
+        )
 
     async def wait_caught_up(
         self, newest: Mapping[str, int], *, timeout_s: float, progress: Progress | None = None
@@ -347,12 +352,21 @@ class Fleet:
         ]
 
     async def _until(
-        self, condition: Callable[[DeviceClient], bool], timeout_s: float, what: str, progress: Progress | None
+        self,
+        condition: Callable[[DeviceClient], bool],
+        timeout_s: float,
+        what: str,
+        progress: Progress | None,
+        *,
+        at_most: Callable[[], int] | None = None,
     ) -> None:
+        """`at_most`: what is known without looking at them all; nobody is looked at before that is all of them."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
-            reached = self.count(condition)
+            reached = len(self.clients) if at_most is None else at_most()
+            if reached >= len(self.clients):
+                reached = self.count(condition)
             if progress is not None:
                 progress(reached, len(self.clients))
             if reached == len(self.clients):
