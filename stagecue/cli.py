@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from typing import Final
@@ -28,6 +29,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "settings": ("stagecue.commands.settings:settings", "List every setting: variable, default, meaning."),
 }
 """Command -> (where it lives, its line in `--help`); the line stands here so that help imports nothing."""
+_GC_THRESHOLDS: Final = (50_000, 20, 20)
+"""Start-up makes half a million objects, and nearly all stay: by default every 700 are walked, a sixth of its time."""
 
 
 class LazyGroup(click.Group):
@@ -81,6 +84,7 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
+    gc.set_threshold(*_GC_THRESHOLDS)
     cli.main(args=sys.argv[1:], prog_name="stagecue")
 
 
