@@ -13,7 +13,18 @@ from loadtest.report.downsampling import Point
 from loadtest.report.markup import Markup, element, joined
 from loadtest.report.scales import Axis
 
-__all__ = ["SIDE", "Frame", "Layer", "VerticalMark", "area_path", "clustered", "curve_class", "draw_plot", "line_path"]
+__all__ = [
+    "SIDE",
+    "Frame",
+    "Layer",
+    "VerticalMark",
+    "area_path",
+    "clustered",
+    "curve_class",
+    "draw_plot",
+    "line_path",
+    "steps_path",
+]
 
 SIDE: Final = 1000
 _COLOURS: Final = 8
@@ -76,6 +87,25 @@ def area_path(upper: Sequence[Point], lower: Sequence[Point], frame: Frame) -> s
     return "M" + "L".join(f"{frame.at_x(at):.1f} {frame.at_y(value):.1f}" for at, value in outline) + "Z"
 
 
+def steps_path(bins: Iterable[Point], width: float, frame: Frame) -> str:
+    """The area under bins of `width` that lie side by side, flat over each; bins of nothing are left out."""
+    floor = frame.at_y(0.0)
+    parts: list[str] = []
+    open_until: float | None = None
+    for at, value in bins:
+        if value > 0:
+            if open_until is None:
+                parts.append(f"M{frame.at_x(at):.1f} {floor:.1f}")
+            open_until = at + width
+            parts.append(f"V{frame.at_y(value):.1f}H{frame.at_x(open_until):.1f}")
+        elif open_until is not None:
+            parts.append(f"V{floor:.1f}Z")
+            open_until = None
+    if open_until is not None:
+        parts.append(f"V{floor:.1f}Z")
+    return "".join(parts)
+
+
 def clustered(marks: Sequence[VerticalMark], axis: Axis) -> list[tuple[float, Sequence[VerticalMark]]]:
     """Marks (rising) whose badges would lie on one another, together: (share of the width, marks). Those outside the
     axis are left out."""
@@ -107,12 +137,13 @@ def draw_plot(
     lines = [
         *(_rect("band", frame.at_x(start), frame.at_x(end)) for start, end in bands),
         *(_line("axis" if at == 0 else "grid", 0, SIDE, frame.at_y(at), frame.at_y(at)) for at, _ in frame.y.ticks),
+        *(element("path", cls=layer.cls, d=layer.path) for layer in layers if layer.path),
+        # Upon the areas, which would hide them.
         *(
             _line(f"mark {mark.cls}".strip(), frame.at_x(mark.at), frame.at_x(mark.at), 0, SIDE)
             for mark in marks
             if frame.x.low <= mark.at <= frame.x.high
         ),
-        *(element("path", cls=layer.cls, d=layer.path) for layer in layers if layer.path),
         *(_line("level", 0, SIDE, frame.at_y(at), frame.at_y(at)) for at in levels),
     ]
     drawing = element(

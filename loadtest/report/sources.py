@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -51,6 +52,8 @@ class Processes:
         self._roles = {role: pids if callable(pids) else tuple(pids) for role, pids in roles.items()}
         self._pss_every = pss_every
         self._rounds = 0
+        # A round that was cancelled goes on in its thread; the next waits for it.
+        self._reading = threading.Lock()
         self._cpu_of: dict[tuple[str, int], float] = {}
         self.cpu_s: dict[str, float | None] = dict.fromkeys(roles)
         self.rss_bytes: dict[str, float | None] = dict.fromkeys(roles)
@@ -59,10 +62,14 @@ class Processes:
     async def read(self) -> None:
         # Asked on the loop: what tells the ids belongs to it.
         roots = {role: tuple(pids() if callable(pids) else pids) for role, pids in self._roles.items()}
-        await asyncio.to_thread(self._read, roots)
+        await asyncio.to_thread(self._read_alone, roots)
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+    def _read_alone(self, roots: Mapping[str, Sequence[int]]) -> None:
+        with self._reading:
+            self._read(roots)
 
     def _read(self, roots: Mapping[str, Sequence[int]]) -> None:
         started = _started_by()

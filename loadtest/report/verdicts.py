@@ -14,7 +14,7 @@ _SIGNS: Final[dict[str, Direction]] = {
     "<=": "at most", "<": "at most", "\u2264": "at most", ">=": "at least", ">": "at least", "\u2265": "at least",
     "=": "exactly", "==": "exactly",
 }  # fmt: skip
-_PROMISE: Final = re.compile(r"\s*(<=|>=|==|[<>=\u2264\u2265])\s*(-?\d[\d,]*(?:\.\d+)?)\s*([kM%]?)")
+_PROMISE: Final = re.compile(r"\s*(<=|>=|==|[<>=\u2264\u2265])?\s*(-?\d[\d,]*(?:\.\d+)?)\s*([kM%]?)")
 
 
 class Word(NamedTuple):
@@ -41,12 +41,14 @@ class Promise(NamedTuple):
 
 
 def promise(bar: Bar) -> Promise | None:
-    """Of `<= 12 s`: at most 12. None for a text that does not begin so."""
+    """Of `<= 12 s`: at most 12; of a bare `0` or `none`: exactly that. None for other texts."""
+    if bar.bar.strip().lower() in ("none", "no"):
+        return Promise("exactly", 0.0)
     found = _PROMISE.match(bar.bar)
     if not found:
         return None
     times = {"k": 1e3, "M": 1e6}.get(found[3], 1.0)
-    return Promise(_SIGNS[found[1]], float(found[2].replace(",", "")) * times)
+    return Promise(_SIGNS[found[1] or "="], float(found[2].replace(",", "")) * times)
 
 
 def standing(record: RunRecord) -> Verdict:

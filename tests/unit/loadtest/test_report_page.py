@@ -10,9 +10,9 @@ import pytest
 
 from loadtest.report.figures import numbered_marks, vertical_marks
 from loadtest.report.page import draw_report
-from loadtest.report.plot import VerticalMark, clustered
+from loadtest.report.plot import Frame, Layer, VerticalMark, clustered, draw_plot, steps_path
 from loadtest.report.record import Bar, Chart, Fact, HistogramFile, Mark, RunRecord, Series
-from loadtest.report.scales import time_axis
+from loadtest.report.scales import Axis, time_axis
 from loadtest.report.verdicts import Promise, promise, reservations, standing
 from tests.support.run_records import some_record
 
@@ -146,7 +146,7 @@ def test_a_verdict_gives_way_to_what_the_record_says_itself() -> None:
         ("<= 12 s", Promise("at most", 12)), ("< 2.5x", Promise("at most", 2.5)), ("= 0", Promise("exactly", 0)),
         (">= 50,000", Promise("at least", 50_000)), ("<= 20k", Promise("at most", 20_000)),
         ("\u2265 5 x lower", Promise("at least", 5)),
-        ("all of them", None), ("", None),
+        ("0", Promise("exactly", 0)), ("none", Promise("exactly", 0)), ("all of them", None), ("", None),
     ],
 )  # fmt: skip
 def test_a_promise_is_read_from_its_text(text: str, expected: Promise | None) -> None:
@@ -211,3 +211,23 @@ def test_marks_of_two_runs_share_numbers_by_label_and_turn() -> None:
     assert [(line.at, line.badge, line.cls) for line in lines] == [
         (0.5, "1", "s1"), (1.0, "2", "s0"), (1.5, "2", "s1"), (3.0, "3", "s0"), (5.0, "4", "s0"),
     ]  # fmt: skip
+
+
+def test_bins_are_flat_and_those_of_nothing_are_left_out() -> None:
+    frame = Frame(Axis(0, 10, []), Axis(0, 4, []))
+    assert steps_path([(0, 1.0), (1, 4.0), (2, 0.0), (5, 2.0)], 1, frame) == (
+        "M0.0 1000.0V750.0H100.0V0.0H200.0V1000.0ZM500.0 1000.0V500.0H600.0V1000.0Z"
+    )
+    assert steps_path([(0, 0.0)], 1, frame) == ""
+
+
+def test_a_drawing_has_bands_levels_and_marks_within_its_axes() -> None:
+    frame = Frame(time_axis(0, 10), Axis(0, 4, [(0, "0"), (4, "4")]))
+    text = draw_plot(
+        frame, [Layer("", "line s0"), Layer("M0 0", "line s1")], title="t", describes="d", key="k",
+        marks=[VerticalMark(2.0, "1", "due", "s1"), VerticalMark(99.0, "2", "later")], bands=[(1, 3)], levels=[2.0],
+    )  # fmt: skip
+    assert '<rect class="band" x="100.0" y="0" width="200.0"' in text
+    assert '<line class="level" x1="0.0" x2="1000.0" y1="500.0" y2="500.0">' in text
+    assert text.count('class="mark') == 1
+    assert '<path class="line s0"' not in text, "a path of nothing is left out"
