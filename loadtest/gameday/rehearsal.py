@@ -110,6 +110,7 @@ class Rehearsal:
             await self._check_here(url)
         async with RehearsalTarget(plan.producer_url, plan.operator_token) as target:
             before = await self._real_event(target)
+            await self._look_at_real_maps()
             self.shadow = await target.rehearse(
                 plan.event_id, over_ms=plan.over_ms, compress=plan.compress, begins_in_ms=_BEGINS_IN_MS
             )
@@ -176,7 +177,10 @@ class Rehearsal:
             devices=looked_at, dgs_url=plan.dgs_url, event_ids=(plan.event_id,), artwork="none", token_of=plan.token_of
         )
         async with Fleet(options) as real:  # they never connect
-            await real.prefetch_all()
+            try:
+                await real.prefetch_all()
+            except BroadcastSystemError as exc:
+                raise CouldNotRun(f"the DGS at {plan.dgs_url} serves no maps: {exc}") from exc
             for client in real.clients:
                 for state in client.device.topics.values():
                     if state.stage_map is not None:
@@ -200,7 +204,6 @@ class Rehearsal:
             token_of=plan.token_of,
         )
         try:
-            await self._look_at_real_maps()
             async with Fleet(options, on_render=self._rendered) as fleet:
                 self._watch(fleet)
                 await self._get_ready(fleet)

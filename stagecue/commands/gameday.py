@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from stagecue.commands.rehearse import rehearse
+
 __all__ = ["gameday"]
 
 
@@ -61,3 +63,6 @@ def list_(**options: Any) -> None:
     from loadtest.gameday.running import list_scenarios
 
     raise SystemExit(list_scenarios(**options))
+
+
+gameday.add_command(rehearse)
