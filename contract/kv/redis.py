@@ -106,7 +106,7 @@ def _errors(what: str) -> Iterator[None]:
         if "handler is closed" not in str(exc):
             raise
         raise StoreUnavailable(f"Redis could not {what}: the connection was lost") from exc
-    except (msgspec.DecodeError, AssertionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, AssertionError) as exc:
         raise StoreUnavailable(f"Redis holds what is not ours, found trying to {what}: {exc}") from exc
 
 

@@ -123,7 +123,7 @@ def _layout(body: bytes) -> Layout | None:
     """None for what cannot be read: damaged, or of a later release. Its records are then none."""
     try:
         return decode_layout(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

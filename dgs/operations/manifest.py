@@ -53,7 +53,7 @@ def parse_manifest(content: bytes, source: str) -> dict[str, str]:
             pairs = [(each.id, each.body) for each in listed.operations]
         else:
             pairs = list(msgspec.convert(shape, dict[str, str]).items())
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise _refusal(source, str(exc)) from exc
     found: dict[str, str] = {}
     for key, document in pairs:

@@ -116,7 +116,7 @@ def read_answer(body: bytes, asked: frozenset[str], need: Need, by_id: Mapping[s
     """What `body` says of the profiles `asked`. Raises Garbage if it is no answer at all."""
     try:
         raw = _answers.decode(body).recommendations
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise Garbage(str(exc)[:200]) from exc
     except RecursionError as exc:
         raise Garbage("nested too deeply") from exc
@@ -125,7 +125,7 @@ def read_answer(body: bytes, asked: frozenset[str], need: Need, by_id: Mapping[s
     for part in raw:
         try:
             entry = _entries.decode(part)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             malformed += 1
             continue
         if entry.profile not in asked or entry.profile in found:

@@ -530,9 +530,11 @@ class TestRedisAlone:
     async def test_what_is_not_ours_is_store_unavailable(self) -> None:
         """A corrupted entry is an error of the store, never a crash of the reader."""
         client = FakeAsyncRedis()
-        await client.zadd("stagecue:{event:night}:log", {b"rubbish": BASE})
-        with pytest.raises(StoreUnavailable, match="not ours"):
-            await RedisReplayLog(client).read(TOPIC)
+        for rubbish in (b"rubbish", b'{"topic":"\xff"}'):
+            await client.flushall()
+            await client.zadd("stagecue:{event:night}:log", {rubbish: BASE})
+            with pytest.raises(StoreUnavailable, match="not ours"):
+                await RedisReplayLog(client).read(TOPIC)
         await client.aclose()
 
     async def test_scripts_survive_a_server_that_forgot_them(self) -> None:

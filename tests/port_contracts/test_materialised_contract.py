@@ -226,9 +226,10 @@ async def test_a_layout_that_cannot_be_read_costs_its_own_records_alone() -> Non
     store = RedisMaterialised(client, catalog=lambda: CATALOG, draw=lambda: 0.0)
     given = {"p-1": picks(1, 2, 3, 4, 5, 6), "p-2": picks(1, 2, 3, 4, 5, 6, layout=LARGE)}
     await store.write(TOPIC, 7, given, keep_s=1000)
-    await client.set(names.kv_picks_layout(layout_id(LARGE)), b"\xc1 not a layout")
-    fresh = RedisMaterialised(client, catalog=lambda: CATALOG)
-    assert set(await fresh.read(TOPIC, 7, ["p-1", "p-2"])) == {"p-1"}
+    for damaged in (b"\xc1 not a layout", b"\x82\xa1\xff"):
+        await client.set(names.kv_picks_layout(layout_id(LARGE)), damaged)
+        fresh = RedisMaterialised(client, catalog=lambda: CATALOG)
+        assert set(await fresh.read(TOPIC, 7, ["p-1", "p-2"])) == {"p-1"}
     await client.aclose()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,3 +69,13 @@ def test_a_whole_answer_fits_its_limit(profiles: int, need: Need) -> None:
         "because": [{"title": longest, "near": [longest] * need.per_because}] * need.because,
     }
     assert len(json.dumps({"recommendations": [entry] * profiles})) <= answer_limit_bytes(profiles, need)
+
+
+def test_bytes_that_are_no_text_cost_their_own_entry() -> None:
+    """msgspec says UnicodeDecodeError there, which is no DecodeError of its own."""
+    bad = b'{"profile":"b","missing":"\xff"}'
+    body = b'{"recommendations":[' + bad + b',{"profile":"a","ranked":["t1"]}]}'
+    read = read_answer(body, frozenset({"a", "b"}), Need(3, 0, 0), BY_ID)
+    assert (set(read.found), read.malformed) == ({"a"}, 1)
+    with pytest.raises(Garbage):
+        read_answer(b'{"\xff":1}', frozenset({"a"}), Need(3, 0, 0), BY_ID)

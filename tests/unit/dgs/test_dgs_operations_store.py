@@ -61,6 +61,7 @@ def test_a_manifest_is_apollos_or_a_plain_object() -> None:
             b'"format": "apollo-persisted-query-manifest", "version": 1}',
             "two documents",
         ),
+        (b'{"a": "{__typename}\xff"}', "utf-8"),
     ],
 )
 def test_a_bad_manifest_is_refused_by_name(content: bytes, says: str) -> None:
