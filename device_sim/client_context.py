@@ -243,8 +243,11 @@ class ClientContext:
             task.cancel()
 
     def handshake_over(self, stream: StreamSocket) -> None:
-        """Done or failed: another one may begin. Idempotent."""
-        if self._opening.pop(stream, None) is not None and self._waiting:
+        """Done or failed: others may begin. Idempotent."""
+        if self._opening.pop(stream, None) is None or not self._waiting:
+            return
+        # Many at a time, one after the other: what opening takes stays in the processor's caches.
+        if len(self._opening) <= self._opening_max // 2:
             self._open_waiting()
 
     async def close(self) -> None:

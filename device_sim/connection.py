@@ -27,6 +27,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_window_ms: int = 5_000
     window_cap_ms: int = 120_000
     """Growing windows end here (R21)."""
+    returns_budget: int = 10
+    """Returns in quick succession that keep to the server's window, be they welcomed or not: beyond it each one doubles
+    the window as a failure does, since a node that welcomes and drops everybody would be asked for ever."""
+    return_refill_ms: int = 60_000
+    """A return is forgotten after this long."""
     welcome_within_ms: int = 15_000
     """A socket that is not welcomed by then counts as failed."""
     silence_pings: float = 1.25
@@ -48,15 +53,17 @@ class Connection:
 
     __slots__ = (
         "_count",
+        "_forgotten_at_ms",
         "_goaway",
-        "_network_up",
         "_next_until_ms",
         "_options",
+        "_returns",
         "_silence_ms",
         "ended_by",
         "failures",
         "heard_ms",
         "live",
+        "network_up",
         "next",
         "open_at_ms",
         "subscribed",
@@ -78,10 +85,14 @@ class Connection:
         """Close code after which there is no return."""
         self.heard_ms = 0
         self._count = 0
+        self._returns = 0
+        """Planned and not forgotten yet."""
+        self._forgotten_at_ms = 0
+        """Up to when returns were forgotten."""
         self._next_until_ms = 0
         self._silence_ms = 0
         self._goaway: tuple[int, int] | None = None  # (not before, window), for the return it announced
-        self._network_up = True
+        self.network_up = True
 
     # questions
     def awaits(self, conn: int) -> bool:
@@ -195,9 +206,9 @@ class Connection:
 
     def network(self, now_ms: int, *, up: bool, draw: float) -> list[int]:
         """The network went or came; returns the sockets lost with it. A return counts as the first try."""
-        if up == self._network_up:
+        if up == self.network_up:
             return []
-        self._network_up = up
+        self.network_up = up
         if not up:
             self.open_at_ms = None
             return [conn for conn in (self.live, self.next) if conn is not None]
@@ -207,12 +218,26 @@ class Connection:
         return []
 
     def _plan_open(self, now_ms: int, draw: float) -> None:
-        if not self._network_up:
+        if not self.network_up:
             return
         not_before, window_ms = self._goaway or (now_ms, self.window_ms)
-        if self._goaway is not None and self.failures == 0:
+        spent = self._spend_return(now_ms)
+        if self._goaway is not None and self.failures == 0 and not spent:
             # The node drew this moment over its window, for this device alone: another draw would double the window.
             self.open_at_ms = max(now_ms, not_before)
             return
-        delay = return_delay_ms(window_ms, self.failures, draw, cap_ms=self._options.window_cap_ms)
+        growth = max(self.failures, spent)
+        delay = return_delay_ms(window_ms, growth, draw, cap_ms=self._options.window_cap_ms)
         self.open_at_ms = max(now_ms, not_before) + delay
+
+    def _spend_return(self, now_ms: int) -> int:
+        """Take a return from the budget; returns how many there were beyond it."""
+        refill_ms = self._options.return_refill_ms
+        forgotten = max(0, now_ms - self._forgotten_at_ms) // refill_ms
+        if forgotten >= self._returns:
+            self._returns, self._forgotten_at_ms = 0, now_ms
+        else:
+            self._returns -= forgotten
+            self._forgotten_at_ms += forgotten * refill_ms
+        self._returns += 1
+        return max(0, self._returns - self._options.returns_budget)

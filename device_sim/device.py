@@ -121,6 +121,9 @@ class Device(Screen):
         if not self.online:
             self.clock_offset_ms = stage_map.server_time - now_ms
         state.fetching, state.map_failures = False, 0
+        if state.stage_map is not None and stage_map.version < state.stage_map.version:
+            self._plan_refetch(now_ms, state, draw)  # an origin that lags: what is held is newer
+            return _NOTHING
         newer = state.stage_map is None or stage_map.version > state.stage_map.version
         state.stage_map = stage_map
         outdated = state.schedule(stage_map.revision, stage_map.version, stage_map.times)
@@ -217,6 +220,11 @@ class Device(Screen):
         for conn in self.connection.network(now_ms, up=up, draw=draw):
             actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
             actions.extend(self.disconnected(now_ms, conn, 1006, draw))
+        if up:
+            for state in self.states:
+                if state.refetch_at is not None and state.refetch_at <= now_ms:
+                    state.refetch_at = None  # many come back at this moment, and their maps' time is up, too
+                    self._plan_refetch(now_ms, state, draw)
         self._want(self.connection.wake_at_ms)
         return actions or _NOTHING
 
@@ -229,7 +237,7 @@ class Device(Screen):
         if self._acks is not None:
             self._send_due_acks(now_ms, actions)
         for state in self.states:
-            if state.refetch_at is not None and state.refetch_at <= now_ms:
+            if state.refetch_at is not None and state.refetch_at <= now_ms and self.connection.network_up:
                 state.refetch_at = None
                 if self.options.fetches_maps and not state.fetching:
                     state.fetching = True
@@ -353,7 +361,7 @@ class Device(Screen):
         if self._acks is not None:
             wake = min(wake, min(self._acks)[0])
         for state in self.states:
-            if state.refetch_at is not None:
+            if state.refetch_at is not None and self.connection.network_up:
                 wake = min(wake, state.refetch_at)
             if state.ask_again_at is not None:
                 wake = min(wake, state.ask_again_at)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode
 from contract.errors import MalformedFrame
-from contract.frames import SUBPROTOCOL, ClientFrame, ServerFrame, WelcomeFrame
+from contract.frames import SUBPROTOCOL, ClientFrame, ServerFrame, TokenFrame, WelcomeFrame
 from device_sim import wire
 
 if TYPE_CHECKING:
@@ -187,6 +187,14 @@ class StreamSocket:
     def _parse(self, data: bytes, at_ms: float) -> None:
         context, client = self.client.context, self.client
         state = self._state
+        whole_text = wire.whole_text(data) if state is None else None
+        if whole_text is not None:
+            frame = context.decode(whole_text)
+            arrived = [(whole_text, frame)]
+            if type(frame) is not WelcomeFrame and type(frame) is not TokenFrame:  # every device has its own
+                context.know_chunk(data, arrived)
+            client.frames_received(self, at_ms, arrived)
+            return
         parser = state if isinstance(state, wire.FrameParser) else context.idle_parser
         whole = parser is context.idle_parser
         shared: _Arrived | None = [] if whole else None
@@ -194,8 +202,8 @@ class StreamSocket:
             for opcode, payload in parser.feed(data):
                 if opcode == wire.TEXT:
                     frame = context.decode(payload)
-                    if type(frame) is WelcomeFrame:
-                        shared = None  # every device has its own
+                    if type(frame) is WelcomeFrame or type(frame) is TokenFrame:
+                        shared = None
                     elif shared is not None:
                         shared.append((payload, frame))
                     client.frames_received(self, at_ms, [(payload, frame)])

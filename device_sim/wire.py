@@ -35,6 +35,7 @@ __all__ = [
     "masked_frame",
     "parse_close",
     "parse_handshake_response",
+    "whole_text",
 ]
 
 TEXT: Final = 1
@@ -135,6 +136,18 @@ def parse_close(payload: bytes) -> int:
     if len(payload) == 1:
         raise ProtocolViolation("a close frame of one byte")
     return int.from_bytes(payload[:2], "big")
+
+
+def whole_text(received: bytes) -> bytes | None:
+    """The message, if `received` is one whole text frame below 64 KiB, as most are; None: let a parser see."""
+    if len(received) < 2 or received[0] != 0x81:
+        return None
+    size = received[1]
+    if size < 126:
+        return received[2:] if size == len(received) - 2 else None
+    if size == 126 and len(received) >= 4 and int.from_bytes(received[2:4], "big") == len(received) - 4:
+        return received[4:]
+    return None
 
 
 class FrameParser:

@@ -46,6 +46,7 @@ from device_sim.stage_map import MapEntry, StageMap
 from device_sim.wire import TEXT, accept_key, handshake_request, masked_frame
 from loadtest.bench.fleet_plan import source_addresses
 from loadtest.bench.fleet_tally import FleetTally
+from loadtest.bench.settled_memory import settle_memory
 
 __all__ = ["measure_client", "measure_floor"]
 
@@ -141,8 +142,7 @@ async def measure_client(port: int, pipe: Connection, devices: int) -> dict[str,
             fleet.add(f"d-{number}", urls=urls, token=ring.sign(claims), topics=(_TOPIC,))
         _hand_out_maps(fleet)
         built_us = (_cpu_s() - cpu) / devices * 1e6
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         cpu = _cpu_s()
         fleet.start_all()
         await fleet.wait_subscribed(timeout_s=120.0)

@@ -8,7 +8,6 @@ and answers each with one line on standard output, `[number, answer]`, in order.
 from __future__ import annotations
 
 import asyncio
-import gc
 import resource
 import sys
 from pathlib import Path
@@ -42,14 +41,13 @@ from loadtest.bench.fleet_files import FleetRecorder
 from loadtest.bench.fleet_maps import FleetMaps
 from loadtest.bench.fleet_plan import FleetPlan
 from loadtest.bench.fleet_tally import FleetTally
+from loadtest.bench.settled_memory import settle_memory
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
 
 __all__ = ["PLAN_FILE", "TOKENS_FILE", "main"]
 
 PLAN_FILE: Final = "plan.json"
 TOKENS_FILE: Final = "tokens.txt"
-_GC_THRESHOLDS: Final = (50_000, 20, 100)
-"""Connecting makes a few objects per device, none of which is garbage: looking often finds nothing."""
 
 
 class _Child:
@@ -73,7 +71,7 @@ class _Child:
                 topics=plan.topics_of(number),
                 profile_id=plan.profile_id(number),
             )
-        _settle_memory()
+        settle_memory()
 
     async def answer(self, command: Command) -> object:
         match command:
@@ -146,13 +144,6 @@ class _Child:
         if self._watch is not None:
             await self._watch.__aexit__(None, None, None)
             self._watch = None
-
-
-def _settle_memory() -> None:
-    """Devices live as long as the process: the collector need not walk them at every turn, in the middle of a burst."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 async def _serve(directory: Path) -> None:

@@ -160,6 +160,29 @@ def test_failed_fetches_keep_the_map_and_back_off() -> None:
     assert book.device.topics[TOPIC].stage_map is not None
 
 
+def test_a_map_older_than_the_one_held_does_not_replace_it() -> None:
+    """An origin may lag behind the log; the next refetch may find one that does not."""
+    book = holding().frames(continuity(complete, 0))
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=3), 0.5)
+    book.at(book.device.topics[TOPIC].refetch_at)
+    assert book.device.map_fetched(book.now, TOPIC, stage_map("live", version=2), 0.5) == ()
+    state = book.device.topics[TOPIC]
+    assert state.stage_map.version == 3
+    assert state.refetch_at == book.now + 1 + 5_000
+    assert not state.fetching
+
+
+def test_without_a_network_nothing_is_fetched_and_its_return_is_no_herd() -> None:
+    book = holding().frames(continuity(complete, 0))
+    due = book.device.topics[TOPIC].refetch_at
+    book.device.network(book.now, up=False, draw=0.5)
+    assert book.at(due + 60_000) == []
+    assert book.device.wake_at_ms == NEVER, "a time that is up must not keep it awake"
+    book.device.network(book.now, up=True, draw=0.5)
+    assert book.device.topics[TOPIC].refetch_at == book.now + 1 + 5_000
+    assert FetchMap(TOPIC) in book.at(book.now + 5_001)
+
+
 def test_a_map_with_other_content_for_what_is_shown_is_shown() -> None:
     book = holding().frames(continuity(complete, 10, "live"))
     book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=2, text="new"), 0.5)
@@ -258,6 +281,31 @@ def test_windows_grow_per_failure_and_a_welcome_ends_that() -> None:
     book.reconnect()
     book.lose()
     assert book.device.reconnect_at_ms == book.now + 500
+
+
+def test_a_node_that_welcomes_and_drops_everybody_is_asked_ever_more_rarely() -> None:
+    """Each welcome ends the failures; the budget of returns remembers."""
+    book = holding().frames(continuity(complete, 0))
+    delays = []
+    for _ in range(16):
+        book.lose()
+        delays.append(book.device.reconnect_at_ms - book.now)
+        book.reconnect()
+    assert delays == [500] * 10 + [1_000, 2_000, 4_000, 8_000, 16_000, 16_000]
+    for forgotten in (60_000, 9 * 60_000):
+        book.now += forgotten
+        book.device.heard(book.now)
+    book.lose()
+    assert book.device.reconnect_at_ms == book.now + 500
+
+
+def test_goaways_beyond_the_budget_are_spread_over_their_window() -> None:
+    book = holding().frames(continuity(complete, 0))
+    for number in range(12):
+        book.get(GoawayFrame("drain", 1_000, 4_000))
+        late = book.device.reconnect_at_ms - book.now - 1_000
+        assert late == (0 if number < 10 else 4_000 << (number - 10))
+        book.reconnect()
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1006, 1011, 4000, 4001, 4499, 5000])

@@ -75,6 +75,18 @@ def test_masked_frames_are_what_the_package_writes(payload: bytes, mask: bytes) 
     assert done.value.value == Frame(Opcode.TEXT, payload)
 
 
+@given(st.sampled_from([0x81, 0x01, 0x89, 0x82, 0xC1]), st.binary(max_size=400), st.integers(-3, 3))
+def test_a_whole_text_is_what_a_parser_finds_alone(first: int, payload: bytes, off: int) -> None:
+    """With bytes missing or more of them behind, and for other kinds of frames, it is left to the parser."""
+    size = len(payload)
+    head = bytes((first, size)) if size < 126 else bytes((first, 126)) + size.to_bytes(2, "big")
+    received = (head + payload + b"more")[: len(head) + size + off]
+    found = wire.whole_text(received)
+    assert found == (payload if first == 0x81 and off == 0 else None)
+    if found is not None:
+        assert list(wire.FrameParser().feed(received)) == [(wire.TEXT, found)]
+
+
 @given(st.lists(st.tuples(st.sampled_from("tpm"), st.integers(0, 300)), max_size=8), st.integers(1, 700))
 def test_any_cut_of_the_bytes_gives_the_same_messages(messages, cut: int) -> None:
     """Texts, pings, and fragmented texts with a ping inside, fed in pieces of any size."""
