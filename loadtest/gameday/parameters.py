@@ -44,8 +44,8 @@ class NaiveVsPrefetch(Parameters, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TtlHerds(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    devices: Devices = 1_200
-    """Of the compressed run, in each half: as many real prefetches, each map refetched when it expires."""
+    devices: Devices = 600
+    """Of the compressed run, in each half: real prefetches, each map refetched when it expires."""
     simulated_devices: Annotated[int, Meta(ge=10_000, le=10_000_000)] = 1_000_000
     """Of the simulated night, 24 hours, lifetimes drawn by the code the service hands them out with."""
     join_s: Seconds = 1.0

@@ -77,7 +77,10 @@ async def run_scenario(
     run = runner or runner_of(scenario.runs)
     envelope, cores = Envelope(seed=seed), choose_cores()
     with tempfile.TemporaryDirectory(prefix="stagecue-gameday-") as directory, kept_on(cores.load):
-        stage = Stage(directory=Path(directory), output=output, reporter=reporter, seed=seed, cores=cores)
+        stage = Stage(
+            directory=Path(directory), output=output, beside=Path(scenario.file).parent, reporter=reporter, seed=seed,
+            cores=cores,
+        )  # fmt: skip
         async with stage:
             answer, partial = await _answered(run, stage, scenario)
         if cores.shared:

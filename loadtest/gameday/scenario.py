@@ -120,13 +120,14 @@ def _bars(written: Sequence[Mapping[str, Any]], kind: Kind, file: str, text: str
 
 
 def _only_known(
-    given: Mapping[str, Any], known: Sequence[str], file: str, text: str, table: str, number: int = 0
+    given: Mapping[str, Any], known: Sequence[str], file: str, text: str, table: str, number: int | None = None
 ) -> None:
+    where = table if number is None else f"{table}[{number}]"
     for field in given:
         if field not in known:
-            line = _line_of(text, table, field, number)
+            line = _line_of(text, table, field, number or 0)
             raise ScenarioError(
-                file, f"{table}.{field}" if table else field, f"no such field{meant(field, known)}", line=line
+                file, f"{where}.{field}" if where else field, f"no such field{meant(field, known)}", line=line
             )
 
 

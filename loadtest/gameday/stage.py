@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -60,11 +61,15 @@ class System:
 class Stage:
     """`async with Stage(...) as stage:`; moments given to it are CLOCK_MONOTONIC seconds unless they say otherwise."""
 
-    def __init__(self, *, directory: Path, output: Path, reporter: Reporter, seed: int, cores: Cores) -> None:
+    def __init__(
+        self, *, directory: Path, output: Path, beside: Path, reporter: Reporter, seed: int, cores: Cores
+    ) -> None:
         self.directory = directory
         """For what is gone afterwards."""
         self.output = output
         """Of the report."""
+        self.beside = beside
+        """Where the scenario's file lies, and what it names."""
         self.reporter = reporter
         self.seed = seed
         self.cores = cores
@@ -190,12 +195,14 @@ class Stage:
 
     @property
     def charts(self) -> list[Chart]:
-        """The run's own, then what was sampled."""
-        return [*self._charts, *self.sampler.charts()]
+        """The run's own, then what was sampled; curves that never left zero say nothing and are left out."""
+        return [*self._charts, *(kept for each in self.sampler.charts() if (kept := _telling(each)) is not None)]
 
     @property
     def facts(self) -> dict[str, list[Fact]]:
-        return {**self._facts, "sampling": list(self.sampler.facts())}
+        # What is not part of this run has nothing but gaps: of these only the reasons are told.
+        told = [fact for fact in self.sampler.facts() if not fact.label.startswith("gaps in ")]
+        return {**self._facts, "sampling": told}
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -243,3 +250,8 @@ class Stage:
                 yield System(server, Operator(session, server.addresses))
         finally:
             await server.stop()
+
+
+def _telling(chart: Chart) -> Chart | None:
+    kept = [series for series in chart.series if any(value for _, value in series.points)]
+    return msgspec.structs.replace(chart, series=kept) if kept else None

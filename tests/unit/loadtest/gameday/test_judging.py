@@ -1,0 +1,68 @@
+"""Goal: what runs conclude from renders, rules and records is right for made-up ones."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+
+import numpy as np
+
+from device_sim.client import ConnectionStep
+from loadtest.gameday.clients.audience_child import Shown
+from loadtest.gameday.events import event_request
+from loadtest.gameday.runs.flood import one_class
+from loadtest.gameday.runs.join_surge import connects_ms
+from loadtest.gameday.runs.slip_and_cancel import early_renders, wrong_ends
+
+SLIPS, CANCELLED = "event:slips", "event:cancelled"
+
+
+def test_a_moved_stage_shown_at_its_old_time_is_early_and_a_cancelled_one_at_any() -> None:
+    renders = [
+        Shown(900, 0, SLIPS, "starting_soon", 1),
+        Shown(1_999, 0, SLIPS, "live", 2),
+        Shown(2_000, 1, SLIPS, "live", 2),
+        Shown(9_999, 1, CANCELLED, "live", None),
+    ]
+    assert early_renders(renders, new_due_ms=2_000) == 2
+
+
+def test_the_last_screen_of_each_event_decides() -> None:
+    right = [Shown(1, 0, SLIPS, "live", 1), Shown(2, 0, CANCELLED, "cancelled", 2)]
+    assert wrong_ends(right, 1) == 0
+    assert wrong_ends(list(reversed(right)), 1) == 0
+    assert wrong_ends([*right, Shown(3, 0, SLIPS, "starting_soon", 1)], 1) == 1
+    assert wrong_ends(right, 2) == 2
+
+
+def test_one_class_for_all_leaves_no_rule_and_no_other_default() -> None:
+    found = tomllib.loads(one_class(files("dgs.priority").joinpath("default.toml").read_text()))
+    assert found["default"] == "critical"
+    assert "rules" not in found
+    assert set(found["classes"]) == {"critical", "degraded", "best_effort", "bulk"}
+
+
+def test_a_connect_is_timed_from_its_own_opening() -> None:
+    kind = [("device", "<u4"), ("conn", "<u4"), ("step", "<u2"), ("at_s", "<f8")]
+    rows = np.array(
+        [
+            (0, 1, ConnectionStep.OPENING, 1.0),
+            (0, 1, ConnectionStep.ENDED, 1.1),
+            (0, 2, ConnectionStep.OPENING, 2.0),
+            (0, 2, ConnectionStep.WELCOMED, 2.25),
+            (1, 1, ConnectionStep.WELCOMED, 9.0),
+        ],
+        kind,
+    )
+    found = connects_ms(rows)
+    assert (found.count, found.max_ms) == (1, 250.0)
+
+
+def test_an_event_is_what_the_producer_takes() -> None:
+    found = event_request("night", starts_at_ms=1_800_000_000_500, offsets_s={"soon": -90.5, "live": 0, "extra": None})
+    assert found["starts_at"] == "2027-01-15T08:00:00.500+00:00"
+    assert found["stages"] == [
+        {"key": "soon", "offset": "-PT1M30.5S"},
+        {"key": "live", "offset": "PT0S"},
+        {"key": "extra", "anchor": "manual"},
+    ]
