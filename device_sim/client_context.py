@@ -29,7 +29,7 @@ from contract.frames import (
     encode_frame,
 )
 from device_sim import wire
-from device_sim.device_table import AVAILABLE, DeviceTable
+from device_sim.device_table import AVAILABLE, DeviceTable, TableSocket
 from device_sim.timer_wheel import TimerWheel
 from device_sim.topic import Render
 from device_sim.transport_socket import TransportSocket
@@ -230,7 +230,10 @@ class ClientContext:
         if self._closed:
             return
         if len(self._opening) < self._opening_max:
-            self._open(client, conn)
+            begun: list[TableSocket] = []
+            self._open(client, conn, begun)
+            for stream in begun:
+                stream.connect()
             return
         self._waiting.append((client, conn))
         if self._look_again is None:
@@ -279,21 +282,27 @@ class ClientContext:
             self._look_again = self.loop.call_later(_COUNTED_S / 2, self._look)
 
     def _open_waiting(self) -> None:
+        begun: list[TableSocket] = []
         while self._waiting and len(self._opening) < self._opening_max:
             client, conn = self._waiting.popleft()
             if client.awaits(conn):
-                self._open(client, conn)
+                self._open(client, conn, begun)
+        for stream in begun:
+            stream.connect()
 
-    def _open(self, client: DeviceClient, conn: int) -> None:
+    def _open(self, client: DeviceClient, conn: int, begun: list[TableSocket]) -> None:
+        """Begin; what is to be connected next is added to `begun`."""
         channel = client.channel_of(conn)
         host = channel.host
         family = self._families[host] if host in self._families else self._family_of(host)
         if self._table is None or channel.tls is not None or family is None:
             self._open_by_task(client, conn, channel)
         else:
-            self._connect(self._table, client, conn, channel, family, host)
+            stream = self._begin(self._table, client, conn, channel, family, host)
+            if stream is not None:
+                begun.append(stream)
 
-    def _connect(
+    def _begin(
         self,
         table: DeviceTable,
         client: DeviceClient,
@@ -301,15 +310,15 @@ class ClientContext:
         channel: Channel,
         family: socket.AddressFamily,
         host: str,
-    ) -> None:
+    ) -> TableSocket | None:
         stream = table.open(client, conn, channel, family, (host, channel.port))
         if stream is None:
             self.stats.failed += 1
             self.loop.call_soon(client.lost, conn, 1006)  # never while it is still asking
-            return
+            return None
         self._opening[stream] = self.loop.time()
         client.attach(stream)
-        stream.connect()
+        return stream
 
     def _open_by_task(self, client: DeviceClient, conn: int, channel: Channel) -> None:
         stream = TransportSocket(client, conn, channel)
@@ -329,7 +338,9 @@ class ClientContext:
                 client.detach(stream)
                 if client.awaits(stream.conn):
                     host = str(found[0][4][0])
-                    self._connect(self._table, client, stream.conn, channel, socket.AF_INET, host)
+                    found_stream = self._begin(self._table, client, stream.conn, channel, socket.AF_INET, host)
+                    if found_stream is not None:
+                        found_stream.connect()
                 return
             await self.loop.create_connection(
                 lambda: stream, channel.host, channel.port, ssl=channel.tls, local_addr=client.local_addr

@@ -15,8 +15,9 @@ import os
 import select
 import socket
 import struct
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from device_sim.device_loop import EVENTS_PER_TURN, DeviceLoop
@@ -236,7 +237,7 @@ class DeviceTable:
         except OSError:
             data = b""
         if data:
-            stream.received(data)
+            stream.received(data, time.time())
         else:
             stream.abort()
         return bool(data)
@@ -245,27 +246,43 @@ class DeviceTable:
         self._handle(self._poll.poll(0, EVENTS_PER_TURN))
 
     def _handle(self, events: Sequence[tuple[int, int]]) -> None:
-        at, read = self._at, os.read
+        # First all reads, then all of what was read: either half stays in the processor's caches.
+        at, read, now_s = self._at, os.read, time.time
+        arrived: list[tuple[TableSocket, bytes, float]] = []
         for fd, event in events:
             stream = at[fd]
             if stream is None:
                 continue  # it ended in this very turn
+            if event != _IN:
+                self._tell(stream, event, stream.on_event)
+                continue
             try:
-                if event == _IN:
-                    data = read(fd, _READ_BYTES)
-                    if data:
-                        stream.received(data)
-                        if len(data) == _READ_BYTES:
-                            self.drain(stream)
-                    else:
-                        stream.abort()
-                else:
-                    stream.on_event(event)
+                data = read(fd, _READ_BYTES)
             except BlockingIOError:
-                pass  # the event was its predecessor's
+                continue  # the event was its predecessor's
             except OSError:
+                data = b""
+            if data:
+                arrived.append((stream, data, now_s()))
+            else:
                 stream.abort()
+        for stream, data, at_s in arrived:
+            if stream.fd < 0:
+                continue  # what another brought ended it
+            try:
+                stream.received(data, at_s)
+                if len(data) == _READ_BYTES:
+                    self.drain(stream)
             except Exception as exc:
-                # Its connection ends, and nobody else's.
-                self.loop.call_exception_handler({"message": "a device's socket failed", "exception": exc})
-                stream.abort()
+                self._broken(stream, exc)
+
+    def _tell(self, stream: TableSocket, event: int, what: Callable[[int], None]) -> None:
+        try:
+            what(event)
+        except Exception as exc:
+            self._broken(stream, exc)
+
+    def _broken(self, stream: TableSocket, exc: Exception) -> None:
+        """Its connection ends, and nobody else's."""
+        self.loop.call_exception_handler({"message": "a device's socket failed", "exception": exc})
+        stream.abort()

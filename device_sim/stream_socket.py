@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode
@@ -92,8 +91,8 @@ class StreamSocket:
         """`request` could not be written yet; another one will be."""
         self._state = _NEW
 
-    def received(self, data: bytes) -> None:
-        at_s = time.time()
+    def received(self, data: bytes, at_s: float) -> None:
+        """Bytes that came at wall-clock second `at_s`."""
         context = self.client.context
         if self._state is None:
             arrived = context.known_chunks.get(data)

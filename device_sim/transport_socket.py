@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, cast
 
 from device_sim.stream_socket import StreamSocket
@@ -32,7 +33,7 @@ class TransportSocket(StreamSocket, asyncio.Protocol):
         self.began()
 
     def data_received(self, data: bytes) -> None:
-        self.received(data)
+        self.received(data, time.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:  # not marooned
