@@ -12,6 +12,7 @@ import msgspec
 
 from contract.close_codes import CloseCode, may_reconnect, reason
 from contract.frames import BroadcastFrame, ContinuityFrame, ErrorFrame
+from contract.names import CANCELLED
 from device_sim.device import Device
 from device_sim.return_window import grown_window_ms
 from device_sim.topic import Render, Told
@@ -246,8 +247,11 @@ def _of_schedule(now_ms: int, before: Seen, after: Seen) -> Change:
         for key, at in after.times.items()
         if key not in before.times or before.times[key] != at
     }
-    gone = [key for key in before.times if key not in after.times]
-    parts = [f"{key} {_moved(*times)}" for key, times in moved.items()] if before.times else []
+    # Maps have an entry for it, schedules do not: it is no stage.
+    gone = [key for key in before.times if key not in after.times and key != CANCELLED]
+    how = {key: _moved(*times) for key, times in moved.items()} if before.times else {}
+    everything = len(how) > 1 and how.keys() == after.times.keys() and len(set(how.values())) == 1
+    parts = [f"every stage {next(iter(how.values()))}"] if everything else [f"{key} {how[key]}" for key in how]
     parts += [f"{key} is gone" for key in gone]
     facts = {"revision": after.revision, "version": after.version, "times": after.times, "moved": moved, "gone": gone}
     return Change(now_ms, "schedule", f"revision {after.revision}: {'; '.join(parts) or 'no time changed'}", facts)

@@ -94,6 +94,12 @@ def test_a_schedule_says_what_moved_and_that_a_new_map_is_to_be_had() -> None:
     assert lines(watched.told()) == [("map", "version 2, kept for 1:00:00")]
 
 
+def test_a_shift_of_all_stages_is_told_in_one() -> None:
+    watched = Watched()
+    told = watched.hear(ScheduleFrame(TOPIC, 2, 1, {"soon": 30_000, "live": 70_000}))
+    assert lines(told) == [("schedule", "revision 2: every stage moves by -20.0 s")]
+
+
 def test_a_map_that_cannot_be_had_is_told_and_that_the_old_one_stays() -> None:
     watched = Watched()
     watched.device.map_failed(watched.now, TOPIC, 0.5)
