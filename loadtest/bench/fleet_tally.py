@@ -10,9 +10,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from contract.frames import BroadcastFrame, ContinuityFrame
 from device_sim.client import ConnectionStep, DeviceClient
 from device_sim.topic import Render
@@ -27,10 +24,7 @@ _BROADCASTS_MAX: Final = 128
 _PAYLOADS_MAX: Final = 4_096
 _LIVE, _REPLAYED, _TOLD, _GONE = 1, 2, 4, 8
 """How a broadcast came to a device; `_GONE`: another device sat in its place when it was sent."""
-_NEVER: Final = -1
-
-_Bytes = npt.NDArray[np.uint8]
-_Stamps = npt.NDArray[np.int64]
+_NEVER, _NOT_FOLLOWED = -1, -2
 
 
 class _Row:
@@ -92,15 +86,15 @@ class FleetTally:
     def reach(self, clients: Sequence[DeviceClient], origins: Mapping[tuple[str, int], float]) -> ReachAnswer:
         """As it stands now; a broadcast without an origin counts from its own timestamp. Some 30 ms per broadcast."""
         assert len(clients) == self._devices, "numbered from 0 without a gap"
-        firsts = {topic: np.array(first, np.int64) for topic, first in self._first_latest.items()}
         cursors = {topic: _cursors(clients, topic) for topic in self._first_latest}
         broadcasts = [
-            self._judge(row, clients, firsts[topic], cursors[topic], origins.get((topic, timestamp), float(timestamp)))
+            self._judge(row, clients, cursors[topic], origins.get((topic, timestamp), float(timestamp)))
             for (topic, timestamp), row in sorted(self._rows.items(), key=lambda item: item[0][1])
         ]
         unsubscribed = sum(
-            int(np.count_nonzero((first == _NEVER) & (cursors[topic] != _NOT_FOLLOWED)))
-            for topic, first in firsts.items()
+            latest == _NEVER and cursor != _NOT_FOLLOWED
+            for topic, first in self._first_latest.items()
+            for latest, cursor in zip(first, cursors[topic], strict=True)
         )
         return ReachAnswer(tuple(broadcasts), unsubscribed, self._forgotten)
 
@@ -151,29 +145,32 @@ class FleetTally:
             self._early.setdefault(key, set()).add(number)
 
     def _judge(
-        self, row: _Row, clients: Sequence[DeviceClient], first: _Stamps, cursors: _Stamps, origin_ms: float
+        self, row: _Row, clients: Sequence[DeviceClient], cursors: Sequence[int], origin_ms: float
     ) -> BroadcastReach:
-        frame = row.frame
-        how: _Bytes = np.frombuffer(row.how, np.uint8).copy()
-        expected = (first != _NEVER) & (first < frame.timestamp)
-        for number in np.flatnonzero(expected & (how == 0)).tolist():
-            told = clients[number].device.told or ()
-            if any(each.topic == frame.topic and each.above < frame.timestamp <= each.upto for each in told):
-                how[number] = _TOLD
-        live, replayed, told_of = (int(np.count_nonzero(how == each)) for each in (_LIVE, _REPLAYED, _TOLD))
-        missed = int(np.count_nonzero(expected & (how == 0)))
+        frame, how = row.frame, row.how
+        first = self._first_latest[frame.topic]
+        told, missed = how.count(_TOLD), 0
+        number = how.find(0)
+        while number >= 0:
+            if _NEVER < first[number] < frame.timestamp:
+                if _knows(clients[number], frame):
+                    told += 1
+                else:
+                    missed += 1
+            number = how.find(0, number + 1)
+        live, replayed = how.count(_LIVE), how.count(_REPLAYED)
         latency = LatencyHistogram()
         latency.record_all_ms(at_ms - origin_ms for at_ms in row.at_ms)
         return BroadcastReach(
             topic=frame.topic,
             timestamp=frame.timestamp,
             state_key=frame.state_key,
-            devices=live + replayed + told_of + missed,
+            devices=live + replayed + told + missed,
             live=live,
             replayed=replayed,
-            told=told_of,
+            told=told,
             missed=missed,
-            behind=int(np.count_nonzero((cursors < frame.timestamp) & (cursors != _NOT_FOLLOWED))),
+            behind=sum(_NOT_FOLLOWED < cursor < frame.timestamp for cursor in cursors),
             repeats=row.repeats,
             origin_ms=origin_ms,
             first_ms=min(row.at_ms, default=None),
@@ -182,14 +179,17 @@ class FleetTally:
         )
 
 
-_NOT_FOLLOWED: Final = -2
+def _knows(client: DeviceClient, frame: BroadcastFrame) -> bool:
+    """Whether the device says that it knows of a broadcast which it did not receive."""
+    told = client.device.told or ()
+    return any(each.topic == frame.topic and each.above < frame.timestamp <= each.upto for each in told)
 
 
-def _cursors(clients: Sequence[DeviceClient], topic: str) -> _Stamps:
+def _cursors(clients: Sequence[DeviceClient], topic: str) -> Sequence[int]:
     """Every device's cursor; `_NEVER` for null, `_NOT_FOLLOWED` where it does not follow the topic."""
-    found = np.full(len(clients), _NOT_FOLLOWED, np.int64)
+    found = array("q", [_NOT_FOLLOWED]) * len(clients)
     for number, client in enumerate(clients):
-        state = client.device.topics.get(topic)
-        if state is not None:
-            found[number] = _NEVER if state.cursor is None else state.cursor
+        for state in client.device.states:
+            if state.topic == topic:
+                found[number] = _NEVER if state.cursor is None else state.cursor
     return found

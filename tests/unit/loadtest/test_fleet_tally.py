@@ -28,7 +28,7 @@ class Fleet:
         self.tally = FleetTally(devices, (TOPIC,))
         self.clients: list[Any] = [
             SimpleNamespace(
-                number=number, device=SimpleNamespace(told=None, topics={TOPIC: SimpleNamespace(cursor=cursor)})
+                number=number, device=SimpleNamespace(told=None, states=[SimpleNamespace(topic=TOPIC, cursor=cursor)])
             )
             for number in range(devices)
         ]
@@ -40,7 +40,7 @@ class Fleet:
 
     def get(self, number: int, timestamp: int, at_ms: float = ORIGIN, **more: Any) -> None:
         self._arrive(number, at_ms, BroadcastFrame(TOPIC, "live", timestamp, timestamp - 1, **more))
-        self.clients[number].device.topics[TOPIC].cursor = timestamp
+        self.clients[number].device.states[0].cursor = timestamp
 
     def _arrive(self, number: int, at_ms: float, frame: Any) -> None:
         self.tally.arrival(self.clients[number], at_ms, msgspec.json.encode(frame), frame)
