@@ -37,6 +37,7 @@ class NaiveVsPrefetch(Parameters, frozen=True, kw_only=True, forbid_unknown_fiel
     devices: Devices = 2_000
     """Connected in each of the two runs."""
     stages: Annotated[int, Meta(ge=1, le=20)] = 3
+    """Of the event, one after the other."""
     spacing_s: Annotated[float, Meta(ge=2, le=600)] = 5.0
     """Between stages: the herd of one is over before the next."""
     ask_timeout_s: Seconds = 5.0
@@ -53,10 +54,12 @@ class TtlHerds(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True
     ttl_s: Annotated[int, Meta(ge=10, le=600)] = 10
     """Mean lifetime in the compressed run; production's is six hours."""
     lasts_s: Seconds = 45.0
+    """Of the compressed run, from when all have joined."""
 
 
 class ReconnectStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: Devices = 8_000
+    """Connected in each of the two runs."""
     handshakes_per_s: Rate = 2_000.0
     """The node admits so many in the long run: scaled down with the fleet, which is what its window follows from."""
     handshake_burst: Count = 1_000
@@ -78,7 +81,9 @@ class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     trouble: Literal["refuse", "hang"] = "refuse"
     """`refuse`: an operator's rule sheds everything. `hang`: connections stay open, nothing is answered."""
     before_s: Seconds = 3.0
+    """Without trouble, before it."""
     trouble_s: Seconds = 4.0
+    """How long it lasts."""
     after_s: Seconds = 20.0
     """How long it is watched afterwards; new answers are wanted throughout."""
     timeout_s: Seconds = 1.0
@@ -95,14 +100,22 @@ class JoinSurge(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     prefetches_per_s: Rate = 60.0
     """First prefetches before and after it."""
     factor: Factor = 10.0
+    """How many times that come in the surge."""
     before_s: Seconds = 8.0
+    """Usual arrivals, before it."""
     surge_s: Seconds = 30.0
+    """How long it lasts; the devices connect within it."""
     after_s: Seconds = 6.0
+    """Usual arrivals, after it."""
     profiles: Annotated[int, Meta(ge=100, le=500_000)] = 40_000
+    """That prefetch; the first comes again once all have."""
     timeout_s: Seconds = 5.0
+    """A prefetch that was not answered by then failed."""
 
 
 class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    devices: Devices = 1_000
+    """Not used: nobody connects."""
     slots: Count = 20
     slot_ms: Rate = 5.0
     """The ranking service behind the DGS, which is the limit."""
@@ -111,18 +124,24 @@ class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     flood: Factor = 4.0
     """Refreshes, as a multiple of what it can do."""
     before_s: Seconds = 4.0
+    """Usual load, before it."""
     flood_s: Seconds = 15.0
+    """How long it lasts."""
     after_s: Seconds = 5.0
+    """Usual load, after it: recovery is looked for here."""
     profiles: Annotated[int, Meta(ge=100, le=500_000)] = 20_000
+    """Of each kind of request; the first comes again once all have."""
 
 
 class SlipAndCancel(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: Devices = 2_000
+    """Connected, with prefetched maps of both events."""
     lead_s: Annotated[float, Meta(ge=4, le=600)] = 8.0
     """From the last device's arrival to the due time that will not be kept."""
     slips_before_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
     """The operator moves one event, and cancels another, so long before their stage is due."""
     slip_s: Annotated[int, Meta(ge=2, le=600)] = 8
+    """By so much the one moves."""
 
 
 class GameDay(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,12 +150,15 @@ class GameDay(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True)
     scale: Annotated[float, Meta(gt=0, le=1)] | None = None
     """The projection times this is what runs here; none given: `devices` over the projected devices."""
     devices: Devices = 6_000
+    """Of this run, if no scale is given."""
     browsers_max: Annotated[int, Meta(ge=0, le=2_000)] = 200
     """Locust users that browse meanwhile."""
     outage_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
     """Of the devices: they lose the network for a moment while the stage goes live."""
     outage_s: Seconds = 4.0
+    """How long they are without it."""
     slip_s: Annotated[int, Meta(ge=2, le=600)] = 5
+    """By so much the operator moves the event, two seconds before it is due."""
 
 
 KINDS_OF_PARAMETERS: Final = (
