@@ -15,7 +15,7 @@ from device_sim.audit import audit_fleet, outbox_from_json
 from device_sim.client import ConnectionStep
 from device_sim.device import DeviceOptions
 from loadtest.bench.event_plan import EventPlan
-from loadtest.bench.fleet_plan import FleetPlan
+from loadtest.bench.fleet_plan import FleetPlan, PrefetchPlan
 from loadtest.bench.fleet_process import FleetProcess, device_ring
 from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.outcome import CouldNotRun
@@ -73,6 +73,57 @@ async def test_what_it_records_is_what_was_broadcast(tmp_path: Path) -> None:
     assert len(welcomed) == 60
     assert record.generator is not None
     assert {end.online for end in record.devices} == {True}
+
+
+@pytest.mark.slow
+async def test_a_light_record_says_whom_each_stage_reached(tmp_path: Path) -> None:
+    """Maps from the real DGS, a wave of connects, every fault between two stages: nobody misses one."""
+    events = EventPlan(events=1, stages=2, span_s=4.0, seed=3)
+    async with EmbeddedSystem(tmp_path / "system") as system, aiohttp.ClientSession() as session:
+        api = OperatorApi(session, system.addresses)
+        first_due_s = time.time() + 4.0
+        for event in events.requests(first_due_ms=int(first_due_s * 1000)):
+            await api.create_event(event)
+        maps = PrefetchPlan(dgs_url=system.addresses.dgs, event_ids=events.event_ids, profiles=7, first_profile=70)
+        plan = FleetPlan(
+            devices=60, push_urls=(system.addresses.push + "/v1/stream",), topics=events.topics, record="light",
+            prefetch=maps, sources=("127.9.0.3",),
+            device=DeviceOptions(fetches_maps=False, keeps_renders=False, reconnect_window_ms=100),
+        )  # fmt: skip
+        async with FleetProcess(tmp_path / "fleet", plan, device_ring=device_ring(system.data_dir)) as fleet:
+            held = await fleet.prefetch()
+            assert (held.done, held.operations, held.over) == (7, 7, True)
+            assert held.distinct_maps > 1
+            await fleet.connect(over_s=0.5, shape="wave")
+            ready = await fleet.subscribed(timeout_s=10)
+            assert (ready.connected, ready.subscribed) == (60, 60)
+            with pytest.raises(CouldNotRun, match="records lightly"):
+                await fleet.finish()
+            await asyncio.sleep(first_due_s + 1.0 - time.time())
+            assert await fleet.half_open(share=0.1, seconds=1.0) == 6
+            assert 0 < await fleet.freeze(share=0.2, seconds=1.0) <= 12
+            assert 0 < await fleet.churn(share=0.2, away_s=1.0) <= 12
+            assert 0 < await fleet.churn(share=0.2, over_s=0.5) <= 12
+            assert 0 < await fleet.slow_down(share=0.5, seconds=1.0) <= 30
+            assert 0 < await fleet.offline(share=0.1, seconds=1.0) <= 6
+            await asyncio.sleep(first_due_s + 4.0 - time.time())
+            outbox = [item for event_id in events.event_ids for item in await api.broadcasts(event_id)]
+            due = {(item["topic"], item["timestamp"]): item["timestamp"] - 250.0 for item in outbox}
+            deadline = time.monotonic() + 10
+            while True:
+                reach = await fleet.stage_reach(due)
+                if sum(each.behind for each in reach) == 0 and (await fleet.snapshot()).connected == 60:
+                    break
+                assert time.monotonic() < deadline, reach
+                await asyncio.sleep(0.2)
+    assert [each.timestamp for each in reach] == [item["timestamp"] for item in outbox]
+    assert len(reach) == 2
+    before, after = reach
+    assert (before.live, before.devices, before.missed) == (60, 60, 0)
+    assert (after.missed, after.behind) == (0, 0)
+    assert after.live + after.replayed + after.told == after.devices <= 60
+    assert before.histogram.count == 60
+    assert (before.histogram.min_ms or 0) >= 250, "counted from the origin that was given"
 
 
 async def test_a_fleet_that_cannot_connect_says_how_far_it_came(tmp_path: Path) -> None:
