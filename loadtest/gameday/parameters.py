@@ -30,8 +30,6 @@ Factor = Annotated[float, Meta(ge=1, le=1_000)]
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of any kind."""
 
-    devices: Devices = 1_000
-
 
 class NaiveVsPrefetch(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: Devices = 2_000
@@ -71,11 +69,12 @@ class ReconnectStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    devices: Devices = 15_000
-    """Profiles that want a map one after the other; the first comes again once all have."""
+    profiles: Annotated[int, Meta(ge=100, le=500_000)] = 15_000
+    """That want a map one after the other; the first comes again once all have."""
     slots: Count = 10
+    """Profiles the ranking service behind the DGS works on at once."""
     slot_ms: Rate = 10.0
-    """The ranking service behind the DGS: `slots` profiles at once, each for so long. This is the capacity."""
+    """And for how long on each. This is the capacity."""
     load: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     """Wanted answers a second, as a share of that capacity."""
     trouble: Literal["refuse", "hang"] = "refuse"
@@ -114,11 +113,10 @@ class JoinSurge(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    devices: Devices = 1_000
-    """Not used: nobody connects."""
     slots: Count = 20
+    """Profiles the ranking service behind the DGS works on at once."""
     slot_ms: Rate = 5.0
-    """The ranking service behind the DGS, which is the limit."""
+    """And for how long on each. This is the capacity."""
     critical_load: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """First prefetches, as a share of what it can do."""
     flood: Factor = 4.0

@@ -146,8 +146,7 @@ def _record(scenario: Scenario, stage: Stage, *, answer: str, partial: bool, env
 
 def check_machine(scenario: Scenario) -> None:
     """Raises CouldNotRun saying how many devices would fit when the asked number does not."""
-    devices = scenario.parameters.devices
-    found = fit(read_machine(), devices, Shape(spare_nodes=0, other_processes=8))
+    found = fit(read_machine(), scenario.devices or 1, Shape(spare_nodes=0, other_processes=8))
     if not found.held:
         raise CouldNotRun("\n".join(found.lines()))
 

@@ -60,8 +60,16 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     def runs(self) -> Kind:
         return KINDS[self.kind]
 
+    @property
+    def devices(self) -> int | None:
+        """That connect to one node at once; None: none do."""
+        found = getattr(self.parameters, "devices", None)
+        return found if isinstance(found, int) else None
+
     def with_devices(self, devices: int) -> Scenario:
-        """The same with so many devices. Raises ScenarioError for a number the kind does not take."""
+        """The same with so many. Raises ScenarioError for a number the kind does not take, or if it has no devices."""
+        if self.devices is None:
+            raise ScenarioError(self.file or self.name, "--devices", "no devices connect in a run of this kind")
         given = {**msgspec.to_builtins(self.parameters), "devices": devices}
         parameters = _converted(given, type(self.parameters), self.file or self.name, "--devices", "")
         return msgspec.structs.replace(self, parameters=parameters)

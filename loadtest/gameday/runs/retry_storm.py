@@ -114,7 +114,7 @@ async def _half(stage: Stage, parameters: RetryStorm, name: str, *, budget: bool
     async with _dgs(stage, parameters, directory) as (subject, rules):
         plan = AskerPlan(
             port=subject.port, form=next(name for name, form in FORMS.items() if form is subject.form),
-            rows=str(directory / "rows.bin"), budget=budget, profiles=parameters.devices, seed=stage.seed,
+            rows=str(directory / "rows.bin"), budget=budget, profiles=parameters.profiles, seed=stage.seed,
             timeout_s=parameters.timeout_s, tries=parameters.tries, refetch_window_s=parameters.refetch_window_s,
         )  # fmt: skip
         asker = Asker("asker", directory, plan, core=stage.cores.load)

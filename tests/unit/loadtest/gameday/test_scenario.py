@@ -76,10 +76,12 @@ def test_without_bars_no_run_could_fail() -> None:
 
 def test_devices_of_the_command_line_follow_the_same_rules() -> None:
     found = read_scenario(GOOD, "night.toml")
-    assert found.with_devices(800).parameters.devices == 800
+    assert found.with_devices(800).devices == 800
     assert isinstance(found.with_devices(800).parameters, ReconnectStorm)
     with pytest.raises(ScenarioError, match="--devices: Expected `int` <= 18000"):
         found.with_devices(1_000_000)
+    with pytest.raises(ScenarioError, match="--devices: no devices connect in a run of this kind"):
+        load_scenario("non-critical-flood").with_devices(800)
 
 
 def test_everything_that_ships_is_well_formed_and_named_as_its_file() -> None:
