@@ -230,6 +230,11 @@ class Device(Screen):
 
     def tick(self, now_ms: int, draw: float) -> Sequence[Action]:
         """Do what is due and set `wake_at_ms`; harmless when nothing is."""
+        if self.connection.live is not None:
+            wake = self._next_wake(now_ms)
+            if wake > now_ms:  # mostly: something was heard since this wake-up was planned
+                self.wake_at_ms = wake
+                return _NOTHING
         actions: list[Action] = []
         conn = self.connection.tick(now_ms)
         if conn is not None:
