@@ -223,7 +223,7 @@ def _histograms(histograms: Sequence[HistogramFile]) -> Markup:
         for each in histograms
     ]
     numbers = carded(table(("Raw histogram", "Values", "50 %", "90 %", "99 %", "99.9 %", "Most"), rows))
-    return joined([element("div", *figures, cls="plots") if figures else "", element("p"), numbers])
+    return joined([element("div", *figures, cls="plots") if figures else "", numbers])
 
 
 def _relative(path: str) -> str | None:
