@@ -86,6 +86,12 @@ class TableSocket(StreamSocket):
 
     # StreamSocket
     def write(self, data: bytes) -> None:
+        if self._table.outbox is not None:
+            self._table.outbox.append((self, data))
+        else:
+            self.write_now(data)
+
+    def write_now(self, data: bytes) -> None:
         if self.fd < 0:
             return
         try:
@@ -97,6 +103,7 @@ class TableSocket(StreamSocket):
             self.abort()
 
     def finish(self) -> None:
+        self._table.write_out()
         self._end(reset=False)
 
     def abort(self) -> None:
@@ -140,6 +147,8 @@ class DeviceTable:
         self.loop = loop
         self._at: list[TableSocket | None] = []
         """By descriptor."""
+        self.outbox: list[tuple[TableSocket, bytes]] | None = None
+        """What is to be written at the end of this turn, in order; None between turns."""
         self._marooned: deque[int] = deque()
         self._closed = False
         poll = loop.serve_devices(self._handle) if isinstance(loop, DeviceLoop) else None
@@ -246,7 +255,7 @@ class DeviceTable:
         self._handle(self._poll.poll(0, EVENTS_PER_TURN))
 
     def _handle(self, events: Sequence[tuple[int, int]]) -> None:
-        # First all reads, then all of what was read: either half stays in the processor's caches.
+        # First all reads, then all of what was read, then all writes: each part stays in the processor's caches.
         at, read, now_s = self._at, os.read, time.time
         arrived: list[tuple[TableSocket, bytes, float]] = []
         for fd, event in events:
@@ -266,6 +275,7 @@ class DeviceTable:
                 arrived.append((stream, data, now_s()))
             else:
                 stream.abort()
+        self.outbox = []
         for stream, data, at_s in arrived:
             if stream.fd < 0:
                 continue  # what another brought ended it
@@ -275,6 +285,15 @@ class DeviceTable:
                     self.drain(stream)
             except Exception as exc:
                 self._broken(stream, exc)
+        self.write_out()
+        self.outbox = None
+
+    def write_out(self) -> None:
+        """Write what this turn's inputs have led to so far."""
+        while self.outbox:
+            waiting, self.outbox = self.outbox, []
+            for stream, data in waiting:
+                stream.write_now(data)
 
     def _tell(self, stream: TableSocket, event: int, what: Callable[[int], None]) -> None:
         try:
