@@ -23,10 +23,11 @@ class Kind(msgspec.Struct, frozen=True):
 
 _NAIVE: Final = {
     "origin_requests_prefetch": Measure(
-        "requests",
-        "what the DGS and its artwork were asked from 1 s before due to the last render, all stages, with prefetch",
+        "requests", "prefetching: at the DGS and its artwork, from 1 s before due to the last render, all stages"
     ),
-    "origin_requests_naive": Measure("requests", "the same while devices without maps ask at each broadcast"),
+    "origin_requests_naive": Measure(
+        "requests", "naive: at the DGS and its artwork, from 1 s before due to the last answer, all stages"
+    ),
     "requests_per_device": Measure("", "naive: what one device asked per stage; 1 is everybody, once"),
     "herd_peak": Measure("requests in 100 ms", "naive: the fullest 100 ms at the DGS"),
     "prefetch_peak": Measure(
@@ -34,7 +35,9 @@ _NAIVE: Final = {
     ),
     "shown_p99_ms_naive": Measure("ms", "naive: due time to the answer in hand, 99 of 100"),
     "shown_p99_ms_prefetch": Measure("ms", "prefetching: due time to the render, 99 of 100"),
-    "first_refused_share": Measure("", "naive: of the first asks, the part that was refused or not answered in time"),
+    "first_refused_share": Measure(
+        "", "naive: part of the devices and stages with an ask that was refused or not answered in time"
+    ),
     "missed": Measure("", "prefetching: broadcasts devices missed"),
     "wrong_renders": Measure("", "prefetching: renders that are not the map entry the profile was sent"),
 }
@@ -42,63 +45,69 @@ _TTL: Final = {
     "ratio": Measure(
         "x", "peak to mean with fixed lifetimes over that with jittered ones, simulated night, bins of 1 s"
     ),
-    "peak_to_mean_fixed": Measure("x", "busiest second of the simulated night over its mean, fixed lifetimes"),
-    "peak_to_mean_jittered": Measure("x", "the same with the lifetimes the service hands out"),
+    "peak_to_mean_fixed": Measure("x", "fixed lifetimes: busiest second of the simulated night over its mean"),
+    "peak_to_mean_jittered": Measure(
+        "x", "lifetimes as the service hands them out: busiest second of the simulated night over its mean"
+    ),
     "near_stage_jittered": Measure("", "simulated maps that expired nearer to a stage than the guard"),
-    "real_ratio": Measure("x", "peak to mean of refetches at a real DGS, fixed over jittered, bins of 1 s"),
-    "real_peak_to_mean_fixed": Measure("x", "busiest second of the compressed run over its mean, fixed lifetimes"),
-    "real_peak_to_mean_jittered": Measure("x", "the same with jittered ones, the server's and the devices'"),
+    "real_ratio": Measure(
+        "x", "peak to mean of refetches at a real DGS with fixed lifetimes over that with jittered ones, bins of 1 s"
+    ),
+    "real_peak_to_mean_fixed": Measure("x", "fixed lifetimes: busiest second of the compressed run over its mean"),
+    "real_peak_to_mean_jittered": Measure(
+        "x", "jittered by server and devices: busiest second of the compressed run over its mean"
+    ),
     "real_failures": Measure("", "refetches of the compressed run that failed"),
 }
 _STORM: Final = {
     "attempts_ratio": Measure(
-        "x", "peak of handshake attempts in 100 ms, refused included: without the window over with it"
+        "x", "peak of handshake attempts in 100 ms, refused ones included: without the window over with it"
     ),
-    "attempts_peak_naive": Measure("attempts in 100 ms", "fullest 100 ms without the window"),
-    "attempts_peak_window": Measure("attempts in 100 ms", "fullest 100 ms with the window"),
-    "attempts_per_device_naive": Measure("", "attempts until all were back, per device, without the window"),
-    "attempts_per_device_window": Measure("", "the same with it"),
-    "refused_naive": Measure("", "attempts refused without the window"),
-    "refused_window": Measure("", "attempts refused with the window"),
-    "announced_s": Measure("s", "the longest window devices were told before the break"),
-    "last_back_s_window": Measure("s", "break to the last welcome, with the window"),
-    "last_back_s_naive": Measure("s", "break to the last welcome, without"),
-    "late_devices": Measure("", "devices not welcomed within the announced time"),
+    "attempts_peak_naive": Measure("attempts in 100 ms", "without the window: the fullest 100 ms"),
+    "attempts_peak_window": Measure("attempts in 100 ms", "with the window: the fullest 100 ms"),
+    "attempts_per_device_naive": Measure("", "without the window: attempts per device until all were back"),
+    "attempts_per_device_window": Measure("", "with the window: attempts per device until all were back"),
+    "refused_naive": Measure("", "without the window: attempts that were refused or came to nothing"),
+    "refused_window": Measure("", "with the window: attempts that were refused"),
+    "announced_s": Measure("s", "the window devices had been told when the connections broke"),
+    "last_back_s_window": Measure("s", "with the window: break to the last welcome"),
+    "last_back_s_naive": Measure("s", "without the window: break to the last welcome"),
+    "late_devices": Measure("", "with the window: devices not welcomed within the announced time"),
     "missing_devices": Measure("", "devices that were not back when the run gave up waiting, both halves"),
-    "missed": Measure(
-        "", "broadcasts missed by devices that follow the window, one of them in the middle of the return"
-    ),
+    "missed": Measure("", "with the window: broadcasts devices missed, one of them in the middle of their return"),
 }
 _RETRY: Final = {
-    "amplification_naive": Measure("x", "requests per wanted answer from the trouble to the recovery, without budgets"),
-    "amplification_budget": Measure("x", "the same with budgets"),
-    "amplification_ratio": Measure("x", "the one over the other"),
-    "peak_naive": Measure("requests in 100 ms", "fullest 100 ms from the trouble on, without budgets"),
-    "peak_budget": Measure("requests in 100 ms", "the same with budgets"),
-    "recovery_s_naive": Measure("s", "end of the trouble until new answers come within the timeout again, without"),
-    "recovery_s_budget": Measure("s", "the same with budgets"),
-    "caught_up_s_naive": Measure("s", "end of the trouble until what was wanted during it was answered, without"),
-    "caught_up_s_budget": Measure("s", "the same with budgets: they are spread over their windows"),
-    "answered_share_naive": Measure("", "of the wanted answers, had before the end, without budgets"),
-    "answered_share_budget": Measure("", "the same with budgets"),
-    "degraded_share_budget": Measure("", "of the answers, default maps marked degraded, with budgets"),
+    "amplification_naive": Measure(
+        "x", "without budgets: requests per wanted answer, from the trouble to the recovery"
+    ),
+    "amplification_budget": Measure("x", "with budgets: requests per wanted answer, from the trouble to the recovery"),
+    "amplification_ratio": Measure("x", "amplification without budgets over that with them"),
+    "peak_naive": Measure("requests in 100 ms", "without budgets: fullest 100 ms from the trouble on"),
+    "peak_budget": Measure("requests in 100 ms", "with budgets: fullest 100 ms from the trouble on"),
+    "recovery_s_naive": Measure("s", "without budgets: end of the trouble until new answers come in time again"),
+    "recovery_s_budget": Measure("s", "with budgets: end of the trouble until new answers come in time again"),
+    "caught_up_s_naive": Measure("s", "without budgets: end of the trouble until all wanted during it was answered"),
+    "caught_up_s_budget": Measure("s", "with budgets: end of the trouble until all wanted during it was answered"),
+    "answered_share_naive": Measure("", "without budgets: part of the wanted answers that came before the end"),
+    "answered_share_budget": Measure("", "with budgets: part of the wanted answers that came before the end"),
+    "degraded_share_budget": Measure("", "with budgets: part of the answers that were default maps, marked degraded"),
 }
 _SURGE: Final = {
     "critical_success": Measure("", "of first prefetches due in the surge, the part that got its own map"),
-    "prefetch_p50_ms": Measure("ms", "from when it was due, half of them"),
-    "prefetch_p99_ms": Measure("ms", "from when it was due, 99 of 100"),
-    "connect_p99_ms": Measure("ms", "opening to welcome, 99 of 100"),
-    "connected_share": Measure("", "of the devices that came, connected at the end of the surge"),
+    "prefetch_p50_ms": Measure("ms", "first prefetches, from when they were due, half of them"),
+    "prefetch_p99_ms": Measure("ms", "first prefetches, from when they were due, 99 of 100"),
+    "connect_p99_ms": Measure("ms", "connects, opening to welcome, 99 of 100"),
+    "connected_share": Measure("", "of the devices that came, connected at the end"),
     "handshakes_refused": Measure("", "handshakes refused or failed meanwhile"),
     "surge_per_s": Measure("prefetches/s", "asked in the surge"),
 }
 _FLOOD: Final = {
-    "critical_success": Measure("", "of first prefetches due during the flood, the part served with its own map"),
-    "critical_success_flat": Measure("", "the same when all requests are of one class"),
-    "critical_p99_ms": Measure("ms", "of those served"),
-    "critical_p99_ms_flat": Measure("ms", "the same when all requests are of one class"),
-    "other_success": Measure("", "of refreshes, the part served"),
-    "other_shed_share": Measure("", "of refreshes, the part refused or given something else"),
+    "critical_success": Measure("", "of first prefetches due during the flood, the part that got its own map"),
+    "critical_success_flat": Measure("", "all requests of one class: part of first prefetches that got their own map"),
+    "critical_p99_ms": Measure("ms", "first prefetches that were served, 99 of 100"),
+    "critical_p99_ms_flat": Measure("ms", "all requests of one class: first prefetches that were served, 99 of 100"),
+    "other_success": Measure("", "of refreshes due during the flood, the part that was served"),
+    "other_shed_share": Measure("", "of refreshes due during the flood, the part refused or given something else"),
     "goodput_per_s": Measure("answers/s", "good ones of both classes during the flood"),
     "recovery_s": Measure("s", "end of the flood to nearly everything served"),
 }
@@ -106,7 +115,7 @@ _SLIP: Final = {
     "early_renders": Measure(
         "", "screens that showed the moved stage before its new due time, or the cancelled one at all"
     ),
-    "wrong_ends": Measure("", "devices whose screen does not end in the right state"),
+    "wrong_ends": Measure("", "devices and events whose screen does not end in the right state"),
     "missed": Measure("", "broadcasts devices missed"),
     "wrong_renders": Measure("", "renders that are not the map entry the profile was sent"),
     "live_p99_ms": Measure("ms", "new due time to the socket, 99 of 100"),
@@ -123,7 +132,7 @@ _GAME_DAY: Final = {
     "stage_last_ms": Measure("ms", "due time to the last socket that was connected, worst stage"),
     "connected_share": Measure("", "of the devices, connected at the end"),
     "critical_success": Measure("", "of first prefetches, the part that got its own map"),
-    "critical_p99_ms": Measure("ms", "of those"),
+    "critical_p99_ms": Measure("ms", "first prefetches that got their own map, from when they were due, 99 of 100"),
     "refresh_success": Measure("", "of refreshes, the part served"),
     "browse_failures_share": Measure("", "of the browsing users' requests"),
     "back_s": Measure("s", "end of the outage to the last device back"),

@@ -75,7 +75,7 @@ class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Profiles the ranking service behind the DGS works on at once."""
     slot_ms: Rate = 10.0
     """And for how long on each. This is the capacity."""
-    load: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    load: Annotated[float, Meta(gt=0, lt=1)] = 0.4
     """Wanted answers a second, as a share of that capacity."""
     trouble: Literal["refuse", "hang"] = "refuse"
     """`refuse`: an operator's rule sheds everything. `hang`: connections stay open, nothing is answered."""
@@ -113,9 +113,9 @@ class JoinSurge(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    slots: Count = 20
+    slots: Count = 8
     """Profiles the ranking service behind the DGS works on at once."""
-    slot_ms: Rate = 5.0
+    slot_ms: Rate = 10.0
     """And for how long on each. This is the capacity."""
     critical_load: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """First prefetches, as a share of what it can do."""

@@ -121,14 +121,12 @@ class Stage:
         explains: str = "",
         stacked: bool = False,
     ) -> None:
-        """Curves of points (seconds of the run, value). The same title again adds curves to that chart."""
+        """Curves of points (seconds of the run, value). The same title again adds curves to that chart, and the same
+        name goes on with that curve, broken between."""
         found = [Series(name=name, points=points) for name, points in series.items()]
         for number, each in enumerate(self._charts):
             if each.title == title:
-                both = [*each.series, *found]
-                self._charts[number] = Chart(
-                    title=title, unit=unit, series=both, explains=each.explains, stacked=each.stacked
-                )
+                self._charts[number] = msgspec.structs.replace(each, series=_joined(each.series, found))
                 return
         self._charts.append(Chart(title=title, unit=unit, series=found, explains=explains, stacked=stacked))
 
@@ -255,3 +253,18 @@ class Stage:
 def _telling(chart: Chart) -> Chart | None:
     kept = [series for series in chart.series if any(value for _, value in series.points)]
     return msgspec.structs.replace(chart, series=kept) if kept else None
+
+
+def _joined(before: Sequence[Series], after: Sequence[Series]) -> list[Series]:
+    """Curves of one chart, measured in two stretches of time."""
+    found = {series.name: series for series in before}
+    for series in after:
+        first = found.get(series.name)
+        if first is None or not first.points or not series.points:
+            found[series.name] = series if first is None or not first.points else first
+            continue
+        gap = (first.points[-1][0], series.points[0][0])
+        found[series.name] = Series(
+            name=series.name, points=[*first.points, *series.points], gaps=[*first.gaps, gap, *series.gaps]
+        )
+    return list(found.values())

@@ -11,8 +11,8 @@ from loadtest.gameday.clients.records import Step, Table
 
 __all__ = ["Wants", "recovery_s", "wants_of"]
 
-_BIN_S: Final = 0.25
-_RECOVERED_SHARE: Final = 0.99
+_BIN_S: Final = 0.5
+_RECOVERED_SHARE: Final = 0.95
 
 
 class Wants(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ def wants_of(rows: Table) -> Wants:
 
 
 def recovery_s(wants: Wants, over_s: float, until_s: float, *, timeout_s: float) -> float:
-    """From `over_s` until of those wanted in each quarter of a second nearly all are answered in time, and go on to be.
+    """From `over_s` until of those wanted in each half second 95 % are answered in time, and go on to be.
 
     The whole time to `until_s` when they are not by then.
     """

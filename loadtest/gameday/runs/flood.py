@@ -94,7 +94,7 @@ async def _half(
                 progress(1, 1)
     judge_load(stage, f"requests, {name}", found.run)
     stage.fact("load generators", f"{name}, part of their core with the ranking service", found.load_core_share)
-    draw_answers(stage, "Answers by class", OpenRun(began_s, found.records, found.run), suffix=f", {name}")
+    draw_answers(stage, "Answers by class", OpenRun(began_s, found.records, found.run))
     stage.histogram(f"first prefetches, {name}", latencies_ms(found.records, tag=CRITICAL))
     return (
         served_between(found.records, begins_s + _SETTLED_S, over_s, tag=CRITICAL),

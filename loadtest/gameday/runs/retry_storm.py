@@ -205,9 +205,9 @@ def _draw(stage: Stage, name: str, found: _Half) -> None:
     rows: Table = found.rows
     begin_s, end_s = found.trouble_s - 2.0, found.until_s
     curves = {
-        f"asked, {name}": moments(rows, Step.ASKED),
-        f"wanted, {name}": found.wants.wanted_s,
-        f"answered, {name}": moments(rows, Step.ANSWERED),
+        "asked": moments(rows, Step.ASKED),
+        "wanted": found.wants.wanted_s,
+        "answered": moments(rows, Step.ANSWERED),
     }
     stage.counted(
         "Requests, wants and answers", curves, begin_s, end_s, explains="What lies between asked and wanted is retries."

@@ -20,13 +20,13 @@ def test_each_want_has_its_answer_or_none() -> None:
     assert found.answered_share == 0.5
 
 
-def test_recovery_is_the_end_of_the_last_quarter_second_that_was_not_served() -> None:
+def test_recovery_is_the_end_of_the_last_half_second_that_was_not_served() -> None:
     late = [(number, 10.0 + number / 10, 3.0) for number in range(6)]
     quick = [(number, 10.0 + number / 10, 0.1) for number in range(6, 40)]
     wanted = [(Step.WANTED, number, at_s) for number, at_s, _ in (*late, *quick)]
     answered = [(Step.ANSWERED, number, at_s + took_s) for number, at_s, took_s in (*late, *quick)]
     found = wants_of(rows(*wanted, *answered))
-    assert recovery_s(found, 10.0, 13.5, timeout_s=1.0) == 0.75
+    assert recovery_s(found, 10.0, 13.5, timeout_s=1.0) == 1.0
     assert recovery_s(found, 11.0, 13.5, timeout_s=1.0) == 0.0
 
 
