@@ -29,8 +29,9 @@ demo: setup ## one compressed night with 500 devices, on this machine alone
 cluster: setup ## Kafka, Redis, PostgreSQL and every service on this machine, until Ctrl-C
 	@$(BIN)/stagecue cluster up
 
+# Three, for two cores: half of a test's time is waiting for something.
 test: setup-dev lint types ## every test that needs no external server, but the slow ones
-	@$(BIN)/python -m pytest -n 2 -m "not external_service and not slow"
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not external_service and not slow"
 
 lint: setup-dev ## ruff and the import contracts
 	@$(BIN)/ruff check .
