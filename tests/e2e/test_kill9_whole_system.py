@@ -32,6 +32,8 @@ DEVICES = 5
 RANDOM_KILLS = int(os.environ.get("STAGECUE_KILLS", "4"))
 AT_ONCE = 3
 """Nights played side by side: each mostly sleeps."""
+CATALOG = "title\n" + "".join(f"Film {number}\n" for number in range(40))
+"""Nobody prefetches: reading the demo's titles would be an eighth of every life of the server."""
 
 
 def rfc3339(at_ms: int) -> str:
@@ -56,7 +58,15 @@ class Night:
     def __init__(self, tmp_path, *, failpoint: str | None = None, skip: int = 0, kill_after_s: float | None = None):
         self.name = failpoint or f"after {kill_after_s} s"
         self.kill_after_s = kill_after_s
-        env = {"PUSH_RECONNECT_WINDOW_MS": "100", "PUSH_ACK_ONE_IN": "1", "PUSH_ACK_WITHIN_MS": "50"}
+        catalog = tmp_path / "films.csv"
+        catalog.parent.mkdir(parents=True, exist_ok=True)
+        catalog.write_text(CATALOG)
+        env = {
+            "PUSH_RECONNECT_WINDOW_MS": "100",
+            "PUSH_ACK_ONE_IN": "1",
+            "PUSH_ACK_WITHIN_MS": "50",
+            "DGS_CATALOG_PATH": str(catalog),
+        }
         self.calm = env
         self.deadly = (
             {**env, "STAGECUE_FAILPOINT": failpoint, "STAGECUE_FAILPOINT_SKIP": str(skip)} if failpoint else env
