@@ -22,6 +22,7 @@ from device_sim.device import Device, DeviceOptions
 from device_sim.device_loop import run_devices
 from device_sim.fleet import Fleet, FleetOptions
 from device_sim.fleet_faults import FleetFaults
+from device_sim.wire import accept_key
 
 TOPIC = "event:fight"
 OPTIONS = DeviceOptions(reconnect_window_ms=50, fetches_maps=False)
@@ -32,6 +33,11 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 def run(request: pytest.FixtureRequest) -> Run:
     """On the loop of fleets, and on one that only lends the devices' epoll a reader."""
     return request.param
+
+
+def welcome() -> str:
+    terms = '"lifetime_s":3600.0,"ping_s":0.0,"reconnect_window_ms":50,"refetch_window_ms":100'
+    return f'{{"type":"welcome","node":"a rather long name of a node","server_time":0,{terms}}}'
 
 
 class Scene:
@@ -186,6 +192,58 @@ def test_devices_of_an_address_that_never_answers_do_not_keep_others_waiting() -
         silent.close()
 
     run_devices(asyncio.wait_for(main(), 15))
+
+
+def test_an_end_that_comes_with_the_last_words_is_noticed(run: Run) -> None:
+    """All of it larger than one read, the end right behind: what was said counts, and the device returns."""
+    padding = "x" * 60
+    said = [welcome()]
+    for number in range(99):
+        known = f'"topic":"{TOPIC}","revision":{number},"version":1,"times":{{"{padding}":null}}'
+        said.append(f'{{"type":"schedule",{known}}}')
+    said.append(
+        f'{{"type":"broadcast","topic":"{TOPIC}","state_key":"live","timestamp":1000,"prev":0,"x":"{padding}"}}'
+    )
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = request.split(b"Sec-WebSocket-Key: ")[1].split(b"\r\n")[0]
+        frames = b"".join(bytes((0x81, 126)) + len(each).to_bytes(2, "big") + each.encode() for each in said)
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Protocol: stagecue.v1\r\nSec-WebSocket-Accept: " + accept_key(key) + b"\r\n\r\n" + frames
+        )
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with server, Fleet(FleetOptions(devices=1, device=OPTIONS)) as fleet:
+            client = fleet.add("d", urls=(url,), token="", topics=(TOPIC,))
+            client.start()
+            await eventually(lambda: client.device.topics[TOPIC].cursor == 1000)
+            await eventually(lambda: fleet.context.stats.handshakes >= 2)
+            assert client.device.topics[TOPIC].revision == 98
+
+    run(asyncio.wait_for(main(), 15))
+
+
+def test_two_fleets_share_a_loop(run: Run) -> None:
+    """Only one of them can have its sockets in the loop's own wait."""
+
+    async def main() -> None:
+        options = FleetOptions(devices=1, device=OPTIONS)
+        async with scripted_node() as node, Fleet(options) as one, Fleet(options) as other:
+            clients = [fleet.add("d", urls=(node.url,), token="", topics=(TOPIC,)) for fleet in (one, other)]
+            for client in clients:
+                client.start()
+            await eventually(lambda: all(client.device.subscribed for client in clients))
+            await node.broadcast(TOPIC, "live", 1000)
+            await eventually(lambda: all(client.device.topics[TOPIC].cursor == 1000 for client in clients))
+            assert (one.online, other.online) == (1, 1)
+
+    run(asyncio.wait_for(main(), 15))
 
 
 def test_names_are_looked_up_and_tls_is_spoken(run: Run, tmp_path: Path) -> None:
