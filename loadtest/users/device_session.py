@@ -175,6 +175,9 @@ class DeviceSession:
         if not frame.replayed:
             book.count(of, "live")
             book.time(of, "time", at_ms - frame.timestamp)
+            if self._world.on_request is not None:
+                name = f"{self._crowd.name}/broadcast {frame.state_key}"
+                self._world.on_request("WS", name, at_ms - frame.timestamp, 0, None)
         if self._on_applied is not None:
             self._on_applied(frame.topic)
 

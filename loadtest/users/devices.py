@@ -98,7 +98,6 @@ class PlannedUser(User):
         raise NotImplementedError
 
     def _become(self, number: int) -> None:
-        assert number < self.crowd.users, "a process got more users than numbers"
         self.number = number
         self.chance = random.Random(f"{self.world.plan.seed}/{self.crowd.name}/{number}")
         profile = self.world.plan.first_profile(self.crowd.name) + number

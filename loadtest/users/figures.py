@@ -121,10 +121,8 @@ def corrected_ms(value_ms: float, interval_ms: float) -> Iterator[float]:
     Tene's correction for coordinated omission, as `HdrHistogram.record_corrected_value`: a pause of a second, seen by
     somebody who would have looked every 10 ms, was a pause for a hundred looks, of 1 s, 990 ms, 980 ms and so on.
     """
-    yield value_ms
-    if interval_ms <= 0:
-        return
-    missing = value_ms - interval_ms
-    while missing >= interval_ms:
-        yield missing
-        missing -= interval_ms
+    while True:
+        yield value_ms
+        if value_ms <= interval_ms or interval_ms <= 0:
+            return
+        value_ms -= interval_ms

@@ -222,9 +222,11 @@ class MasterLead(Lead):
             self._runner.send_message(BEGIN, told, client_id=worker)
 
     def collect(self) -> None:
-        gone = self._gone()
-        if gone:
-            self.invalid_because.append(f"worker {gone[0]} ended before the run did: its figures are missing")
+        # The others' figures are kept; a run that lost users is over.
+        for number in self._gone():
+            because = f"worker {number} ended before the run did: what it had not reported yet is missing"
+            if because not in self.invalid_because:
+                self.invalid_because.append(because)
 
     def now(self) -> tuple[dict[str, int], int]:
         users: dict[str, int] = {}
@@ -240,8 +242,9 @@ class MasterLead(Lead):
         while len(self._finals) + len(self._gone()) < self.plan.workers:
             if time.monotonic() >= deadline_s:
                 self.invalid_because.append(f"a worker did not finish within {within_s:.0f} s")
-                return
+                break
             gevent.sleep(_POLL_S)
+        self.collect()
 
     def end(self) -> None:
         for worker in self._workers:

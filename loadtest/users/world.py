@@ -58,11 +58,15 @@ class World:
         self._share, self._shares = share, shares
         self.began.set()
 
+    def begin_now(self) -> None:
+        """For a process that is alone, or whose users somebody else deals out."""
+        self.begin(time.monotonic(), wall_ms(), share=0, shares=1)
+
     def take_number(self, crowd: Crowd) -> int:
-        """The number of the next user of a crowd; only after `begin`."""
+        """The number of the next user of a crowd; only after `begin`. Who comes after the last is the first again."""
         made = self._made[crowd.name]
         self._made[crowd.name] += 1
-        return self._share + made * self._shares
+        return (self._share + made * self._shares) % crowd.users
 
     # time
     def now_s(self) -> float:

@@ -1,0 +1,242 @@
+"""Goal: locust users do what their kind does, tell the truth about time, and leave no process behind.
+
+Method: all four kinds on two workers against the embedded system; then servers that stall and refuse on purpose, and
+processes that are killed under the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from hdrh.histogram import HdrHistogram
+
+from loadtest.bench.operator_api import OperatorApi
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.bench.system import EmbeddedSystem
+from loadtest.users.plan import Crowd, UsersPlan
+from loadtest.users.run import LocustRun
+from loadtest.users.targets import check_targets
+
+EVENT = {
+    "id": "cup-final",
+    "title": "Cup final",
+    "starts_at": "2031-09-11T18:00:00-07:00",
+    "stages": [{"key": "live"}, {"key": "first_goal", "anchor": "manual"}, {"key": "second_goal", "anchor": "manual"}],
+}
+ANSWER = b'{"data":{"prefetchHome":[]}}'
+Respond = Callable[[int], Awaitable[tuple[int, Mapping[str, str], bytes]]]
+"""Number of the request -> status, headers, body."""
+
+
+@asynccontextmanager
+async def serving(respond: Respond) -> AsyncIterator[str]:
+    """An HTTP/1.1 server with kept connections that answers as `respond` says; its address."""
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+                await reader.readexactly(int(fields.get(b"content-length", b"0")))
+                asked += 1
+                status, headers, body = await respond(asked)
+                lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+                writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode() + body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def home(users: int, **changes: Any) -> Crowd:
+    given: dict[str, Any] = {"home_share": 1.0, "think_median_s": 0.1, "think_sigma": 0.0}
+    return Crowd(name="home", kind="browse", users=users, **(given | changes))
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = 15.0) -> None:
+    deadline_s = asyncio.get_running_loop().time() + within_s
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline_s, f"not within {within_s} s"
+        await asyncio.sleep(0.05)
+
+
+def processes_of(directory: Path) -> list[psutil.Process]:
+    """Those of a run, which name its directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(directory) in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.slow
+async def test_all_four_kinds_on_two_workers_against_the_embedded_system(tmp_path: Path) -> None:
+    crowds = (
+        Crowd(name="browse", kind="browse", users=20, think_median_s=0.5),
+        Crowd(name="tv", kind="connect", users=25, connect_within_s=1.0, artwork=True),
+        Crowd(name="naive", kind="naive", users=11, connect_within_s=1.0, spawn_per_s=20),
+        Crowd(name="ops", kind="operate", users=1, act_every_s=0.2),
+    )
+    async with EmbeddedSystem(tmp_path / "system") as system, aiohttp.ClientSession() as session:
+        at = system.addresses
+        api = OperatorApi(session, at)
+        await api.create_event(EVENT)
+        plan = UsersPlan(
+            crowds=crowds,
+            dgs_url=at.dgs,
+            producer_url=at.producer,
+            operator_token=at.operator_token,
+            event_ids=("cup-final",),
+            workers=2,
+        )
+        await check_targets(plan)
+        async with LocustRun(plan, tmp_path / "run") as run:
+            await run.started()
+            assert len(processes_of(tmp_path / "run")) == 3
+            await eventually(lambda: run.snapshot().open == 36)
+            for stage in ("first_goal", "second_goal"):
+                await api._call("POST", "/v1/events/cup-final/cue", json.dumps({"stage": stage}).encode())
+                await asyncio.sleep(0.7)
+            await eventually(lambda: run.snapshot().delivered >= 72)
+            assert run.snapshot().users == {"browse": 20, "tv": 25, "naive": 11, "ops": 1}
+            result = await run.finish()
+    assert processes_of(tmp_path / "run") == []
+    assert {each.crowd: (each.welcomed, each.open, each.lost, each.failed) for each in result.sockets} == {
+        "tv": (25, 25, 0, 0),
+        "naive": (11, 11, 0, 0),
+    }
+    assert [(each.crowd, each.state_key, each.devices, each.live, each.since) for each in result.deliveries] == [
+        ("naive", "first_goal", 11, 11, "dispatched"),
+        ("naive", "second_goal", 11, 11, "dispatched"),
+        ("tv", "first_goal", 25, 25, "dispatched"),
+        ("tv", "second_goal", 25, 25, "dispatched"),
+    ]
+    naive, first, artwork = (result.request(*of) for of in (("naive", "naive"), ("tv", "first"), ("tv", "artwork")))
+    assert naive is not None
+    assert (naive.asks, naive.answered, naive.time.count) == (22, 22, 22)
+    assert first is not None
+    assert (first.asks, first.answered) == (25, 25)
+    assert artwork is not None
+    assert artwork.answered == artwork.asks >= 25
+    # A broadcast makes devices with maps ask nobody.
+    assert result.request("tv", "refresh") is None
+    assert sum(result.summed("sent", kind="naive").values) == 33
+    for request in ("create", "shift", "cue", "cancel"):
+        found = result.request("ops", request)
+        assert found is not None
+        assert found.answered == found.asks > 0
+    home_row, page = result.request("browse", "home"), result.request("browse", "map")
+    assert home_row is not None
+    assert page is not None
+    assert home_row.answered > 20
+    assert 0 < page.asks <= 20
+    assert result.cache_hits["browse"] > 0
+    assert sum(each.failed + each.refused for each in result.requests) == 0
+    assert len(result.generators) == 2
+    assert not result.partial
+
+
+@pytest.mark.slow
+async def test_a_stall_is_seen_by_every_ask_that_was_due_in_it(tmp_path: Path) -> None:
+    """A tool that waits for each answer before it thinks of the next request would see it once per user."""
+    stalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    until_s = 0.0
+
+    async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
+        nonlocal until_s
+        if number == 20:
+            until_s = loop.time() + 1.0
+            stalled.set()
+        await asyncio.sleep(max(0.0, until_s - loop.time()))
+        return 200, {}, ANSWER
+
+    async with serving(respond) as url:
+        plan = UsersPlan(crowds=(home(4),), dgs_url=url, event_ids=("e",), duration_s=2.5)
+        async with LocustRun(plan, tmp_path) as run:
+            await run.ended()
+            result = await run.finish()
+    found = result.request("home", "home")
+    assert stalled.is_set()
+    assert found is not None
+    assert found.asks == found.answered > 60
+    # Four users, ten asks a second each: some forty were due while nothing was answered, four of them on the wire.
+    late, served_late = (
+        sum(count for value_ms, count in recorded(times.hdr) if value_ms > 100) for times in (found.time, found.service)
+    )
+    assert served_late <= 4
+    assert late >= 25
+
+
+@pytest.mark.slow
+async def test_refusals_are_no_failures_and_are_obeyed(tmp_path: Path) -> None:
+    async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
+        return (200, {}, ANSWER) if number > 4 else (503, {"Retry-After": "1"}, b"")
+
+    async with serving(respond) as url:
+        plan = UsersPlan(crowds=(home(4, think_median_s=10.0),), dgs_url=url, event_ids=("e",), duration_s=3.5)
+        async with LocustRun(plan, tmp_path) as run:
+            await run.ended()
+            result = await run.finish()
+    found = result.request("home", "home")
+    assert found is not None
+    assert (found.asks, found.answered, found.sent, found.retries) == (4, 4, 8, 4)
+    assert (found.refused, found.refused_with_retry_after, found.failed) == (4, 4, 0)
+    assert found.statuses == {"200": 4, "503": 4}
+    assert (found.time.histogram().percentile_ms(0) or 0) > 1000
+    assert (found.service.max_ms or 0) < 1000
+
+
+@pytest.mark.slow
+async def test_a_worker_that_is_killed_makes_the_run_invalid_and_the_rest_is_kept(tmp_path: Path) -> None:
+    async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
+        return 200, {}, ANSWER
+
+    async with serving(respond) as url:
+        plan = UsersPlan(crowds=(home(4),), dgs_url=url, event_ids=("e",), workers=2)
+        async with LocustRun(plan, tmp_path) as run:
+            await run.started()
+            await eventually(lambda: run.snapshot().sent >= 20)
+            worker = next(each for each in processes_of(tmp_path) if each.cmdline()[-2:-1] == ["1"])
+            worker.kill()
+            result = await run.finish()
+    found = result.request("home", "home")
+    assert found is not None
+    assert found.answered >= 20
+    assert [each.worker for each in result.generators] == [0]
+    assert any("worker 1 ended" in because for because in result.invalid_because)
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slow
+async def test_a_run_whose_master_dies_says_so_and_leaves_nobody(tmp_path: Path) -> None:
+    plan = UsersPlan(crowds=(home(2),), dgs_url="http://127.0.0.1:9", event_ids=("e",), workers=1)
+    async with LocustRun(plan, tmp_path) as run:
+        await run.started()
+        master = next(each for each in processes_of(tmp_path) if each.cmdline()[-1] == str(tmp_path))
+        master.kill()
+        with pytest.raises(CouldNotRun, match="processes ended"):
+            await run.finish()
+    await eventually(lambda: not processes_of(tmp_path))
+
+
+def recorded(hdr: str) -> list[tuple[float, int]]:
+    """(milliseconds, count) of an encoded histogram."""
+    found = HdrHistogram.decode(hdr)
+    return [(each.value_iterated_to / 1000, each.count_at_value_iterated_to) for each in found.get_recorded_iterator()]
