@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -86,8 +87,7 @@ class _Sizes:
         found = HerdFindings(devices=layout.devices, layout=layout, limits=HerdLimits())
         watching = Watching(layout.devices)
         with tempfile.TemporaryDirectory(prefix="stagecue-herd-", ignore_cleanup_errors=True) as temporary:
-            directory = (options.keep or Path(temporary)) / str(layout.devices)
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = _fresh(options.keep or Path(temporary), str(layout.devices))
             uvloop.run(self._night(found, directory, watching))
         for because in found.invalid_because():
             envelope.invalid(because)
@@ -119,6 +119,16 @@ class _Sizes:
         envelope = {name: sealed[name] for name in names if name in sealed}
         record = herd_record(found, watching, envelope=envelope, directory=directory)
         return write_report(record, directory)
+
+
+def _fresh(parent: Path, name: str) -> Path:
+    """A folder of that name, or of that name and a number: what another run kept is not run into."""
+    for number in itertools.count(1):
+        directory = parent / (name if number == 1 else f"{name}-{number}")
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            return directory
+    raise AssertionError("numbers do not end")
 
 
 def _layouts(options: HerdOptions, reporter: Reporter, stack: ExitStack) -> list[HerdLayout]:

@@ -201,8 +201,8 @@ class HerdFindings(msgspec.Struct, kw_only=True):
         if self.origin_requests:
             found.append(f"{self.origin_requests} requests came to the DGS because of the broadcast, or during it")
         least = min(self.limits.profiles_least, self.devices)
-        if self.prefetched is not None and self.prefetched.distinct_maps < least * 0.95:
-            found.append(f"{self.prefetched.distinct_maps} distinct maps prefetched, wanted {least}")
+        if self.prefetched is not None and self.prefetched.profiles < least:
+            found.append(f"maps of {self.prefetched.profiles} distinct profiles were prefetched, wanted {least}")
         return found
 
     def _slow(self) -> list[str]:
@@ -277,10 +277,11 @@ class HerdFindings(msgspec.Struct, kw_only=True):
             "DGS would have",
             "CPU and memory of servers, clients and kernel were taken on the same machine at the same time",
         ]
-        if self.prefetched is not None and self.prefetched.profiles < self.devices:
+        if self.prefetched is not None:
             found.append(
-                f"{self.prefetched.profiles} distinct profiles were prefetched from the DGS; devices of equal profiles "
-                "share one map (fingerprints of its entries, not the rows)"
+                f"{self.prefetched.profiles} distinct profiles were prefetched from the DGS, and "
+                f"{self.prefetched.distinct_maps} of their maps differ; devices of one profile share its map, of which "
+                "fingerprints of its entries are kept, not the rows"
             )
         return found + layout.differs
 

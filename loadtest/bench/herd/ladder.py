@@ -54,8 +54,8 @@ def ladder_for(
     event_id: str, *, now_ms: int, devices: int, profiles: int, window_s: float, rungs: int = _RUNGS
 ) -> Ladder:
     """Stages from when all devices ought to be connected, each so far from the last that churn and judging fit in."""
-    first_s = 6.0 + profiles / _PROFILES_PER_S + devices / _CONNECTS_PER_S
-    period_s = 4.0 + 1.5 * window_s + 30e-6 * devices
+    first_s = 3.0 + profiles / _PROFILES_PER_S + devices / _CONNECTS_PER_S
+    period_s = 2.0 + 1.5 * window_s + 30e-6 * devices
     first_ms = now_ms + int(first_s * 1000)
     return Ladder(
         event_id=event_id,

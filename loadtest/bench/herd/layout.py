@@ -24,6 +24,7 @@ _PREFETCHES_AT_ONCE: Final = 64
 _PING_US: Final = 40.0
 """CPU of a ping and its answer, both ends, cautiously."""
 _PING_SHARE: Final = 0.05
+_TURN_MS: Final = 20.0
 
 
 class NodeRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +51,8 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
     ping_s: float
     environment: Mapping[str, str]
     """Settings of the push nodes that differ from production's."""
+    turn_ms: float
+    """How long nodes and fleets keep a core once they have it; 0: as the system pleases."""
     window_s: float
     """Over which devices return when a node dies, as nodes will tell it."""
 
@@ -62,6 +65,11 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
                 f"PUSH_PING_S={self.environment['PUSH_PING_S']}, PUSH_PONG_DEADLINE_S="
                 f"{self.environment['PUSH_PONG_DEADLINE_S']}: in production a node has a core for its pings, here "
                 f"{self.nodes} nodes and {len(self.fleets)} fleets share what there is"
+            )
+        if self.turn_ms:
+            found.append(
+                f"nodes and fleets keep a core for {self.turn_ms:g} ms at a time (SCHED_BATCH, slices as long): in "
+                "production a node has one to itself"
             )
         return found
 
@@ -93,6 +101,7 @@ def herd_layout(
         shape=shape,
         ping_s=chosen_s,
         environment=environment,
+        turn_ms=_TURN_MS if nodes + count > 2 * cores else 0.0,
         window_s=max(rules.reconnect_window_ms / 1000, paced_s),
     )
 

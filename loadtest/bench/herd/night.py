@@ -32,7 +32,8 @@ _BACK_SHARE: Final = 0.998
 """Of all devices: lives end all the time, so that some are always on their way."""
 _LEAD_MS: Final = 1_500
 """A stage is stored long before; this is how long everything is at rest before it is due."""
-_IDLE_S: Final = 3.0
+_IDLE_MOST_S: Final = 3.0
+"""Looked at before a stage; less of few devices, who come to rest sooner."""
 _STAGE_MARGIN_S: Final = 20.0
 _ASK_AGAIN_S: Final = 2.0
 
@@ -71,6 +72,7 @@ class _Night:
         self._reporter = reporter
         self._random = random.Random(options.seed)
         self._poll_s = min(1.0, max(0.1, found.devices / 500_000))
+        self._idle_s = min(_IDLE_MOST_S, 0.5 + found.devices / 20_000)
 
     async def run(self) -> None:
         began_s = time.monotonic()
@@ -159,14 +161,14 @@ class _Night:
         )
         found.stages.append(stage)
         busy = scene.cpu()
-        stage.idle = spent(quiet, busy) if time.monotonic() - quiet_s >= 1.0 else None
+        stage.idle = spent(quiet, busy) if time.monotonic() - quiet_s >= 0.5 else None
         self._watching.mark(f"{rung.state_key} due", in_s=(rung.due_ms - now_ms()) / 1000)
         await self._until_delivered(stage, before.broadcasts)
         stage.busy = spent(busy, scene.cpu())
         await self._judge(stage)
 
     def _next_rung(self) -> Rung:
-        rung = self._ladder.next_after(now_ms() + _LEAD_MS + _IDLE_S * 1000)
+        rung = self._ladder.next_after(now_ms() + _LEAD_MS + self._idle_s * 1000)
         if rung is None:
             raise CouldNotRun("no stage is left: connecting or returning took longer than the night was planned for")
         return rung

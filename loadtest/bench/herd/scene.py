@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from loadtest.bench.fleet_process import FleetProcess, device_ring
 from loadtest.bench.herd.footprint import Footprint, read_footprint
 from loadtest.bench.herd.layout import HerdLayout, fleet_plans
 from loadtest.bench.herd.spent import CLIENTS, PIPELINE, SERVERS, CpuReading, read_cpu
+from loadtest.bench.herd.turns import take_long_turns
 from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.system import Addresses
@@ -55,6 +56,8 @@ class Scene:
         self.layout = layout
         self.fleets: list[FleetProcess] = []
         self.topic = topic_of(EVENT_ID)
+        self.turns_taken = True
+        """False: this system does not let processes choose how long they keep a core."""
         self.fleet_alone_bytes = 0
         """What the process of a fleet allocates for itself, without devices."""
         self._ring = ring
@@ -79,6 +82,7 @@ class Scene:
     async def start_nodes(self, tell: Tell) -> None:
         """A few at a time. Raises CouldNotRun."""
         await _a_few_at_once([node.start for node in self.nodes], tell)
+        self._long_turns(node.pid for node in self.nodes)
 
     async def start_fleets(self, seed: int, tell: Tell) -> None:
         """Build all devices; none connects. Raises CouldNotRun."""
@@ -99,6 +103,12 @@ class Scene:
 
         await _a_few_at_once([lambda n=n, p=p: start(n, p) for n, p in enumerate(plans)], tell)  # type: ignore[misc]
         self.fleets.sort(key=lambda fleet: fleet.plan.first)
+        self._long_turns(fleet.pid for fleet in self.fleets)
+
+    def _long_turns(self, pids: Iterable[int]) -> None:
+        if self.layout.turn_ms:
+            taken = [take_long_turns(pid, self.layout.turn_ms) for pid in pids]
+            self.turns_taken = self.turns_taken and all(taken)
 
     async def until_known(self) -> None:
         """Until the schedule has reached the store that push nodes and the DGS read. Raises CouldNotRun."""
