@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from device_sim.audit import FleetAudit
+from device_sim.audit import BroadcastAudit, FleetAudit, OutboxBroadcast
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.push.contender import OthersMeter
 from loadtest.bench.push.cores import Cores, kept_on
@@ -25,6 +25,7 @@ from loadtest.bench.report import Reporter
 from loadtest.bench.system import EmbeddedSystem
 from loadtest.bench.validity import GeneratorReport, others_invalid
 from loadtest.gameday import bins
+from loadtest.gameday.lateness import late_ms
 from loadtest.gameday.operator import Operator
 from loadtest.gameday.watching import ROLES, CurrentPages, watch_system
 from loadtest.report.histograms import keep_histogram
@@ -153,8 +154,13 @@ class Stage:
         if found.count:
             self.histograms.append(keep_histogram(self.output, name, found))
 
-    def reached(self, audit: FleetAudit, *, devices: int) -> None:
-        """Reach per stage, as the judge of the devices' logs has it."""
+    def reached(self, audit: FleetAudit, *, devices: int, outbox: Sequence[OutboxBroadcast]) -> None:
+        """Reach per stage, as the judge of the devices' logs has it; what was overdue counts from its dispatch."""
+        late = late_ms(outbox)
+
+        def counted(each: BroadcastAudit, found_ms: float | None) -> float | None:
+            return None if found_ms is None else found_ms - late.get((each.topic, each.timestamp), 0)
+
         self.reach.extend(
             StageReach(
                 state_key=each.state_key,
@@ -162,9 +168,9 @@ class Stage:
                 delivered_live=each.delivered_live,
                 replayed=each.replayed,
                 missed=each.missed,
-                p50_ms=each.p50_ms,
-                p99_ms=each.p99_ms,
-                last_ms=each.last_ms,
+                p50_ms=counted(each, each.p50_ms),
+                p99_ms=counted(each, each.p99_ms),
+                last_ms=counted(each, each.last_ms),
             )
             for each in audit.broadcasts
             if each.devices

@@ -24,6 +24,7 @@ from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
 from loadtest.gameday.clients.commands import say
+from loadtest.gameday.lateness import counted_from_ms
 
 __all__ = ["AudiencePlan", "AudienceResult", "AudienceStand", "Shown", "main"]
 
@@ -128,7 +129,7 @@ class _Audience:
         generator = None if self._watch is None else self._watch.report()
         outbox = outbox_from_json(msgspec.json.decode(outbox_file.read_bytes()))
         logs = self.fleet.logs()
-        due_ms = {(each.topic, each.timestamp): each.due_at or each.dispatched_at or 0 for each in outbox}
+        due_ms = {(each.topic, each.timestamp): counted_from_ms(each) for each in outbox}
         live, shown = LatencyHistogram(), LatencyHistogram()
         renders = []
         for number, log in enumerate(logs):

@@ -101,6 +101,7 @@ async def run(stage: Stage, parameters: GameDay) -> str:
         outbox = outbox_from_json(await system.api.broadcasts(EVENT_ID))
     logs = itertools.chain.from_iterable(record.logs for record in records)
     audit = await asyncio.to_thread(lambda: audit_fleet(outbox, logs))
+    stage.reached(audit, devices=night.devices, outbox=outbox)
     return _judge(stage, night, audit, records, evening)
 
 
@@ -246,7 +247,6 @@ async def _until_back(stage: Stage, night: _Night, fleets: Sequence[FleetProcess
 
 def _judge(stage: Stage, night: _Night, audit: FleetAudit, records: Sequence[FleetRecord], evening: _Evening) -> str:
     load = evening.load
-    stage.reached(audit, devices=night.devices)
     for number, record in enumerate(records):
         stage.generator(f"fleet {number + 1}", record.generator)
     judge_load(stage, "requests", load.run)

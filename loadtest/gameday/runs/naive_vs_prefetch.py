@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.names import topic_of
+from device_sim.audit import outbox_from_json
 from loadtest.bench.fleet_process import device_ring
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.gameday.clients.audience import Audience
@@ -122,8 +123,9 @@ async def _prefetching(stage: Stage, parameters: NaiveVsPrefetch) -> tuple[_Half
                 await audience.watch()
                 due_ms = await _play(stage, system, parameters, "prefetched")
                 await asyncio.sleep(_SETTLE_S)
-            result = await audience.judge(await system.api.broadcasts(_EVENT))
-        stage.reached(result.audit, devices=parameters.devices)
+            outbox = await system.api.broadcasts(_EVENT)
+            result = await audience.judge(outbox)
+        stage.reached(result.audit, devices=parameters.devices, outbox=outbox_from_json(outbox))
         stage.generator("prefetching devices", result.generator)
         rendered_ms = np.array([each.at_ms for each in result.renders if each.timestamp], np.float64)
         return await _counted(stage, system.api, "prefetched", due_ms, rendered_ms), result

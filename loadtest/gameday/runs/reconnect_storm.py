@@ -182,7 +182,7 @@ async def _with(stage: Stage, parameters: ReconnectStorm) -> tuple[_Return, floa
             record = await fleet.finish()
         outbox = outbox_from_json(await system.api.broadcasts(_EVENT))
     audit = await asyncio.to_thread(lambda: audit_fleet(outbox, record.logs))
-    stage.reached(audit, devices=parameters.devices)
+    stage.reached(audit, devices=parameters.devices, outbox=outbox)
     stage.measure(missed=audit.missed)
     stage.generator("devices that follow the window", record.generator)
     found = _return_of(record, broken_s, refused)

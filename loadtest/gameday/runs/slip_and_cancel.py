@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from contract.names import topic_of
-from device_sim.audit import BroadcastAudit
+from device_sim.audit import BroadcastAudit, outbox_from_json
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.gameday.clients.audience import Audience
 from loadtest.gameday.clients.audience_child import AudiencePlan, AudienceResult, Shown
@@ -43,9 +43,9 @@ async def run(stage: Stage, parameters: SlipAndCancel) -> str:
                 new_due_ms = await _night(stage, system, audience, parameters)
             outbox = [each for event_id in (_SLIPS, _CANCELLED) for each in await system.api.broadcasts(event_id)]
             result = await audience.judge(outbox)
-    stage.reached(result.audit, devices=parameters.devices)
+    stage.reached(result.audit, devices=parameters.devices, outbox=outbox_from_json(outbox))
     stage.generator("devices", result.generator)
-    stage.histogram("due to socket, all broadcasts", LatencyHistogram.decode(dict(result.live_hdr)))
+    stage.histogram("due (or dispatch) to socket, all broadcasts", LatencyHistogram.decode(dict(result.live_hdr)))
     return _judge(stage, parameters, result, new_due_ms)
 
 

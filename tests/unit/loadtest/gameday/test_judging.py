@@ -7,9 +7,11 @@ from importlib.resources import files
 
 import numpy as np
 
+from device_sim.audit import OutboxBroadcast
 from device_sim.client import ConnectionStep
 from loadtest.gameday.clients.audience_child import Shown
 from loadtest.gameday.events import event_request
+from loadtest.gameday.lateness import counted_from_ms, late_ms
 from loadtest.gameday.runs.flood import one_class
 from loadtest.gameday.runs.join_surge import connects_ms
 from loadtest.gameday.runs.slip_and_cancel import early_renders, wrong_ends
@@ -66,3 +68,14 @@ def test_an_event_is_what_the_producer_takes() -> None:
         {"key": "live", "offset": "PT0S"},
         {"key": "extra", "anchor": "manual"},
     ]
+
+
+def test_what_was_overdue_when_it_became_known_counts_from_its_dispatch() -> None:
+    def broadcast(timestamp: int, due: int | None, dispatched: int) -> OutboxBroadcast:
+        return OutboxBroadcast(
+            topic=SLIPS, state_key="live", timestamp=timestamp, prev=0, due_at=due, dispatched_at=dispatched
+        )
+
+    on_time, overdue, cue = broadcast(1, 5_000, 5_002), broadcast(2, 5_000, 905_000), broadcast(3, None, 7_000)
+    assert [counted_from_ms(each) for each in (on_time, overdue, cue)] == [5_000, 905_000, 7_000]
+    assert late_ms([on_time, overdue, cue]) == {(SLIPS, 2): 900_000}
