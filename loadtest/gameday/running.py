@@ -6,6 +6,7 @@ import asyncio
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,18 +16,18 @@ import msgspec
 from contract.errors import BroadcastSystemError
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.outcome import CouldNotRun, ExitCode
-from loadtest.bench.push.cores import choose_cores, kept_on
+from loadtest.bench.push.cores import Cores, choose_cores, kept_on
 from loadtest.bench.report import Reporter
 from loadtest.gameday.bars import judged, verdict_of
 from loadtest.gameday.library import load_scenario, shipped_scenarios
 from loadtest.gameday.runs import Runner, runner_of
 from loadtest.gameday.scenario import Scenario, ScenarioError
 from loadtest.gameday.stage import Stage
-from loadtest.machine import Shape, fit, read_machine
+from loadtest.machine import MachineFacts, Shape, fit, read_machine
 from loadtest.report.files import write_report
 from loadtest.report.record import RunRecord
 
-__all__ = ["DEFAULT_OUTPUT", "GamedayOptions", "list_scenarios", "run_gameday", "run_scenario"]
+__all__ = ["DEFAULT_OUTPUT", "GamedayOptions", "check_machine", "list_scenarios", "run_gameday", "run_scenario"]
 
 DEFAULT_OUTPUT: Final = Path("reports") / "gameday"
 _NOT_ANSWERED: Final = "The run was interrupted; below is what was measured until then."
@@ -71,11 +72,21 @@ async def run_scenario(
 ) -> RunRecord:
     """Run it once and write its report below `output`. Raises CouldNotRun; everything it started is gone.
 
-    Cancelled from outside or by SIGINT or SIGTERM, it ends what it started and returns a record that says `partial`.
+    At SIGINT or SIGTERM it ends what it started and returns a record that says `partial`.
     """
-    check_machine(scenario)
+    check_machine(scenario, read_machine())
     run = runner or runner_of(scenario.runs)
     envelope, cores = Envelope(seed=seed), choose_cores()
+    # Found out now, and not after the run. A run that fails leaves no empty directory.
+    await asyncio.to_thread(_make_directory, output)
+    with ExitStack() as unless_written:
+        unless_written.callback(_remove_empty, output)
+        return await _run(scenario, run, output=output, seed=seed, reporter=reporter, envelope=envelope, cores=cores)
+
+
+async def _run(
+    scenario: Scenario, run: Runner, *, output: Path, seed: int, reporter: Reporter, envelope: Envelope, cores: Cores
+) -> RunRecord:
     with tempfile.TemporaryDirectory(prefix="stagecue-gameday-") as directory, kept_on(cores.load):
         stage = Stage(
             directory=Path(directory), output=output, beside=Path(scenario.file).parent, reporter=reporter, seed=seed,
@@ -144,11 +155,31 @@ def _record(scenario: Scenario, stage: Stage, *, answer: str, partial: bool, env
     )
 
 
-def check_machine(scenario: Scenario) -> None:
+def check_machine(scenario: Scenario, machine: MachineFacts) -> None:
     """Raises CouldNotRun saying how many devices would fit when the asked number does not."""
-    found = fit(read_machine(), scenario.devices or 1, Shape(spare_nodes=0, other_processes=8))
+    devices, shape = scenario.devices or 1, Shape(spare_nodes=0, other_processes=8)
+    files = machine.files_per_process
+    most = min(shape.per_node(files), shape.per_fleet(files))
+    if devices > most:
+        raise CouldNotRun(
+            f"{devices} devices on one push node and in one process, which may open {files} files here: {most} would "
+            f"fit; raise the hard limit: ulimit -Hn {devices + devices // 10 + 2 * shape.reserved_files}"
+        )
+    found = fit(machine, devices, shape)
     if not found.held:
         raise CouldNotRun("\n".join(found.lines()))
+
+
+def _make_directory(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise CouldNotRun(f"--output: {output} cannot be written: {exc.strerror}") from exc
+
+
+def _remove_empty(output: Path) -> None:
+    with suppress(OSError):
+        output.rmdir()
 
 
 def run_gameday(options: GamedayOptions, *, as_json: bool) -> int:

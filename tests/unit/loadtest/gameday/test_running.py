@@ -8,14 +8,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter
-from loadtest.gameday.running import run_scenario, show
+from loadtest.gameday.running import check_machine, run_scenario, show
 from loadtest.gameday.scenario import Scenario, read_scenario
 from loadtest.gameday.stage import Stage
+from loadtest.machine import read_machine
 from loadtest.report.files import read_record
 from stagecue.commands.gameday import gameday
 
@@ -129,6 +131,25 @@ async def test_the_result_object_has_the_promised_keys(
     assert found["bars"] == [{"name": "attempts_ratio", "bar": ">= 5 x", "measured": 12.5, "held": True}]
     assert found["report"] == str(tmp_path / "report.html")
     assert {"machine", "versions", "commit", "seed", "started_at", "wall_s", "valid"} <= set(found)
+
+
+async def test_a_report_that_cannot_be_written_is_refused_before_the_run(scenario: Scenario, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CouldNotRun, match=r"--output: .*file/report cannot be written"):
+        await run_scenario(
+            scenario, output=tmp_path / "file" / "report", seed=1, reporter=Reporter(as_json=True), runner=found_enough
+        )
+
+
+def test_more_devices_than_a_process_may_open_files_are_refused_with_how_many_fit(scenario: Scenario) -> None:
+    facts = read_machine()
+    few_files = msgspec.structs.replace(facts, files_per_process=1_024)
+    check_machine(scenario.with_devices(500), few_files)
+    with pytest.raises(CouldNotRun, match=r"2000 devices on one push node.* 1024 files here: 783 would fit; .*ulimit"):
+        check_machine(scenario.with_devices(2_000), few_files)
+    little_memory = msgspec.structs.replace(facts, memory_available_bytes=200 << 20)
+    with pytest.raises(CouldNotRun, match="2000 devices do not fit on this machine as it is set; 0 would"):
+        check_machine(scenario.with_devices(2_000), little_memory)
 
 
 def test_the_command_refuses_with_2_and_names_the_field(tmp_path: Path) -> None:
