@@ -44,14 +44,17 @@ types: setup-dev ## mypy, strict
 kills: setup-dev ## kill -9 of the whole system at every failpoint, and fifty more at random instants
 	@STAGECUE_KILLS=50 $(BIN)/python -m pytest -n 2 -k "random or every_failpoint" tests/e2e/test_kill9_whole_system.py tests/integration/message_producer/test_producer_kill9.py
 
-# Brokers, benchmarks and whole clusters have the machine to themselves; the others mostly wait.
-CLUSTERS := tests/integration/loadtest/test_faults.py tests/integration/loadtest/test_cluster_bench_run.py tests/e2e
+# Brokers, benchmarks and whole clusters have the machine to themselves; the others mostly wait. Faults are done on two
+# clusters at once: nearly all of a fault's time its schedule goes on.
+FAULTS := tests/integration/loadtest/test_faults.py
+CLUSTERS := tests/integration/loadtest/test_cluster_bench_run.py tests/e2e
 ALONE := tests/integration/kafka tests/integration/stagecue/test_wrong_servers.py $(CLUSTERS)
-SIDE_BY_SIDE := tests $(addprefix --ignore ,$(ALONE))
+SIDE_BY_SIDE := tests $(addprefix --ignore ,$(ALONE) $(FAULTS))
 
 integration: setup-dev $(NODE_CLIENTS)/node_modules/.installed ## slow tests, and tests on Kafka, Redis, PostgreSQL, a browser and Node clients, as processes of this machine
 	@$(BIN)/python -m loadtest.cluster.requirements
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "external_service or slow" $(SIDE_BY_SIDE)
+	@$(BIN)/python -m pytest -n 2 --dist load -m "external_service or slow" $(FAULTS)
 	@$(BIN)/python -m pytest -m "external_service or slow" $(ALONE) --deselect tests/e2e/test_kill9_whole_system.py
 
 $(NODE_CLIENTS)/node_modules/.installed: $(NODE_CLIENTS)/package-lock.json
