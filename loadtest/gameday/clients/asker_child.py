@@ -17,11 +17,11 @@ from typing import Final
 
 import msgspec
 
-from device_sim.return_window import return_delay_ms
 from loadtest.bench.fleet_plan import source_addresses
 from loadtest.bench.prefetch.asking import FORMS, request_of
 from loadtest.bench.prefetch.night import profile_id
 from loadtest.gameday.clients.asking import Ask
+from loadtest.gameday.clients.budget import RetryBudget
 from loadtest.gameday.clients.commands import Commands, say
 from loadtest.gameday.clients.net import Net
 from loadtest.gameday.clients.records import Rows, Step
@@ -31,9 +31,6 @@ __all__ = ["DEGRADED", "AskerPlan", "AskerStand", "main"]
 DEGRADED: Final = 203
 """The status noted for a default map: an answer, though not one's own."""
 _MARK: Final = b'"degraded":'
-_RETRY_BASE_S: Final = 0.2
-_RETRY_MAX_S: Final = 5.0
-_WINDOW_CAP_MS: Final = 120_000
 _OPEN_MAX: Final = 15_000
 """Connections of all clients at once; below the files of a process. More wait, and are counted."""
 _AGAIN_S: Final = 0.01
@@ -115,13 +112,17 @@ class _Asker:
 class _Want:
     """One map one client wants."""
 
-    __slots__ = ("_asker", "_failures", "_number", "_tries")
+    __slots__ = ("_asker", "_budget", "_number")
 
     def __init__(self, asker: _Asker, number: int) -> None:
         self._asker = asker
         self._number = number
-        self._tries = 0
-        self._failures = 0
+        plan = asker.plan
+        self._budget = (
+            RetryBudget(tries=plan.tries, refetch_window_ms=round(plan.refetch_window_s * 1000))
+            if plan.budget
+            else None
+        )
 
     def ask(self) -> None:
         asker, plan = self._asker, self._asker.plan
@@ -129,7 +130,6 @@ class _Want:
             asker.held_back += 1
             asker.net.at(time.monotonic() + _AGAIN_S, self.ask)
             return
-        self._tries += 1
         asker.asked += 1
         asker.open += 1
         asker.rows.add(Step.ASKED, self._number)
@@ -147,18 +147,12 @@ class _Want:
         asker.net.at(time.monotonic() + self._pause_s(retry_after_s), self.ask)
 
     def _pause_s(self, retry_after_s: float) -> float:
-        plan, chance = self._asker.plan, self._asker.chance
-        if not plan.budget:
+        if self._budget is None:
             return 0.0
-        if self._tries < plan.tries:
-            # As the device's own prefetch does it: `device_sim.prefetch`.
-            wait_s = min(_RETRY_MAX_S, _RETRY_BASE_S * float(2 ** (self._tries - 1)))
-            return max(wait_s, min(retry_after_s, _RETRY_MAX_S)) * (0.5 + chance.random())
-        self._tries = 0
-        self._failures += 1
-        self._asker.rows.add(Step.GIVEN_UP, self._number)
-        window_ms = round(plan.refetch_window_s * 1000)
-        return return_delay_ms(window_ms, self._failures, chance.random(), cap_ms=_WINDOW_CAP_MS) / 1000
+        again = self._budget.failed(retry_after_s, self._asker.chance.random())
+        if again.gave_up:
+            self._asker.rows.add(Step.GIVEN_UP, self._number)
+        return again.pause_s
 
 
 def main() -> int:
