@@ -72,7 +72,9 @@ _STORM: Final = {
     "announced_s": Measure("s", "the window devices had been told when the connections broke"),
     "last_back_s_window": Measure("s", "with the window: break to the last welcome"),
     "last_back_s_naive": Measure("s", "without the window: break to the last welcome"),
-    "late_devices": Measure("", "with the window: devices not welcomed within the announced time"),
+    "late_devices": Measure(
+        "", "with the window: devices not welcomed in the announced time and 0.5 s for the handshake"
+    ),
     "missing_devices": Measure("", "devices that were not back when the run gave up waiting, both halves"),
     "missed": Measure("", "with the window: broadcasts devices missed, one of them in the middle of their return"),
 }

@@ -77,8 +77,9 @@ class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """And for how long on each. This is the capacity."""
     load: Annotated[float, Meta(gt=0, lt=1)] = 0.4
     """Wanted answers a second, as a share of that capacity."""
-    trouble: Literal["refuse", "hang"] = "refuse"
-    """`refuse`: an operator's rule sheds everything. `hang`: connections stay open, nothing is answered."""
+    trouble: Literal["refuse", "hang", "ranking"] = "refuse"
+    """`refuse`: an operator's rule sheds everything. `hang`: connections stay open, nothing is answered. `ranking`: the
+    ranking service alone hangs."""
     before_s: Seconds = 3.0
     """Without trouble, before it."""
     trouble_s: Seconds = 4.0

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = ["run"]
 
 _RELOAD_S: Final = 0.1
 """How often the DGS looks at its rules here: the trouble begins and ends on time."""
+_WHAT: Final = {"refuse": "the DGS refused everybody", "hang": "the DGS hung", "ranking": "the ranking service hung"}
 _WARM_S: Final = 2.0
 _TOLERATED_LAG_MS: Final = 50.0
 _NOBODY: Final = """
@@ -41,6 +42,12 @@ name = "nobody"
 share = 0.0
 """
 """Behind the rules that ship: every request is refused, whatever its class."""
+
+
+class _Dgs(NamedTuple):
+    subject: DgsSubject
+    ranking: RankingService
+    rules: Path
 
 
 class _Half(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,10 +104,9 @@ async def run(stage: Stage, parameters: RetryStorm) -> str:
         "and is the limit of that storm: on machines of their own they would ask more."
     )
     stage.note("A ranking service of so many slots stands behind the DGS, and nothing is cached: capacity is known.")
-    what = "refused everybody" if parameters.trouble == "refuse" else "hung"
     return (
-        f"While the DGS {what} for {parameters.trouble_s:g} s, clients without budgets sent {naive.amplification:.1f} "
-        f"requests per wanted map, {naive.peak:,} in the worst 100 ms, and new ones were served in time "
+        f"While {_WHAT[parameters.trouble]} for {parameters.trouble_s:g} s, clients without budgets sent "
+        f"{naive.amplification:.1f} requests per wanted map, {naive.peak:,} in the worst 100 ms, and new ones were served in time "
         f"{naive.recovery_s:.1f} s after it was over; with budgets {budget.amplification:.1f}, {budget.peak:,} and "
         f"{budget.recovery_s:.1f} s."
     )
@@ -111,7 +117,8 @@ async def _half(stage: Stage, parameters: RetryStorm, name: str, *, budget: bool
     rate = parameters.load * capacity
     lasts_s = parameters.before_s + parameters.trouble_s + parameters.after_s
     directory = stage.directory / name.replace(" ", "-")
-    async with _dgs(stage, parameters, directory) as (subject, rules):
+    async with _dgs(stage, parameters, directory) as dgs:
+        subject = dgs.subject
         plan = AskerPlan(
             port=subject.port, form=next(name for name, form in FORMS.items() if form is subject.form),
             rows=str(directory / "rows.bin"), budget=budget, profiles=parameters.profiles, seed=stage.seed,
@@ -125,7 +132,7 @@ async def _half(stage: Stage, parameters: RetryStorm, name: str, *, budget: bool
                 await asyncio.sleep(_WARM_S + parameters.before_s)
                 trouble_s = time.monotonic()
                 stage.mark(f"{name}: trouble", trouble_s)
-                await _trouble(parameters, subject, rules)
+                await _trouble(parameters, dgs)
                 over_s = time.monotonic()
                 stage.mark(f"{name}: over", over_s)
                 while (left_s := over_s + parameters.after_s - time.monotonic()) > 0:
@@ -153,23 +160,24 @@ def _told(stage: Stage, name: str, *, lag_ms: float, held_back: int, budget: boo
         stage.invalid(f"the clients with budgets lagged {lag_ms:.0f} ms at p99 (at most {_TOLERATED_LAG_MS:.0f} ms)")
 
 
-async def _trouble(parameters: RetryStorm, subject: DgsSubject, rules: Path) -> None:
+async def _trouble(parameters: RetryStorm, dgs: _Dgs) -> None:
     """Begins when called and is over when it returns."""
-    if parameters.trouble == "hang":
-        subject.freeze()
-        try:
-            await asyncio.sleep(parameters.trouble_s)
-        finally:
-            subject.thaw()
+    if parameters.trouble == "refuse":
+        usual = await asyncio.to_thread(dgs.rules.read_text)
+        await asyncio.to_thread(dgs.rules.write_text, usual + _NOBODY)
+        await asyncio.sleep(parameters.trouble_s)
+        await asyncio.to_thread(dgs.rules.write_text, usual)
         return
-    usual = await asyncio.to_thread(rules.read_text)
-    await asyncio.to_thread(rules.write_text, usual + _NOBODY)
-    await asyncio.sleep(parameters.trouble_s)
-    await asyncio.to_thread(rules.write_text, usual)
+    frozen = dgs.subject if parameters.trouble == "hang" else dgs.ranking
+    frozen.freeze()
+    try:
+        await asyncio.sleep(parameters.trouble_s)
+    finally:
+        frozen.thaw()
 
 
 @asynccontextmanager
-async def _dgs(stage: Stage, parameters: RetryStorm, directory: Path) -> AsyncIterator[tuple[DgsSubject, Path]]:
+async def _dgs(stage: Stage, parameters: RetryStorm, directory: Path) -> AsyncIterator[_Dgs]:
     """A DGS on the server's core, its ranking service and its rules."""
     async with AsyncExitStack() as stack:
         service = RankingService(directory, core=stage.cores.load, slots=parameters.slots, slot_ms=parameters.slot_ms)
@@ -198,7 +206,7 @@ async def _dgs(stage: Stage, parameters: RetryStorm, directory: Path) -> AsyncIt
         await stack.enter_async_context(stage.watched("ranking service", service.pid))
         page = f"http://127.0.0.1:{subject.port}/metrics"
         await stack.enter_async_context(stage.watched("system", subject.pid, [page]))
-        yield subject, rules
+        yield _Dgs(subject, service, rules)
 
 
 def _draw(stage: Stage, name: str, found: _Half) -> None:
