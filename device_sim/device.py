@@ -251,8 +251,7 @@ class Device(Screen):
                 state.ask_again_at = None
                 if self.connection.live is not None:
                     actions.append(self._subscribe(self.connection.live, [state]))
-            if state.times is not None:
-                self._switch_offline(now_ms, state, draw, actions)
+            self._show_due_offline(now_ms, state, draw, actions)
         for conn in self.connection.dead(now_ms):
             actions.append(CloseSocket(conn, CloseCode.GOING_AWAY))
             actions.extend(self.disconnected(now_ms, conn, 1006, draw))

@@ -171,14 +171,19 @@ class Screen:
         return state.due_by(now_ms + self.clock_offset_ms) if not self.online else None
 
     def _switch_offline(self, now_ms: int, state: TopicState, draw: float, actions: list[Action]) -> None:
-        """Switch by server-corrected clock, offline only (R20)."""
-        if self.online or state.times is None or state.replay_until:
-            return
-        key = self._clock_stage(now_ms, state)
+        """Switch by server-corrected clock, offline only (R20), and wake up for the next stage."""
+        if self._show_due_offline(now_ms, state, draw, actions):
+            self._want_next_stage(now_ms, state)
+
+    def _show_due_offline(self, now_ms: int, state: TopicState, draw: float, actions: list[Action]) -> bool:
+        """Show the stage the clock calls for; returns whether the clock is what counts."""
+        if state.times is None or self.online or state.replay_until:
+            return False
+        key = state.due_by(now_ms + self.clock_offset_ms)
         if key is not None and key != state.shown_key:
             state.provisional_key = key
             self._render(now_ms, state, "provisional", draw, actions)
-        self._want_next_stage(now_ms, state)
+        return True
 
     def _want_next_stage(self, now_ms: int, state: TopicState) -> None:
         due = state.next_due(now_ms + self.clock_offset_ms)

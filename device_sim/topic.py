@@ -213,7 +213,11 @@ class TopicState:
         """Server time of the next stage to switch to while offline."""
         if self.times is None or self.state_key == CANCELLED:
             return None
-        return min((at for at in self.times.values() if at is not None and at > server_now_ms), default=None)
+        due: int | None = None
+        for at in self.times.values():
+            if at is not None and at > server_now_ms and (due is None or at < due):
+                due = at
+        return due
 
     # the screen
     def show(self, cause: RenderCause) -> tuple[RenderCause, int | None, bool]:
