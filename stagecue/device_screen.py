@@ -85,7 +85,11 @@ class DeviceScreen:
         line.add_column(no_wrap=True, width=10)
         line.add_column(overflow="fold")
         style = _CHANGE_STYLES.get(change.what, "")
-        line.add_row(Text(_clock(change.at_ms, fine=True), "grey50"), Text(change.what, style), _plain(change.text))
+        line.add_row(
+            Text(_clock(change.at_ms, fine=True), "grey50"),
+            Text(change.what, style),
+            Text(_printable(change.text), overflow="fold"),
+        )
         self._console.print(line)
         if self._live is None and change.what == "screen":
             self._console.print(self._draw())
@@ -120,10 +124,10 @@ def _television(
     if state.shown_key is None:
         shown.append(Align.center(Text("nothing on the screen yet", "grey50")))
     else:
-        shown.append(Text(str(entry.get("headline") or state.shown_key), f"bold {style}"))
+        shown.append(Text(_printable(entry.get("headline") or state.shown_key), f"bold {style}"))
     for row in rows:
         shown.append(Text())
-        shown.append(Text(str(row.get("heading") or ""), "bold"))
+        shown.append(Text(_printable(row.get("heading") or ""), "bold"))
         titles = row.get("titles") or ()
         shown.append(_cards(titles, width - 4) if as_cards else _names(titles))
     return Panel(
@@ -150,16 +154,16 @@ def _cards(titles: Sequence[Mapping[str, Any]], width: int) -> Table:
 
 
 def _card(title: Mapping[str, Any], width: int) -> Panel:
-    said = (str(title[name]) for name in ("year", "maturity") if title.get(name))
+    said = (_printable(title[name]) for name in ("year", "maturity") if title.get(name))
     minutes = f"{title['runtimeMinutes']} min" if title.get("runtimeMinutes") and width >= 27 else ""
     lines = Text(no_wrap=True, overflow="ellipsis")
-    lines.append(str(title.get("name") or "?"))
+    lines.append(_printable(title.get("name") or "?"))
     lines.append("\n" + " · ".join([*said, *([minutes] if minutes else [])]), "grey50")
     return Panel(lines, box=ROUNDED, border_style="grey35", padding=(0, 1))
 
 
 def _names(titles: Sequence[Mapping[str, Any]]) -> Text:
-    names = " · ".join(str(title.get("name") or "?") for title in titles)
+    names = " · ".join(_printable(title.get("name") or "?") for title in titles)
     return Text(names, "grey70", overflow="ellipsis", no_wrap=True)
 
 
@@ -257,6 +261,6 @@ def _clock(at_ms: float, *, fine: bool = False) -> str:
     return f"{day}{moment:%H:%M:%S}" + (f".{int(at_ms) % 1000:03}" if fine else "")
 
 
-def _plain(text: str) -> Text:
+def _printable(said: object) -> str:
     """Text from elsewhere: no control characters reach the terminal."""
-    return Text("".join(char for char in text if char.isprintable()), overflow="fold")
+    return "".join(char for char in str(said) if char.isprintable())

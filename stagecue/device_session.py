@@ -18,7 +18,7 @@ import msgspec
 
 from contract.close_codes import may_reconnect
 from contract.errors import BroadcastSystemError
-from contract.frames import BroadcastFrame, ContinuityFrame, decode_server_frame
+from contract.frames import BroadcastFrame, ContinuityFrame
 from device_sim.client import ConnectionStep, DeviceClient, now_ms
 from device_sim.device import Device
 from device_sim.fleet import Fleet, FleetOptions
@@ -183,20 +183,15 @@ class DeviceSession:
 
     # Recorder
     def arrival(
-        self,
-        client: DeviceClient,
-        at_ms: float,
-        payload: bytes,
-        frame: BroadcastFrame | ContinuityFrame | None = None,
+        self, client: DeviceClient, at_ms: float, payload: bytes, frame: BroadcastFrame | ContinuityFrame
     ) -> None:
-        came = frame or decode_server_frame(payload)
         cursor = self.state.cursor
-        if isinstance(came, BroadcastFrame):
-            due = (self.state.times or {}).get(came.state_key)
+        if isinstance(frame, BroadcastFrame):
+            due = (self.state.times or {}).get(frame.state_key)
             due_here = None if due is None else due - client.device.clock_offset_ms
-            self._tell(of_broadcast(int(at_ms), came, cursor=cursor, due_at_ms=due_here))
-        elif isinstance(came, ContinuityFrame):
-            self._tell(of_continuity(int(at_ms), came, cursor=cursor))
+            self._tell(of_broadcast(int(at_ms), frame, cursor=cursor, due_at_ms=due_here))
+        else:
+            self._tell(of_continuity(int(at_ms), frame, cursor=cursor))
 
     def render(self, client: DeviceClient, render: Render) -> None:
         entry = entry_of(client.device.topics[self.topic].stage_map, render.state_key)
