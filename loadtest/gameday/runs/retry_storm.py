@@ -106,9 +106,9 @@ async def run(stage: Stage, parameters: RetryStorm) -> str:
     stage.note("A ranking service of so many slots stands behind the DGS, and nothing is cached: capacity is known.")
     return (
         f"While {_WHAT[parameters.trouble]} for {parameters.trouble_s:g} s, clients without budgets sent "
-        f"{naive.amplification:.1f} requests per wanted map, {naive.peak:,} in the worst 100 ms, and new ones were served in time "
-        f"{naive.recovery_s:.1f} s after it was over; with budgets {budget.amplification:.1f}, {budget.peak:,} and "
-        f"{budget.recovery_s:.1f} s."
+        f"{naive.amplification:.1f} requests per wanted map, {naive.peak:,} in the worst 100 ms, and new ones were "
+        f"served in time {naive.recovery_s:.1f} s after it was over; with budgets {budget.amplification:.1f}, "
+        f"{budget.peak:,} and {budget.recovery_s:.1f} s."
     )
 
 
