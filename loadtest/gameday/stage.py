@@ -37,6 +37,8 @@ __all__ = ["Stage", "System"]
 
 _Moments = npt.NDArray[np.float64]
 _REST_TIMEOUT_S: Final = 20.0
+_ENDS_AT_ONCE: Final = {"PUSH_DRAIN_S": "0.2", "PUSH_DRAIN_GUARD_S": "0", "PUSH_DRAIN_DEFER_MAX_S": "0"}
+"""Nobody is connected any more when a system is taken down, or everybody is to go with it."""
 
 
 class System:
@@ -241,7 +243,8 @@ class Stage:
         self, name: str, *, environment: Mapping[str, str] | None = None, options: Sequence[str] = ()
     ) -> AsyncIterator[System]:
         """The whole system in a process of its own, on the server's core; gone afterwards. Raises CouldNotRun."""
-        server = EmbeddedSystem(self.directory / name, environment=environment, options=options)
+        settings = {**_ENDS_AT_ONCE, **(environment or {})}
+        server = EmbeddedSystem(self.directory / name, environment=settings, options=options)
         timeout = aiohttp.ClientTimeout(total=_REST_TIMEOUT_S)
         try:
             with kept_on(self.cores.server):
