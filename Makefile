@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 NODE_CLIENTS = tests/interop/node
+# Where it is set every process compiles all it imports, a fifth of a start, and every test worker all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-dev demo cluster test lint types kills integration bench fmt lock clean
 
