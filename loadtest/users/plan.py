@@ -42,8 +42,11 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class Stretch(msgspec.Struct, frozen=True):
-    """A part of a curve: the number of users goes in a straight line to `users` within `over_s` seconds."""
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a curve: the number of users goes in a straight line to `users` within `over_s` seconds.
+
+    In JSON and TOML `[over_s, users]`.
+    """
 
     over_s: float
     users: int

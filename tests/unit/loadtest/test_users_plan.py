@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -113,6 +114,13 @@ def test_crowds_have_profiles_one_after_the_other_unless_they_name_the_first() -
 def test_a_plan_survives_its_way_to_another_process() -> None:
     found = plan(crowds=(crowd(users=1000, curve=surge(100)),), workers=2)
     assert msgspec.json.decode(msgspec.json.encode(found), type=UsersPlan) == found
+
+
+def test_the_plan_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "load-users.md").read_text()
+    found = msgspec.toml.decode(page.split("```toml\n")[1].split("```")[0], type=UsersPlan)
+    assert [each.name for each in found.crowds] == ["living-rooms", "polls"]
+    assert present_at(found.crowd("living-rooms"), 60.0) == 1000
 
 
 # coming and going
