@@ -40,7 +40,6 @@ class Operator(devices.Operator):
     """Creates, moves, cues and cancels events of its own."""
 
 
-@events.init_command_line_parser.add_listener
 def _options(parser: Any) -> None:
     parser.add_argument("--event", default="tyson-paul", env_var="STAGECUE_EVENT", help="What devices follow.")
     parser.add_argument("--producer", default="", env_var="STAGECUE_PRODUCER", help="http://host:port, for operators.")
@@ -52,7 +51,6 @@ def _options(parser: Any) -> None:
     parser.add_argument("--connect-within", type=float, default=None, help="Seconds, instead of the channel's window.")
 
 
-@events.test_start.add_listener
 def _set_up(environment: Any, **_: object) -> None:
     """A new world for each test: `Start new test` on the page begins from nothing."""
     options, runner = environment.parsed_options, environment.runner
@@ -98,3 +96,7 @@ def _tell_locust(environment: Any) -> Any:
         )
 
     return told
+
+
+events.init_command_line_parser.add_listener(_options)  # type: ignore[no-untyped-call]
+events.test_start.add_listener(_set_up)  # type: ignore[no-untyped-call]
