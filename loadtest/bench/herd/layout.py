@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from device_sim.device import DeviceOptions
 from loadtest.bench.fleet_plan import FleetPlan, PrefetchPlan, source_addresses
 from loadtest.machine.needs import Shape
 
@@ -25,6 +26,10 @@ _PING_US: Final = 40.0
 """CPU of a ping and its answer, both ends, cautiously."""
 _PING_SHARE: Final = 0.05
 _TURN_MS: Final = 20.0
+_STARTS_PER_S: Final = 15_000.0
+"""Devices that want to connect: somewhat more than are expected to be connected, so that nobody waits for them."""
+_DEVICE: Final = DeviceOptions(fetches_maps=False, keeps_renders=False, told_max=1024, welcome_within_ms=300_000)
+"""A device's wait for its welcome includes its turn among the devices of its process, which no real one has."""
 
 
 class NodeRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +60,11 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
     """How long nodes and fleets keep a core once they have it; 0: as the system pleases."""
     window_s: float
     """Over which devices return when a node dies, as nodes will tell it."""
+
+    @property
+    def starts_over_s(self) -> float:
+        """Over how long devices begin to connect."""
+        return self.devices / _STARTS_PER_S
 
     @property
     def differs(self) -> list[str]:
@@ -119,6 +129,7 @@ def fleet_plans(
             topics=(topic,),
             sources=source_addresses(min(size, _ADDRESSES), block=number + 1),
             seed=seed * 1_000 + number,
+            device=_DEVICE,
             record="light",
             prefetch=PrefetchPlan(
                 dgs_url=dgs_url,

@@ -126,7 +126,7 @@ class _Night:
         self._watching.mark("connect")
         cpu, began_s = self._scene.cpu(), time.monotonic()
         deadline_s = began_s + 60.0 + found.devices / _CONNECT_PER_S
-        await self._crowd.connect(over_s=0.0)
+        await self._crowd.connect(over_s=found.layout.starts_over_s)
         with live_bar("devices subscribed", found.devices) as tell:
             while True:
                 now = await self._crowd.snapshot()
