@@ -220,7 +220,7 @@ class Fleet:
         options = self.options
         moments = sorted(self._random.random() * options.prefetch_window_s for _ in range(options.devices))
         started = asyncio.get_running_loop().time()
-        found: list[Prefetched | None] = [None] * options.devices
+        found: list[tuple[Prefetched, int] | None] = [None] * options.devices
         waiting = iter(range(options.devices))
         done = 0
 
@@ -228,7 +228,7 @@ class Fleet:
             nonlocal done
             for index in waiting:
                 await asyncio.sleep(max(0.0, started + moments[index] - asyncio.get_running_loop().time()))
-                found[index] = await ask(index)
+                found[index] = await ask(index), now_ms()
                 done += 1
                 if progress is not None:
                     progress(done, options.devices)
@@ -239,9 +239,9 @@ class Fleet:
                     workers.create_task(worker(), name=f"prefetch-{number}")
         except* BroadcastSystemError as failed:
             raise failed.exceptions[0] from failed
-        for index, prefetched in enumerate(found):
-            assert prefetched is not None
-            self._take(index, prefetched)
+        for index, one in enumerate(found):
+            assert one is not None
+            self._take(index, *one)
 
     async def _prefetch_one(self, index: int) -> Prefetched:
         number = self.options.first + index
@@ -260,7 +260,8 @@ class Fleet:
         assert self.prefetcher is not None, "prefetch needs dgs_url"
         return self.prefetcher
 
-    def _take(self, index: int, prefetched: Prefetched) -> None:
+    def _take(self, index: int, prefetched: Prefetched, at_ms: int) -> None:
+        """One device that prefetched at `at_ms`: its map's lifetime and the server's clock count from then."""
         number = self.options.first + index
         client = self.add(
             f"d-{number}",
@@ -274,7 +275,7 @@ class Fleet:
         for topic in prefetched.topics:
             client.follow(topic.topic)
             if topic.topic in prefetched.maps:
-                client.carry_out(device.map_fetched(now_ms(), topic.topic, prefetched.maps[topic.topic], draw()))
+                client.carry_out(device.map_fetched(at_ms, topic.topic, prefetched.maps[topic.topic], draw()))
             if self.options.adopt_channel_state and topic.state_key is not None:
                 adopted = device.adopt(now_ms(), topic.topic, topic.state_key, topic.last_broadcast_at, draw())
                 client.carry_out(adopted)

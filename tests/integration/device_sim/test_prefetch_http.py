@@ -28,6 +28,7 @@ class ScriptedDgs:
         self.url = ""
         self.push_url = "ws://127.0.0.1:1/v1/stream"
         self.version = 1
+        self.refresh_url: str | None = None
         self.fail_next: list[int] = []
         self.errors: list[dict[str, Any]] | None = None
         self.known: dict[str, str] | None = dict(DEVICE_OPERATIONS)
@@ -97,6 +98,7 @@ class ScriptedDgs:
                 for key in ("live", "default")
             }
             found["prefetchEvent"] = {"event": {"id": event, "topic": f"event:{event}"}, **scalars, "byKey": by_key}
+            found["prefetchEvent"]["refreshUrl"] = self.refresh_url
         if "eventIds" in variables:
             topics = [
                 {"eventId": event, "topic": f"event:{event}", "stateKey": None, "lastBroadcastAt": 0}
@@ -243,3 +245,52 @@ async def test_a_map_that_did_not_change_costs_a_head_and_lives_on(dgs: Scripted
             await eventually(lambda: state.stage_map.version == 2)
             assert state.stage_map.etag == 'W/"v2"'
     assert set(dgs.tokens) == {"Bearer of-p-0"}
+
+
+async def test_each_device_reads_the_servers_clock_when_its_own_map_came(dgs: ScriptedDgs) -> None:
+    """A fleet that prefetches for a while must not hold its first maps' clock for the last one's."""
+    options = FleetOptions(devices=2, dgs_url=dgs.url, event_ids=("race", "fight"), prefetch_window_s=0.5, seed=1)
+    async with Fleet(options) as fleet:
+        await fleet.prefetch_all()
+        first, last = (client.device.clock_offset_ms for client in fleet.clients)
+    assert last < first - 100, "the scripted server's clock stands still at 0"
+
+
+async def test_a_map_is_refreshed_where_its_answer_said_and_nowhere_else(dgs: ScriptedDgs) -> None:
+    """A redirect leads nowhere; after a failure there, the next refresh goes where the first one did."""
+    other = ScriptedDgs()
+    elsewhere: list[str] = []
+
+    async def away(request: web.Request) -> web.Response:
+        elsewhere.append(request.path)
+        return web.Response(status=302, headers={"Location": "/graphql"})
+
+    app = web.Application()
+    app.router.add_get("/c/night/graphql", other.graphql, allow_head=False)
+    app.router.add_get("/away", away, allow_head=False)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    options = FleetOptions(devices=1, dgs_url=dgs.url, event_ids=("fight",), artwork="none")
+    try:
+        async with Fleet(options) as fleet:
+            dgs.refresh_url = f"{origin}/c/night/graphql?via=map"
+            await fleet.prefetch_all()
+            client, prefetcher = fleet.clients[0], fleet.prefetcher
+            assert prefetcher is not None
+            other.refresh_url = f"{origin}/away"
+            prefetcher.request(client, TOPIC)
+            await eventually(lambda: len(other.asked) == 1)
+            await eventually(lambda: client.device.topics[TOPIC].stage_map.refresh_url == other.refresh_url)
+            assert (len(dgs.asked), prefetcher.counts.moved) == (1, 1)
+            prefetcher.request(client, TOPIC)
+            await eventually(lambda: elsewhere == ["/away"] and prefetcher.counts.failures == 1)
+            dgs.refresh_url = "ftp://127.0.0.1/x"
+            dgs.version = 2
+            prefetcher.request(client, TOPIC)
+            await eventually(lambda: client.device.topics[TOPIC].stage_map.version == 2)
+            assert client.device.topics[TOPIC].stage_map.refresh_url == ""
+            assert len(other.asked) == 1
+    finally:
+        await runner.cleanup()
