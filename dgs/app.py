@@ -36,7 +36,7 @@ from dgs.priority.rules import Ruleset
 from dgs.priority.ruleset_file import RulesetFile, RulesetWatch
 from dgs.request_log import RequestLog, noting
 from dgs.schema import build_schema
-from dgs.serving import Answer, Ask, Endpoint, Verdict
+from dgs.serving import Answer, Ask, Endpoint, Outcome, Verdict
 from dgs.settings import DgsSettings
 from dgs.sharding.choice import ClusterChoice
 from dgs.sharding.clusters import Clusters, single_cluster
@@ -195,7 +195,18 @@ def build_dgs(
     metrics = DgsMetrics()
     requests = RequestLog(window_ms=settings.request_log_window_s * 1000, started_ms=clock.now_ms())
     metrics.source("requests", lambda: {(kind,): count for kind, count in requests.totals.items()})
-    stock = open_stock(settings, schedule_view=schedule_view, replay_log=replay_log, clock=clock, open_store=open_store)
+
+    def observe(took_s: float, outcome: Outcome) -> None:
+        gate.dependencies[_RANKING].observe(took_s, outcome, clock.monotonic_s())
+
+    stock = open_stock(
+        settings,
+        schedule_view=schedule_view,
+        replay_log=replay_log,
+        clock=clock,
+        open_store=open_store,
+        observe=observe,
+    )
     show_stock(metrics, stock)
     rules = RulesetFile(settings.ruleset_path)
     gate = _gate(settings, rules, stock, clock)

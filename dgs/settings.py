@@ -85,7 +85,11 @@ class DgsSettings(ServiceSettings):
         ge=100,
         description="Mean wait told with a retryable error, +-50 %.",
     )
-    max_query_tokens: int = Field(default=2_000, ge=100, description="Tokens in a GraphQL document.")
+    max_query_tokens: int = Field(
+        default=1_000,
+        ge=100,
+        description="Tokens in a GraphQL document; checking one costs by the square of them. The devices' own have 85 at most.",
+    )
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="From the first byte of a request to its answer; reading the body counts."
     )
@@ -131,7 +135,7 @@ class DgsSettings(ServiceSettings):
     )
     catalog_reload_s: float = Field(default=30.0, ge=0, description="How often the catalog is looked at; 0: never.")
     ranking_url: str = Field(default="", description="The ranking service of source `http`.")
-    ranking_batch: int = Field(default=32, ge=1, description="Profiles asked for at once.")
+    ranking_batch: int = Field(default=8, ge=1, description="Profiles asked for at once.")
     ranking_batch_wait_ms: float = Field(default=2.0, ge=0, description="How long a batch waits for more profiles.")
     ranking_concurrency: int = Field(default=64, ge=1, description="Calls of the ranking service under way at once.")
     ranking_deadline_ms: int = Field(default=250, ge=1, description="After it the next source is asked.")
@@ -186,6 +190,8 @@ class DgsSettings(ServiceSettings):
             raise ValueError("artwork_base_url: must be empty or start with http:// or https://")
         if self.artwork_base_url.endswith("/"):
             raise ValueError("artwork_base_url: must not end with /")
+        if self.cluster and self.clusters_path is None:
+            raise ValueError(f"cluster: DGS_CLUSTER is {self.cluster[:40]!r}, but DGS_CLUSTERS_PATH names no file")
         if self.limit_min > self.limit_max:
             raise ValueError(f"limit_min: {self.limit_min} is above limit_max, {self.limit_max}")
         return self

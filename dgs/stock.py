@@ -27,6 +27,7 @@ from dgs.model import Profile
 from dgs.picks import Picks, Wanted
 from dgs.places import places_of
 from dgs.ports import MaterialisedStore, Need, PicksSource, Place, ProfileSource
+from dgs.serving import Outcome
 from dgs.settings import DgsSettings
 from dgs.sources.catalog import Catalog
 from dgs.sources.chain import MATERIALISED, Otherwise, RecommendationChain, build_chain, source_order
@@ -85,10 +86,12 @@ def open_stock(
     clock: Clock,
     open_store: OpenStore | None = None,
     draw: Callable[[], float] = random.random,
+    observe: Callable[[float, Outcome], None] = lambda took_s, outcome: None,
 ) -> Stock:
     """Reads catalog and profiles now, blocking. Raises InvalidRequest naming what cannot be used.
 
-    `draw` is uniform over [0, 1): the jitter of polls, retries and caches.
+    `draw` is uniform over [0, 1): the jitter of polls, retries and caches. `observe` hears how long sources took, as
+    far as they tell.
     """
     reload = CatalogReload(
         load_source("catalog", settings.catalog_source, SourceOptions(settings, clock, draw=draw)),
@@ -105,6 +108,7 @@ def open_stock(
         catalog=reload.current,
         ranking=lambda: catalogs.current.recommendations,
         draw=draw,
+        observe=observe,
     )
     profiles = load_source("profiles", settings.profiles_source or _usual_profiles(settings), options)
     schedules = ScheduleMirror(
@@ -139,6 +143,7 @@ def open_stock(
         stale_s=settings.ranking_stale_s,
         per_turn=settings.cold_per_turn if chain is None else None,
         gather_s=settings.ranking_batch_wait_ms / 1000 if chain is not None else 0.0,
+        batch=settings.ranking_batch,
     )
     return Stock(
         catalogs=catalogs,

@@ -37,8 +37,7 @@ _SHARE: Final = 0.9
 """Of a caller's deadline; the rest is for answering with something else."""
 _WAITING_MAX: Final = 4_096
 """Profiles asked for at once; beyond it there are older picks or the default ones."""
-_BATCH_MAX: Final = 256
-_BATCHES_MAX: Final = 8
+_BATCHES_MAX: Final = 32
 _REFRESH_BEHIND: Final = 64
 """Early refreshes wait for a quieter moment while more profiles than this are being asked for."""
 _TOPICS_MAX: Final = 10_000
@@ -104,12 +103,13 @@ class CachedPicks:
         stale_s: float = 3600.0,
         per_turn: int | None = None,
         gather_s: float = 0.0,
+        batch: int = 256,
     ) -> None:
         """`catalog` tells the digest in use. `otherwise(wanted, why)` gives picks nobody has to wait for.
 
         With `per_turn` the source computes in this process: it is asked for that many profiles in a turn of the loop;
-        without, for up to 256 at once, 8 times over, and what is missed within `gather_s` goes together: everything
-        behind this cache costs a question more than it costs a profile.
+        without, for up to `batch` at once, many times over, and what is missed within `gather_s` goes together:
+        everything behind this cache costs a question more than it costs a profile.
         """
         assert per_turn is None or per_turn >= 1
         self._source = source
@@ -132,6 +132,7 @@ class CachedPicks:
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches = 0
         self._gather_s = gather_s
+        self._batch = batch
         self._gathering: asyncio.TimerHandle | None = None
         self._store_again_s = float("-inf")
         self._counts = dict.fromkeys(_COUNTED, 0)
@@ -376,7 +377,7 @@ class CachedPicks:
     async def _by_batches(self) -> None:
         try:
             while self._queue and self._gathering is None:
-                batch = self._taken(_BATCH_MAX)
+                batch = self._taken(self._batch)
                 if batch:
                     await self._ask(batch)
         finally:

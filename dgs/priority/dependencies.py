@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from dgs.picks import Missing, Picks, Wanted
 from dgs.ports import PicksSource
-from dgs.priority.limiter import Limiter
+from dgs.priority.limiter import TOLERANCE_OF_BATCHES, Limiter
 from dgs.priority.rules import RANK, ClassPlan
 from dgs.serving import CLASSES, Class, Outcome
 from dgs.traces import concerned
@@ -47,7 +47,7 @@ class Call(NamedTuple):
 class Dependency:
     """One thing that requests wait for: its limit, and who waits."""
 
-    __slots__ = ("_at_once_max", "by_rank", "calls", "limiter", "name", "refused", "under_way", "wanted")
+    __slots__ = ("_at_once_max", "calls", "limiter", "name", "observed", "refused", "under_way", "wanted")
 
     def __init__(self, name: str, limiter: Limiter) -> None:
         self.name = name
@@ -60,6 +60,8 @@ class Dependency:
         """Begun or turned away here: requests that were admitted and then needed it."""
         self.under_way = [0] * len(CLASSES)
         self._at_once_max: list[float] = [1.0] * len(CLASSES)
+        self.observed = False
+        """Its source tells how long it takes, which is then what counts."""
 
     def plan(self, classes: Mapping[Class, ClassPlan]) -> None:
         """Another ruleset's classes."""
@@ -89,7 +91,15 @@ class Dependency:
     def end(self, call: Call, outcome: Outcome, now_s: float) -> None:
         """It has what it waited for, or will not get it; once per call."""
         self.under_way[call.rank] -= 1
-        self.limiter.end(now_s - call.began_s, outcome, now_s)
+        self.limiter.end(now_s - call.began_s, outcome, now_s, sample=not self.observed)
+
+    def observe(self, took_s: float, outcome: Outcome, now_s: float) -> None:
+        """How long the source itself took, without what requests waited for here before and after."""
+        if not self.observed:
+            self.observed = True
+            self.limiter.tolerance = TOLERANCE_OF_BATCHES
+        if outcome == "ok":
+            self.limiter.observe(took_s, now_s)
 
     def stats(self) -> dict[str, object]:
         limiter = self.limiter

@@ -7,8 +7,8 @@ Once a window (0.1 s and 20 calls, or 1 s), with `base` the service time without
 
 after Netflix concurrency-limits' `GradientLimit` (a queue of sqrt(limit) is what probes for room) and Envoy's adaptive
 concurrency filter (`gradient = (minRTT + buffer) / sampleRTT`, headroom sqrt(limit)). It settles where
-mean = base x tolerance / (1 - 1/sqrt(limit)): with 20 slots at 26 to 32 calls, as what is let in
-stops short of the limit by a part that depends on the class.
+mean = base x tolerance / (1 - 1/sqrt(limit)); what is let in stops short of the limit by a part that depends on the
+class.
 
 What those are known to get wrong, and what is done here:
 
@@ -35,12 +35,15 @@ from typing import Final
 
 from dgs.serving import CLASSES, Outcome
 
-__all__ = ["BASE_LIFETIME_S", "Limiter"]
+__all__ = ["BASE_LIFETIME_S", "TOLERANCE_OF_BATCHES", "Limiter"]
 
 WINDOW_S: Final = 0.1
 WINDOW_MAX_S: Final = 1.0
 WINDOW_CALLS: Final = 20
 TOLERANCE: Final = 1.1
+TOLERANCE_OF_BATCHES: Final = 1.4
+"""Between Envoy's buffer (a quarter) and Netflix's rttTolerance (1.5): a batch takes longer the larger it is, and this
+process hears of its end when its loop gets to it. With less the limit shrinks by what this process does itself."""
 SMOOTHING_UP: Final = 0.3
 SMOOTHING_DOWN: Final = 0.8
 USED: Final = 0.85
@@ -81,6 +84,7 @@ class Limiter:
         "in_flight",
         "probes",
         "room",
+        "tolerance",
     )
 
     def __init__(self, *, least: int, most: int, fills: Sequence[float], now_s: float) -> None:
@@ -106,6 +110,7 @@ class Limiter:
         self._samples = self._drops = 0
         self._sum_s = 0.0
         self._used = False
+        self.tolerance = TOLERANCE
         self.room: list[int] = []
         """By rank: a call may begin while `in_flight` is less than this."""
         self._make_room()
@@ -138,19 +143,33 @@ class Limiter:
             self._probe_from_s = None  # the important class goes on: what is measured now is its queue
             self._probe_sum_s, self._probe_calls = 0.0, 0
 
-    def end(self, took_s: float, outcome: Outcome, now_s: float) -> None:
-        """It ended. `late` is a drop; what failed quickly says nothing of how long serving takes."""
+    def end(self, took_s: float, outcome: Outcome, now_s: float, *, sample: bool = True) -> None:
+        """It ended. `late` is a drop; what failed quickly says nothing of how long serving takes.
+
+        Without `sample` neither does `took_s`, as it holds more than the dependency's own time: see `observe`.
+        """
         assert self.in_flight > 0, "a call ends once"
         self.in_flight -= 1
         if outcome == "late":
             self._drops += 1
             self.drops += 1
-        elif outcome == "ok":
-            self._samples += 1
-            self._sum_s += took_s
-            if self._probe_from_s is not None and now_s - took_s >= self._probe_from_s:
-                self._probe_calls += 1
-                self._probe_sum_s += took_s
+        elif outcome == "ok" and sample:
+            self._sample(took_s, now_s)
+        self._look_at(now_s)
+
+    def observe(self, took_s: float, now_s: float) -> None:
+        """How long the dependency itself took, for one call or for several together."""
+        self._sample(took_s, now_s)
+        self._look_at(now_s)
+
+    def _sample(self, took_s: float, now_s: float) -> None:
+        self._samples += 1
+        self._sum_s += took_s
+        if self._probe_from_s is not None and now_s - took_s >= self._probe_from_s:
+            self._probe_calls += 1
+            self._probe_sum_s += took_s
+
+    def _look_at(self, now_s: float) -> None:
         if self._probe_at_s is not None:
             self._go_on_probing(now_s)
         length_s = now_s - self._window_from_s
@@ -173,7 +192,7 @@ class Limiter:
         used = self._used
         if self._base_s is None or mean_s <= self._base_s:
             self._base_s, self._base_at_s = mean_s, now_s
-        gradient = min(1.0, max(0.5, TOLERANCE * self._base_s / mean_s)) if mean_s > 0 else 1.0
+        gradient = min(1.0, max(0.5, self.tolerance * self._base_s / mean_s)) if mean_s > 0 else 1.0
         if self._slow_start and gradient >= 0.9:
             self._limit *= 1.2 if used else 1.0
         else:

@@ -64,6 +64,7 @@ def http_recommendations(options: SourceOptions) -> HttpRecommendations:
         at_once=settings.ranking_concurrency,
         deadline_s=deadline_s,
         stale_s=settings.ranking_stale_s,
+        observe=options.observe,
     )
 
 

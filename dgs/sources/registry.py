@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, overload
 from contract.clock import Clock
 from contract.errors import BroadcastSystemError, InvalidRequest
 from dgs.ports import BatchRecommendations, CatalogSource, ProfileSource, RecommendationSource
+from dgs.serving import Outcome
 from dgs.settings import DgsSettings
 from dgs.sources.catalog import Catalog
 
@@ -61,6 +62,9 @@ class SourceOptions(NamedTuple):
     """The content-based ranking of that catalog, where one is made anyway; None: source `catalog` makes its own."""
     draw: Callable[[], float] = random.random
     """Uniform over [0, 1), for jitter."""
+    observe: Callable[[float, Outcome], None] = lambda took_s, outcome: None
+    """Tell it how long each question took that left this process, in seconds, and how it ended: what the limit of
+    rankings under way is found by. A source that tells nothing is judged by how long requests wait for it."""
 
 
 @overload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import secrets
 import sys
 import tempfile
@@ -94,12 +95,11 @@ class Arena:
         arrivals = arrivals_of(stretches, profiles=self._profiles, seed=next(self._seeds))
         schedule, records = self._directory / "schedule", self._directory / "records"
         write_schedule(schedule, arrivals.at_us, arrivals.which)
-        others = [self._load.pid, *([self.ranking.pid] if self.ranking is not None else [])]
-        cpu_s, others_s, log, began_s = self._cpu_s(), sum(map(tree_cpu_s, others)), self._log_bytes(), time.monotonic()
+        cpu_s, ranking_s, log, began_s = self._cpu_s(), self._ranking_cpu_s(), self._log_bytes(), time.monotonic()
         run = await self._load.open(
             schedule, pools=_POOLS, lasts_s=arrivals.lasts_s, timeout_s=_TIMEOUT_S, records=records
         )
-        share = (sum(map(tree_cpu_s, others)) - others_s) / (time.monotonic() - began_s)
+        share = run.load_cores + (self._ranking_cpu_s() - ranking_s) / (time.monotonic() - began_s)
         found = await asyncio.to_thread(np.fromfile, records, RECORD)
         return OpenRun(found, run, self._cpu_s() - cpu_s, self._log_bytes() - log, share)
 
@@ -116,6 +116,9 @@ class Arena:
 
     def _cpu_s(self) -> float:
         return tree_cpu_s(self.subject.pid)
+
+    def _ranking_cpu_s(self) -> float:
+        return tree_cpu_s(self.ranking.pid) if self.ranking is not None else 0.0
 
     def _log_bytes(self) -> int:
         path = self.subject.log_path
@@ -159,9 +162,12 @@ async def open_arena(
         )
         stack.push_async_callback(subject.stop)
         await subject.start()
-        load = HttpLoad("load", directory, core=cores.load, port=subject.port, spin=False)
+        load = HttpLoad("load", directory, core=cores.load, port=subject.port, spin=True)
         stack.push_async_callback(load.stop)
         await load.start()
+        # It does not sleep, since to wake it would be a cost of the server's, and it leaves the core it shares with the
+        # ranking service to that whenever there is something to do.
+        os.sched_setscheduler(load.pid, os.SCHED_IDLE, os.sched_param(0))
         requests = directory / "requests"
         await asyncio.to_thread(_write, requests, subject, secret, profiles)
         if await load.load(requests) != 2 * profiles:

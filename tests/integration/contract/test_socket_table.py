@@ -365,3 +365,35 @@ def test_options_and_protocols_can_be_changed(run: Run) -> None:
         assert protocol.told == []
 
     run(main)
+
+
+def test_a_paced_table_serves_as_well_and_goes_back(run: Run) -> None:
+    async def main(world: Served) -> None:
+        sock, protocol = await world.client()
+        for pace_s in (0.002, 0.001, 0.0, 0.001):
+            world.table.pace(pace_s)
+            await world.loop.sock_sendall(sock, b"x")
+            await eventually(lambda: protocol.got.endswith(b"x"))
+            protocol.got.clear()
+            others = [await world.client() for _ in range(70)]  # more than one look takes
+            for other, _ in others:
+                other.close()
+            await eventually(lambda: all(each.over.is_set() for _, each in others))  # noqa: B023 - called at once
+        sock.close()
+        await eventually(lambda: protocol.over.is_set())
+
+    run(main)
+
+
+def test_a_paced_table_that_closes_looks_no_more(run: Run) -> None:
+    async def main(world: Served) -> None:
+        sock, _ = await world.client()
+        world.table.pace(0.001)
+        await asyncio.sleep(0.01)
+        world.table.close()
+        world.table.pace(0.002)
+        await asyncio.sleep(0.01)
+        assert world.reports == []
+        sock.close()
+
+    run(main)

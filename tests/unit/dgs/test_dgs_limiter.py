@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
+from dgs.priority.dependencies import Dependencies
 from dgs.priority.limiter import BASE_LIFETIME_S, Limiter
+from dgs.priority.ruleset_file import RulesetFile
 
 FILLS = (1.0, 0.93, 0.82, 0.68)
 
@@ -193,3 +195,19 @@ def test_it_stays_within_its_bounds(late_part: float) -> None:
     bench.run(5.0, steady, late_part=late_part)
     assert all(5 <= limit <= 50 for limit in bench.limits)
     assert bench.limiter.in_flight == 0
+
+
+def test_a_source_that_tells_its_pace_is_judged_by_that_alone() -> None:
+    """What requests wait for in this process, before and after, is no queue of the source's."""
+    ruleset = RulesetFile(None).ruleset
+    dependencies = Dependencies(("ranking",), ruleset.classes, least=8, most=1_000, now_s=0.0)
+    ranking = dependencies["ranking"]
+    now_s = 0.0
+    for _ in range(4_000):
+        calls = [ranking.begin(0, now_s) for _ in range(ranking.limiter.room[0])]
+        now_s += 0.01 + 0.0005 * len(calls)  # the more, the longer they wait here
+        ranking.observe(0.01, "ok", now_s)
+        for call in calls:
+            ranking.end(call, "ok", now_s)
+    assert ranking.limiter.limit > 200
+    assert ranking.limiter.base_ms == pytest.approx(10)

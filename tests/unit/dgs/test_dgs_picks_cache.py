@@ -406,3 +406,25 @@ async def test_a_store_that_fails_in_a_way_nobody_foresaw_leaves_nobody_behind()
     assert (stats["waiting"], stats["store_failures"]) == (0, 1)
     await world.find(3)
     assert len(world.store.reads) == 1, "and is left alone for a moment, like one that is silent"
+
+
+async def test_what_is_missed_within_a_while_is_asked_for_together_in_batches() -> None:
+    world = World(gather_s=0.01, batch=3)
+    first = asyncio.create_task(world.find(1))
+    await turns()
+    others = asyncio.create_task(world.find(2, 3, 4))
+    await turns()
+    assert world.source.asked == [], "the while is not over"
+    found = [*await first, *await others]
+    assert world.source.asked == [["p-1", "p-2", "p-3"], ["p-4"]]
+    assert all(isinstance(picks, Picks) for picks in found)
+
+
+async def test_a_cache_that_closes_while_it_gathers_leaves_nobody_waiting() -> None:
+    world = World(gather_s=60.0)
+    waiting = asyncio.create_task(world.find(1))
+    await turns()
+    await world.cache.aclose()
+    async with asyncio.timeout(5):
+        assert [type(each) for each in await waiting] == [Missing]
+    assert world.source.asked == []
