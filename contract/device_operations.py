@@ -13,23 +13,31 @@ from typing import Final
 __all__ = ["CHANNEL", "DEVICE_OPERATIONS", "FIRST", "MAP", "document_hash"]
 
 # One scalar carries all entries: a tenth of the document, and the keys a device looks up are there as they are.
-_MAP: Final = (
+_MAP_1: Final = (
     "prefetchEvent(eventId: $eventId, profileId: $profileId, device: $device) "
     "{ event { id topic } version revision ttlSeconds serverTime byKey }"
+)
+_MAP: Final = (
+    "prefetchEvent(eventId: $eventId, profileId: $profileId, device: $device) "
+    "{ event { id topic } version revision ttlSeconds serverTime refreshUrl byKey }"
 )
 _CHANNEL: Final = (
     "broadcastChannel(eventIds: $eventIds, profileId: $profileId, device: $device) "
     "{ url subprotocol token connectWindowMs topics { eventId topic stateKey lastBroadcastAt } }"
 )
-FIRST: Final = (
-    "query DevicePrefetch($eventId: ID!, $eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!) "
-    f"{{ {_MAP} {_CHANNEL} }}"
-)
+_FIRST_VARIABLES: Final = "($eventId: ID!, $eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!)"
+_MAP_VARIABLES: Final = "($eventId: ID!, $profileId: ID!, $device: DeviceContext)"
+FIRST: Final = f"query DevicePrefetch2{_FIRST_VARIABLES} {{ {_MAP} {_CHANNEL} }}"
 """A map and the channel: all a device needs before it connects, in one request."""
 CHANNEL: Final = f"query DeviceChannel($eventIds: [ID!]!, $profileId: ID!, $device: DeviceContext!) {{ {_CHANNEL} }}"
 """The channel alone."""
-MAP: Final = f"query DeviceMap($eventId: ID!, $profileId: ID!, $device: DeviceContext) {{ {_MAP} }}"
+MAP: Final = f"query DeviceMap2{_MAP_VARIABLES} {{ {_MAP} }}"
 """A map alone: of a further event, or a refetch. Without a token in it, so that a device may keep it and ask by GET."""
+_BEFORE: Final = (
+    f"query DevicePrefetch{_FIRST_VARIABLES} {{ {_MAP_1} {_CHANNEL} }}",
+    f"query DeviceMap{_MAP_VARIABLES} {{ {_MAP_1} }}",
+)
+"""What devices asked before they were told where to refresh."""
 
 
 def document_hash(document: str) -> str:
@@ -37,5 +45,7 @@ def document_hash(document: str) -> str:
     return sha256(document.encode()).hexdigest()
 
 
-DEVICE_OPERATIONS: Final[Mapping[str, str]] = {document_hash(document): document for document in (FIRST, CHANNEL, MAP)}
+DEVICE_OPERATIONS: Final[Mapping[str, str]] = {
+    document_hash(document): document for document in (FIRST, CHANNEL, MAP, *_BEFORE)
+}
 """Hash -> document."""

@@ -4,6 +4,9 @@ Operations go by their hash (`documentId`), maps alone by GET with the tag of th
 change costs a 304. A DGS that does not know the hash gets the whole document once and knows it then; one that knows no
 hashes gets documents from then on.
 
+A map is refreshed where its answer said (`refreshUrl`), else at the URL given here; nowhere else, so an operation's
+redirect is a refusal. After a refresh that failed where it was told to go, the next one asks at the URL given here.
+
 The raw answers are kept as they came from the socket (`recorded`), so that a judge can compare what a device rendered
 with what its profile was sent, without asking the device.
 """
@@ -103,6 +106,8 @@ class PrefetchCounts(msgspec.Struct):
     """Maps that had not changed: a head without a body."""
     whole_documents: int = 0
     """Operations sent as text, since their hash was not known."""
+    moved: int = 0
+    """Refreshes that went to another URL than the first request."""
 
 
 class Refused(InvalidRequest):
@@ -158,6 +163,8 @@ class Prefetcher:
         self._edge: dict[str, asyncio.Future[None]] = {}
         self._event_of_topic: dict[str, str] = {}
         self._refetches: set[asyncio.Task[None]] = set()
+        self._astray: set[tuple[str, str]] = set()
+        """(device, topic) whose last refresh failed where it was told to go."""
         self._refetch_slots = asyncio.Semaphore(concurrency)
 
     async def __aenter__(self) -> Self:
@@ -224,6 +231,12 @@ class Prefetcher:
                     raise InvalidRequest(f"no event known for {topic!r}", field="topic")
                 state = device.topics.get(topic)
                 held = state.stage_map if state is not None else None
+                told_url = (
+                    held.refresh_url if held is not None and (device.device_id, topic) not in self._astray else ""
+                )
+                if told_url:
+                    # Until it answers: a failure leads back.
+                    self._astray.add((device.device_id, topic))
                 stage_map = await self._ask_map(
                     client.profile_id,
                     device.device_id,
@@ -232,7 +245,9 @@ class Prefetcher:
                     held=held,
                     told_version=state.version if state is not None else 0,
                     server_time_ms=now_ms() + device.clock_offset_ms,
+                    url=told_url,
                 )
+                self._astray.discard((device.device_id, topic))
                 device.artwork_fetched(await self._fetch_artwork(stage_map.artwork - device.artwork))
         except BroadcastSystemError:
             self.counts.failures += 1
@@ -258,15 +273,17 @@ class Prefetcher:
         held: StageMap | None = None,
         told_version: int = 0,
         server_time_ms: int = 0,
+        url: str = "",
     ) -> StageMap:
-        """The map; the one `held` with a new lifetime where the DGS says that nothing changed."""
+        """The map; the one `held` with a new lifetime where the DGS says that nothing changed. `url` "": the own."""
         variables = {"eventId": event_id, "profileId": profile_id, "device": dict(device)}
         headers = self._headers(profile_id, device_id)
         if held is not None and held.etag:
             headers["If-None-Match"] = held.etag
         if told_version:
             headers["X-Stagecue-Version"] = str(told_version)
-        heard = await self._operation(MAP, variables, headers, get=True)
+        self.counts.moved += bool(url) and url != self.url
+        heard = await self._operation(MAP, variables, headers, get=True, url=url or self.url)
         if heard.status == 304:
             if held is None:
                 raise Unavailable("the DGS says nothing changed to who holds nothing")
@@ -290,38 +307,46 @@ class Prefetcher:
         return headers
 
     async def _operation(
-        self, document: str, variables: Mapping[str, object], headers: Mapping[str, str], *, get: bool = False
+        self,
+        document: str,
+        variables: Mapping[str, object],
+        headers: Mapping[str, str],
+        *,
+        get: bool = False,
+        url: str = "",
     ) -> Heard:
         """One operation by its hash; with the whole document where the DGS does not know that."""
         digest = document_hash(document)
+        url = url or self.url
         if self._by_hash:
-            heard = await self._ask_by_hash(digest, variables, headers, get=get)
+            heard = await self._ask_by_hash(url, digest, variables, headers, get=get)
             if heard.status not in _NO_HASHES and not _unknown_hash(heard.body):
                 return heard
         self.counts.whole_documents += 1
         persisted = {"persistedQuery": {"version": 1, "sha256Hash": digest}}
         whole = {"query": document, "variables": variables, "extensions": persisted}
-        answer = await self._post(whole, headers)
+        answer = await self._post(url, whole, headers)
         if self._by_hash and heard.status in _NO_HASHES:
             self._by_hash = False  # it answers documents alone: a second request each time would be one too many
         return answer
 
     async def _ask_by_hash(
-        self, digest: str, variables: Mapping[str, object], headers: Mapping[str, str], *, get: bool
+        self, url: str, digest: str, variables: Mapping[str, object], headers: Mapping[str, str], *, get: bool
     ) -> Heard:
         name = f"sha256:{digest}"
         if get:
             query = urlencode({"documentId": name, "variables": msgspec.json.encode(variables)})
             self.counts.operations += 1
-            return await self._with_retries("GET", f"{self.url}?{query}", None, headers, also=_NO_HASHES)
-        return await self._post({"documentId": name, "variables": variables}, headers, also=_NO_HASHES)
+            mark = "&" if "?" in url else "?"
+            return await self._with_retries("GET", f"{url}{mark}{query}", None, headers, also=_NO_HASHES, stay=True)
+        return await self._post(url, {"documentId": name, "variables": variables}, headers, also=_NO_HASHES)
 
     async def _post(
-        self, body: Mapping[str, object], headers: Mapping[str, str], *, also: Container[int] = ()
+        self, url: str, body: Mapping[str, object], headers: Mapping[str, str], *, also: Container[int] = ()
     ) -> Heard:
         self.counts.operations += 1
         typed = {**headers, "Content-Type": "application/json"}
-        return await self._with_retries("POST", self.url, msgspec.json.encode(body), typed, also=also)
+        return await self._with_retries("POST", url, msgspec.json.encode(body), typed, also=also, stay=True)
 
     async def _fetch_artwork(self, urls: frozenset[str]) -> frozenset[str]:
         """Fetch pictures, each once, and return the URLs now held."""
@@ -357,18 +382,27 @@ class Prefetcher:
         future.set_result(None)
 
     async def _with_retries(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, also: Container[int] = ()
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        also: Container[int] = (),
+        stay: bool = False,
     ) -> Heard:
         """One request; overload and network trouble are retried a few times, jittered, as long as the server asks.
 
-        200, 304 and what `also` names are answers; any other status is a refusal.
+        200, 304 and what `also` names are answers; any other status is a refusal, and with `stay` a redirect, too.
         """
         assert self._session is not None, "used outside its context"
         last = ""
         for attempt in range(_TRIES):
             wait_s = min(_RETRY_MAX_S, _RETRY_BASE_S * 2**attempt)
             try:
-                async with self._session.request(method, url, data=body, headers=headers) as answer:
+                async with self._session.request(
+                    method, url, data=body, headers=headers, allow_redirects=not stay
+                ) as answer:
                     received = await answer.content.read(_PICTURE_MAX_BYTES)
                     while not answer.content.at_eof():
                         if len(received) >= _PICTURE_MAX_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,8 @@ class StageMap(msgspec.Struct, frozen=True):
     """URLs the map refers to."""
     etag: str = ""
     """The tag it came with, which asks whether it changed; empty: none."""
+    refresh_url: str = ""
+    """Where the DGS said it is refreshed; empty: where it was asked for."""
 
     def lookup(self, state_key: str | None) -> tuple[MapEntry, bool]:
         """The entry to show for a state key and whether the key was missing (then it is the default row)."""
@@ -72,9 +75,16 @@ def stage_map_from_answer(answer: Mapping[str, Any], *, keep_content: bool = Tru
             default=_entry(by_key[DEFAULT_STATE], keep_content),
             times={key: value.get("startsAt") for key, value in by_key.items() if key != DEFAULT_STATE},
             artwork=frozenset(artwork_urls(answer)),
+            refresh_url=_refresh_url(answer),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise InvalidRequest(f"not a stage map: {exc!r}", field="stageMap", rule="see the GraphQL schema") from exc
+
+
+def _refresh_url(answer: Mapping[str, Any]) -> str:
+    """HTTP alone, whatever is said; one string for all devices of a cluster."""
+    said = answer.get("refreshUrl")
+    return sys.intern(said) if isinstance(said, str) and said.startswith(("http://", "https://")) else ""
 
 
 def artwork_urls(answer: Mapping[str, Any]) -> Iterator[str]:

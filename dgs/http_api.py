@@ -28,6 +28,7 @@ from contract.kv.ports import ScheduleViewReader
 from contract.runtime.runner import Readiness
 from dgs.artwork import artwork_path, draw, parse_artwork_path
 from dgs.callers import Caller, Callers, check_profile
+from dgs.entity_tags import names_tag
 from dgs.graphql_errors import error_code, format_error, to_error
 from dgs.metrics import DgsMetrics
 from dgs.model import ArtworkKind, Title
@@ -253,7 +254,7 @@ class ArtworkEndpoint:
             return
         etag = f'"{asked.hash}"'.encode()
         kept = ((b"cache-control", b"public, max-age=31536000, immutable"), (b"etag", etag))
-        if etag in dict(scope["headers"]).get(b"if-none-match", b""):
+        if names_tag(dict(scope["headers"]).get(b"if-none-match"), asked.hash.encode()):
             await _respond(send, 304, None, b"", *kept)
             return
         body = self._drawn(title, asked.kind, asked.width, asked.height, asked.language)

@@ -163,3 +163,5 @@ class StageMap(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     stages: tuple[StageEntry, ...]
     by_key: dict[str, StageEntry]
     default: StageEntry
+    refresh_url: str | None = None
+    """GraphQL endpoint of the profile's cluster at this moment; None: the one that was asked."""

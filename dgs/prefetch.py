@@ -97,6 +97,8 @@ class Served(NamedTuple):
 
     stage_map: StageMap
     degraded: Degraded | None
+    stage_times: Sequence[int] = ()
+    """Due times its lifetime keeps clear of, ms."""
 
 
 class Prefetch:
@@ -120,9 +122,11 @@ class Prefetch:
         draw: Callable[[], float],
         clusters: ClusterChoice | None = None,
     ) -> None:
-        """`clusters` says which push nodes a profile goes to; without it, those of the settings in turn."""
+        """`clusters` says which URLs a profile goes to; without it, to the settings' push nodes in turn."""
         self._settings = settings
-        self._clusters = clusters or ClusterChoice(
+        self.stage_guard_s = settings.ttl_stage_guard_s
+        """No answer expires this close to a stage of an event in it."""
+        self.clusters = clusters or ClusterChoice(
             single_cluster(settings.push_urls), open_ended_ms=settings.open_ended_event_s * 1000
         )
         self._catalogs = catalogs
@@ -195,7 +199,7 @@ class Prefetch:
             topics=tuple(state.topic for state in states),
         )
         return Channel(
-            url=self._clusters.urls(profile_id, found.values(), self._clock.now_ms()).push,
+            url=self.clusters.urls(profile_id, found.values(), self._clock.now_ms()).push,
             subprotocol=SUBPROTOCOL,
             token=self._device_ring.sign(claims),
             topics=states,
@@ -275,7 +279,7 @@ class Prefetch:
         served: list[Served] = []
         for schedule, each, picks in zip(schedules, wanted, at_once, strict=True):
             usable = self._usable(schedule, profile_id, picks or found.get(each) or Missing(why))
-            served.append(self._show(schedule, usable, device))
+            served.append(self._show(schedule, usable, profile_id, device))
             for trace in traces:
                 trace.cache = "miss" if cold else "hit"
                 trace.degraded |= usable.degraded
@@ -309,7 +313,7 @@ class Prefetch:
             profile = None
         return self._defaults.of(schedule, profile, why)
 
-    def _show(self, schedule: TopicSchedule, picks: Picks, device: DeviceContext) -> Served:
+    def _show(self, schedule: TopicSchedule, picks: Picks, profile_id: str, device: DeviceContext) -> Served:
         index = self._catalogs.of(picks.layout.catalog)
         assert index is not None
         titles = index.titles
@@ -321,28 +325,31 @@ class Prefetch:
             language=language_of(device.locale),
         )
         now = self._clock.now_ms()
+        stage_times = tuple(stage.due_at for stage in schedule.stages if stage.due_at is not None)
         stage_map = StageMap(
             event=event_info(schedule),
             version=schedule.version,
             revision=schedule.revision,
-            ttl_seconds=self._ttl_s(schedule, now, degraded=picks.degraded),
+            ttl_seconds=self._ttl_s(stage_times, now, degraded=picks.degraded),
             server_time=now,
             stages=content.stages,
             by_key=content.by_key(),
             default=content.default,
+            refresh_url=self.clusters.refresh_url(profile_id, schedule, now),
         )
         return Served(
             stage_map,
             Degraded("picks", schedule.event_id, picks.source, picks.why) if picks.degraded else None,
+            stage_times,
         )
 
-    def _ttl_s(self, schedule: TopicSchedule, now_ms: int, *, degraded: bool) -> int:
+    def _ttl_s(self, stage_times: Sequence[int], now_ms: int, *, degraded: bool) -> int:
         settings = self._settings
         ttl_ms = jittered_ttl_ms(
             now_ms=now_ms,
             mean_ms=round(settings.ttl_mean_s * 1000 * (DEGRADED_LIFE if degraded else 1)),
             spread=settings.ttl_spread,
-            stage_times=[stage.due_at for stage in schedule.stages if stage.due_at is not None],
+            stage_times=stage_times,
             # A second more: the answer counts in whole seconds.
             guard_ms=settings.ttl_stage_guard_s * 1000 + 1000,
             draw=self._draw(),

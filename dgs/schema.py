@@ -32,6 +32,7 @@ from dgs.loaders import EntityLoaders
 from dgs.model import ArtworkKind, DeviceKind, ScreenClass
 from dgs.prefetch import Degraded, Prefetch, Served
 from dgs.settings import DgsSettings
+from dgs.ttl import shared_ttl_s
 
 __all__ = [
     "OperationNotNamedError",
@@ -55,14 +56,14 @@ _MAX_WITHIN_MS: Final = 31 * 86_400_000
 class RequestContext:
     """What resolvers know of one request, and what it has cost so far."""
 
-    __slots__ = ("_degraded", "_maps_left", "_maps_limit", "_secret", "_ttls_s", "device_id", "entities", "prefetch")
+    __slots__ = ("_degraded", "_maps_left", "_maps_limit", "_secret", "_served", "device_id", "entities", "prefetch")
 
     def __init__(self, prefetch: Prefetch, *, device_id: str | None = None, max_maps: int = 20) -> None:
         self.prefetch = prefetch
         self.entities = EntityLoaders(prefetch)
         self.device_id = device_id
         """The `X-Device-Id` header, not yet checked."""
-        self._ttls_s: list[int] = []
+        self._served: list[Served] = []
         self._degraded: list[Degraded] = []
         self._secret = False
         self._maps_left = self._maps_limit = max_maps
@@ -76,7 +77,7 @@ class RequestContext:
 
     def answer_map(self, served: Served) -> model.StageMap:
         """Let the answer be kept no longer than this map, and say what is wrong with it."""
-        self._ttls_s.append(served.stage_map.ttl_seconds)
+        self._served.append(served)
         if served.degraded is not None and served.degraded not in self._degraded:
             self._degraded.append(served.degraded)
         return served.stage_map
@@ -93,7 +94,17 @@ class RequestContext:
     @property
     def max_age_s(self) -> int | None:
         """For how long a private cache may keep the answer; None: not at all."""
-        return None if self._secret else min(self._ttls_s, default=None)
+        if self._secret or not self._served:
+            return None
+        least = min(self._served, key=lambda each: each.stage_map.ttl_seconds).stage_map
+        if len(self._served) == 1:
+            return least.ttl_seconds
+        return shared_ttl_s(
+            now_ms=least.server_time,
+            smallest_s=least.ttl_seconds,
+            stage_times=[at for each in self._served for at in each.stage_times],
+            guard_s=self.prefetch.stage_guard_s,
+        )
 
 
 def parse_timestamp(value: object) -> int:
@@ -217,6 +228,10 @@ class StageMap:
         description="`stages` and `default` as one JSON object: stage key -> entry, every field, same names."
     )
     default: StageEntry = strawberry.field(description="Shown for a state key the map does not have.")
+    refresh_url: str | None = strawberry.field(
+        description="GraphQL endpoint to refresh this map at from now on: that of the profile's cluster, which changes "
+        "as an event's audience moves. Null: where it was asked for."
+    )
 
 
 @strawberry.type(description="A topic to follow. `stateKey` and `lastBroadcastAt` come from one log entry.")

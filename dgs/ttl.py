@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Spans", "free_spans", "jittered_ttl_ms", "spread_in"]
+__all__ = ["Spans", "free_spans", "jittered_ttl_ms", "shared_ttl_s", "spread_in"]
 
 Spans = tuple[tuple[int, int], ...]
 """(from, up to) in ms since the epoch, ascending and disjoint, none empty."""
@@ -46,6 +46,29 @@ def free_spans(*, now_ms: int, mean_ms: int, spread: float, stage_times: Iterabl
         high = next((end for start, end in guards if start <= high < end), high) + width
         free = _free(low, high, guards)
     return tuple(free)
+
+
+def shared_ttl_s(*, now_ms: int, smallest_s: int, stage_times: Iterable[int], guard_s: int) -> int:
+    """How long an answer of several maps is kept: the least of their lifetimes, clear of the stages of all of them.
+
+    `smallest_s` keeps clear of its own event's stages alone. If it ends within `guard_s` of another's, the answer ends
+    earlier: where it lay in the guard decides where in the free time of the half before, so that what was spread stays
+    spread. Without any free time before the guard it ends behind it: longer rather than at a stage.
+    """
+    times = list(stage_times)
+    end = now_ms + smallest_s * 1000
+    # Told in whole seconds, a lifetime ends up to one earlier than it was drawn.
+    guards = _merged((at - guard_s * 1000, at + guard_s * 1000) for at in times)
+    struck = next(((start, stop) for start, stop in guards if start < end < stop), None)
+    if struck is None:
+        return smallest_s
+    start, stop = struck
+    wide = _merged((at - guard_s * 1000, at + guard_s * 1000 + 1000) for at in times)
+    free = _free(now_ms + smallest_s * 500, start, wide) or _free(now_ms + 1000, start, wide)
+    if not free:
+        behind = next(last for first, last in wide if first <= end < last)
+        free = _free(behind, behind + stop - start, wide)
+    return max(1, (spread_in(free, (end - start) / (stop - start)) - now_ms) // 1000)
 
 
 def spread_in(spans: Sequence[tuple[int, int]], draw: float) -> int:

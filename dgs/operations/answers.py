@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dgs.entity_tags import names_tag
 from dgs.graphql_errors import INTERNAL_MESSAGE
 from dgs.serving import Answer
 
@@ -55,8 +56,7 @@ def entity_tag(digests: Iterable[bytes]) -> bytes:
 
 def holds(fields: Mapping[bytes, bytes], tag: bytes) -> bool:
     """Whether If-None-Match names the tag, by weak comparison (RFC 9110, 13.1.2)."""
-    named = fields.get(b"if-none-match")
-    return named is not None and (b'"%b"' % tag in named or named.strip() == b"*")
+    return names_tag(fields.get(b"if-none-match"), tag)
 
 
 def answered(body: bytes, media: bytes, max_age_s: int | None, tag: bytes) -> Answer:

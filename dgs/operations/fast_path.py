@@ -120,7 +120,15 @@ class FastPath(Endpoint):
             settings.ttl_stage_guard_s * 1000 + 1000,
         )
         self._views = TopicViews(lifetimes, self._fragments)
-        self._joiner = Joiner(self._views, catalogs, clock, draw, max_maps=self._max_maps)
+        self._joiner = Joiner(
+            self._views,
+            catalogs,
+            prefetch.clusters,
+            clock,
+            draw,
+            max_maps=self._max_maps,
+            guard_s=prefetch.stage_guard_s,
+        )
         self._dressings: dict[tuple[str, str | None, str], Dressing] = {}
         self._waiting = Waiting(picks, clock, max_requests=settings.queue_max)
         self._tasks: set[asyncio.Task[_Outcome]] = set()

@@ -29,7 +29,9 @@ _Item = TypeVar("_Item")
 _encode: Final = msgspec.json.encode
 
 _KNOWN: Final[Mapping[str, frozenset[str]]] = {
-    "StageMap": frozenset(("event", "version", "revision", "ttlSeconds", "serverTime", "stages", "byKey", "default")),
+    "StageMap": frozenset(
+        ("event", "version", "revision", "ttlSeconds", "serverTime", "stages", "byKey", "default", "refreshUrl")
+    ),
     "LiveEvent": frozenset(("id", "title", "topic", "startsAt", "endsAt", "cancelled")),
     "StageEntry": frozenset(("key", "order", "startsAt", "headline", "rows")),
     "Row": frozenset(("heading", "titles")),
@@ -116,18 +118,23 @@ def check_foldable(selection: Selection) -> None:
 
 
 def fold_map(
-    selection: Selection, schedule: TopicSchedule, layout: Layout, device: DeviceContext, fragments: Fragments
+    selection: Selection,
+    schedule: TopicSchedule,
+    layout: Layout,
+    device: DeviceContext,
+    fragments: Fragments,
+    refresh_url: str | None = None,
 ) -> Fold:
     """The template of one map on a device that is resolved: its locale is the language worded.
 
     The layout must fit the schedule. Raises NotPlain for numbers GraphQL would refuse and a catalog not in use.
     """
     language = language_of(device.locale)
-    writer = _Writer(schedule, _placed(schedule, layout, language), device, layout.catalog, fragments)
+    writer = _Writer(schedule, _placed(schedule, layout, language), device, layout.catalog, fragments, refresh_url)
     writer.stage_map(selection)
     digest = blake2b(digest_size=16, person=b"fold")
     digest.update(_encode((schedule, layout)))
-    digest.update(repr((selection, fragments.appearance(device), language)).encode())
+    digest.update(repr((selection, fragments.appearance(device), language, refresh_url)).encode())
     return Fold(*writer.finished(), layout.cells, digest.digest())
 
 
@@ -154,12 +161,14 @@ class _Writer:
         device: DeviceContext,
         catalog: str,
         fragments: Fragments,
+        refresh_url: str | None,
     ) -> None:
         self._schedule = schedule
         self._stages = stages
         self._device = device
         self._catalog = catalog
         self._fragments = fragments
+        self._refresh_url = refresh_url
         self._texts: list[bytes] = []
         self._text: list[bytes] = []
         self._slots: list[_Slot] = []
@@ -192,6 +201,8 @@ class _Writer:
                 # As a dict is made of them: of two stages with one key the later one's entry, in the earlier's place.
                 by_key = {stage.head.key: stage for stage in self._stages}
                 self._members(by_key, lambda key: self._entry(WHOLE_ENTRY, by_key[key]))
+            case "refreshUrl":
+                self._value(self._refresh_url)
             case _:
                 raise NotPlain(f"field StageMap.{field.name}")
 

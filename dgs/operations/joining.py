@@ -18,6 +18,8 @@ from dgs.operations.topics import Dressing, TopicView, TopicViews
 from dgs.picks import Picks, Wanted
 from dgs.prefetch import Degraded, Served
 from dgs.serving import Answer, Ask
+from dgs.sharding.choice import ClusterChoice
+from dgs.ttl import shared_ttl_s
 
 __all__ = ["ConstantPart", "Job", "Joiner", "MapPart", "Part", "UseCasePart", "Written"]
 
@@ -81,13 +83,24 @@ class Joiner:
     """Templates and picks in, answers out."""
 
     def __init__(
-        self, views: TopicViews, catalogs: CatalogInUse, clock: Clock, draw: Callable[[], float], *, max_maps: int
+        self,
+        views: TopicViews,
+        catalogs: CatalogInUse,
+        clusters: ClusterChoice,
+        clock: Clock,
+        draw: Callable[[], float],
+        *,
+        max_maps: int,
+        guard_s: int,
     ) -> None:
+        """`guard_s`: no answer expires this close to a stage of an event in it."""
         self._views = views
         self._catalogs = catalogs
+        self._clusters = clusters
         self._clock = clock
         self._draw = draw
         self._max_maps = max_maps
+        self._guard_s = guard_s
         self._beginnings: dict[tuple[bytes, bytes], bytes] = {}
         """Of entity tags: what is the same for every profile is hashed once."""
         self.unmodified = 0
@@ -102,12 +115,7 @@ class Joiner:
         if len(job.parts) == 1 and len(found) == 1 and not found[0].degraded:
             return self._one_map(job, job.parts[0], found[0], now_ms)
         renderings = self._renderings(job, found, now_ms)
-        ages_s = [each.ttl_s for each in renderings]
-        for each in written.values():
-            ages_s += [served.stage_map.ttl_seconds for served in each.served]
-        if written and len(ages_s) > self._max_maps:
-            raise NotPlain("too many maps")
-        kept_s = min(ages_s) if ages_s and not job.plan.secret else None
+        kept_s = self._kept_s(job, renderings, written, now_ms)
         tag = b""
         if kept_s is not None and not written:
             tag = self._tag(job, renderings)
@@ -142,7 +150,10 @@ class Joiner:
         if catalog != self._catalogs.current.digest and self._catalogs.of(catalog) is None:
             raise NotPlain("picks of a catalog that is not in use")
         root, view, dressing, _ = part
-        fold = self._views.fold(view, root, dressing, picks.layout)
+        refresh_url = None
+        if root.moves:
+            refresh_url = self._clusters.refresh_url(part.wanted.profile_id, view.schedule, now_ms)
+        fold = self._views.fold(view, root, dressing, picks.layout, refresh_url)
         return _Rendering(fold, picks, view.ttl_s(now_ms, self._draw(), degraded=picks.degraded))
 
     def _renderings(self, job: Job, found: Sequence[Picks], now_ms: int) -> list[_Rendering]:
@@ -153,6 +164,24 @@ class Joiner:
                 continue
             made.append(self._rendering(part, next(taken), now_ms))
         return made
+
+    def _kept_s(
+        self, job: Job, renderings: Sequence[_Rendering], written: Mapping[int, Written], now_ms: int
+    ) -> int | None:
+        """How long the answer may be kept, as the schema's own context says it; None: not at all."""
+        ages_s = [each.ttl_s for each in renderings]
+        times = [at for part in job.parts if type(part) is MapPart for at in part.view.stage_times]
+        for each in written.values():
+            for served in each.served:
+                ages_s.append(served.stage_map.ttl_seconds)
+                times += served.stage_times
+        if written and len(ages_s) > self._max_maps:
+            raise NotPlain("too many maps")
+        if not ages_s or job.plan.secret:
+            return None
+        if len(ages_s) == 1:
+            return ages_s[0]
+        return shared_ttl_s(now_ms=now_ms, smallest_s=min(ages_s), stage_times=times, guard_s=self._guard_s)
 
     def _tag(self, job: Job, renderings: Sequence[_Rendering]) -> bytes:
         digests = [job.plan.digest]

@@ -66,6 +66,8 @@ class RootPlan(NamedTuple):
     """Digest of the selection: plans that select alike share what is folded."""
     lead: bytes
     """The response key in JSON, and a colon."""
+    moves: bool = False
+    """It asks where to refresh: its text depends on the profile's cluster."""
 
     def exact_arguments(self, variables: VariableValues) -> list[Any] | None:
         """The same arguments by GraphQL's own coercion; None if it refuses them. Absent ones are None."""
@@ -193,6 +195,7 @@ def _root_plan(schema: GraphQLSchema, operation: OperationDefinitionNode, root: 
         plain=None if None in plain else tuple(each for each in plain if each is not None),
         shape=blake2b(repr(root.field.inner).encode(), digest_size=16, person=b"selection").digest(),
         lead=lead,
+        moves=any(field.name == "refreshUrl" for field in root.field.inner.fields),
     )
 
 

@@ -48,13 +48,13 @@ class Lifetimes(NamedTuple):
 class TopicView:
     """One schedule, ready to answer from."""
 
-    __slots__ = ("_lifetimes", "_second", "_spans", "_stage_times", "folds", "schedule")
+    __slots__ = ("_lifetimes", "_second", "_spans", "folds", "schedule", "stage_times")
 
     def __init__(self, schedule: TopicSchedule, lifetimes: Lifetimes) -> None:
         self.schedule = schedule
-        self.folds: dict[tuple[bytes, bytes, Layout], Fold] = {}
+        self.folds: dict[tuple[bytes, bytes, Layout, str | None], Fold] = {}
         self._lifetimes = lifetimes
-        self._stage_times = [stage.due_at for stage in schedule.stages if stage.due_at is not None]
+        self.stage_times: Sequence[int] = [stage.due_at for stage in schedule.stages if stage.due_at is not None]
         self._second = -1
         self._spans: Spans = ()
 
@@ -66,7 +66,7 @@ class TopicView:
                 now_ms=now_ms,
                 mean_ms=degraded_ms,
                 spread=spread,
-                stage_times=self._stage_times,
+                stage_times=self.stage_times,
                 guard_ms=guard_ms,
                 draw=draw,
             )
@@ -75,7 +75,7 @@ class TopicView:
         if second != self._second:
             self._second = second
             self._spans = free_spans(
-                now_ms=now_ms, mean_ms=mean_ms, spread=spread, stage_times=self._stage_times, guard_ms=guard_ms
+                now_ms=now_ms, mean_ms=mean_ms, spread=spread, stage_times=self.stage_times, guard_ms=guard_ms
             )
         return max(1, (spread_in(self._spans, draw) - now_ms) // 1000)
 
@@ -107,23 +107,30 @@ class TopicViews:
         self._views.move_to_end(schedule.topic)
         return view
 
-    def fold(self, view: TopicView, root: RootPlan, dressing: Dressing, layout: Layout) -> Fold:
-        """The template of a map. Raises NotPlain for what is not folded and for a layout that does not fit."""
-        key = (root.shape, dressing.key, layout)
+    def fold(
+        self, view: TopicView, root: RootPlan, dressing: Dressing, layout: Layout, refresh_url: str | None = None
+    ) -> Fold:
+        """The template of a map. Raises NotPlain for what is not folded and for a layout that does not fit.
+
+        `refresh_url` is text of it, since there are few: as many as clusters have URLs.
+        """
+        key = (root.shape, dressing.key, layout, refresh_url)
         found = view.folds.get(key)
         if found is None:
             if stage_keys(view.schedule) != tuple(name for name, _ in layout.stages):
                 raise NotPlain("picks for other stages")
             while self.folds >= _MAX_FOLDS:
                 self._forget_folds()
-            found = view.folds[key] = fold_map(root.selection, view.schedule, layout, dressing.device, self._fragments)
+            found = view.folds[key] = fold_map(
+                root.selection, view.schedule, layout, dressing.device, self._fragments, refresh_url
+            )
             self.folds += 1
             self.folded += 1
         return found
 
     def _replace(self, schedule: TopicSchedule, old: TopicView | None) -> TopicView:
         if old is not None:
-            self.folds -= len(old.folds)
+            self.folds -= len(self._views.pop(schedule.topic).folds)
         while len(self._views) >= _MAX_TOPICS:
             self.folds -= len(self._views.popitem(last=False)[1].folds)
         view = self._views[schedule.topic] = TopicView(schedule, self._lifetimes)

@@ -176,7 +176,10 @@ def rendezvous(key: str, names: Sequence[str]) -> str:
     """One of `names` by hash: of all keys only those of a name that goes, or that a new one takes, ever move."""
     if len(names) == 1:
         return names[0]
-    return max(names, key=lambda name: (blake2b(f"{name}\x00{key}".encode(), digest_size=8).digest(), name))
+    return max(
+        names,
+        key=lambda name: (blake2b(f"{name}\x00{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), name),
+    )
 
 
 def _faults(found: _File) -> list[tuple[str, str]]:

@@ -54,4 +54,4 @@ def place(profile_id: str, event_id: str) -> float:
 
 def moved(profile_id: str, event_id: str, moved_share: float) -> bool:
     """Whether a profile is in the dedicated cluster while `moved_share` of the audience is."""
-    return moved_share > 0 and place(profile_id, event_id) < moved_share
+    return moved_share > 0 and (moved_share >= 1 or place(profile_id, event_id) < moved_share)

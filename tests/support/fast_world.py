@@ -28,6 +28,8 @@ from dgs.prefetch import Prefetch
 from dgs.schema import RequestContext, build_schema
 from dgs.serving import Answer, Ask, Reply
 from dgs.settings import DgsSettings
+from dgs.sharding.choice import ClusterChoice
+from dgs.sharding.clusters import Clusters
 from tests.support.read_through import ReadThroughNewest
 
 __all__ = ["FastWorld", "Profiles", "ask_for"]
@@ -122,6 +124,7 @@ class FastWorld:
         draw: float = 0.5,
         now_ms: int = 1_731_700_000_000,
         schema: strawberry.federation.Schema | None = None,
+        clusters: Clusters | None = None,
         **settings: Any,
     ) -> None:
         self.settings = DgsSettings(**settings)
@@ -150,6 +153,9 @@ class FastWorld:
             device_ring=KeyRing("stagecue.device", {"k1": b"d" * 32}, "k1"),
             clock=self.clock,
             draw=lambda: draw,
+            clusters=ClusterChoice(clusters, open_ended_ms=self.settings.open_ended_event_s * 1000)
+            if clusters
+            else None,
         )
         self.schema = schema or build_schema(self.settings)
         self.left: list[Ask] = []

@@ -22,6 +22,7 @@ from contract.schedule import PlannedStage, TopicSchedule
 from dgs.model import Profile, Title, Viewing
 from dgs.operations.manifest import sha256_of
 from dgs.schema import build_schema
+from dgs.sharding.clusters import Cluster, Clusters, Part
 from tests.support.fast_world import FastWorld, ask_for
 
 NOW_MS = 1_731_700_000_000
@@ -59,6 +60,20 @@ def titles_of(number: int) -> tuple[Title, ...]:
 
 
 CATALOGS = tuple(titles_of(number) for number in range(3))
+
+
+def _part(scheme: str, *names: str) -> Part:
+    return Part(urls=tuple(f"{scheme}://{name}/\u00e9%s" for name in names))
+
+
+NIGHT = {"dedicated": True, "ramp_in": "PT3H", "ramp_out": "PT3H", "hot_before": "PT10M", "hot_after": "PT10M"}
+CLUSTERS = Clusters(
+    [
+        Cluster(name="main", prefetch=_part("http", "a", "b"), push=_part("ws", "a")),
+        Cluster(name="night", prefetch=_part("http", "n", "o"), push=_part("ws", "n"), **NIGHT),  # type: ignore[arg-type]
+    ]
+)
+"""With long ramps, so that some profiles are moved and others not."""
 
 
 def profiles(draw: Random) -> list[Profile]:
@@ -266,7 +281,10 @@ def play(seed: int) -> str:
     text = document.text()
     planned = schedules(draw, "e-1") + schedules(draw, "e-2")
     catalog = CATALOGS[draw.choice((0, 0, 0, 0, 0, 1, 2))]
-    world = FastWorld(catalog, profiles(draw), planned, draw=draw.random(), now_ms=NOW_MS, schema=SCHEMA)
+    clusters = draw.choice((None, CLUSTERS))
+    world = FastWorld(
+        catalog, profiles(draw), planned, draw=draw.random(), now_ms=NOW_MS, schema=SCHEMA, clusters=clusters
+    )
     return asyncio.run(_compare(world, text, document.variables))
 
 

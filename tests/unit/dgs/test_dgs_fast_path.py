@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +15,7 @@ from contract.schedule import PlannedStage, TopicSchedule
 from dgs.model import DeviceContext, Profile, Title, Viewing
 from dgs.operations.fragments import Fragments
 from dgs.operations.manifest import sha256_of
+from dgs.operations.topics import Lifetimes, TopicViews
 from dgs.schema import build_schema
 from dgs.serving import Answer, Ask
 from tests.support.fast_world import FastWorld, ask_for
@@ -454,3 +456,39 @@ async def test_other_paths_and_other_bodies_go_on_untouched() -> None:
     for ask in (posted()._replace(path="/healthz"), ask_for(b"{"), ask_for({}), got()._replace(query="")):
         assert (await made.answer(ask)).status == 599
         assert made.left[-1] is ask
+
+
+TWO = """query ($p: ID!) {
+  a: prefetchEvent(eventId: "e", profileId: $p) { ttlSeconds }
+  b: prefetchEvent(eventId: "f", profileId: $p) { ttlSeconds }
+}"""
+
+
+async def test_an_answer_of_two_events_is_kept_until_a_moment_near_no_stage_of_either() -> None:
+    """The least lifetime, clear of its own event's stages, would have ended at the other's."""
+    mean_s = 6 * 3600
+    one = schedule(stages=())
+    other_at_ms = NOW_MS + mean_s * 1000
+    other = schedule(topic="event:f", event_id="f", stages=(PlannedStage(key="live", order=1, due_at=other_at_ms),))
+    made = FastWorld(TITLES, PROFILES, [one, other], manifest={"two": TWO}, now_ms=NOW_MS, schema=SCHEMA, draw=0.52)
+    answer = await made.answer(ask_for({"documentId": "two", "variables": {"p": "p-1"}}))
+    lifetimes = [each["ttlSeconds"] for each in json.loads(answer.body)["data"].values()]
+    assert abs(min(lifetimes) - mean_s) < 900, "or this shows nothing"
+    kept_s = int(field(answer, b"Cache-Control").rpartition(b"=")[2])
+    assert 0 < kept_s < mean_s - 900
+    expected = await made.oracle(ask_for({"query": TWO, "variables": {"p": "p-1"}}))
+    assert b"max-age=%d\r" % kept_s in expected.head
+
+
+def test_forgetting_topics_counts_their_folds_once() -> None:
+    """The topic that is replaced may be the one that went longest unasked."""
+    lifetimes = Lifetimes(1_000, 100, 0.5, 0)
+    made = world()
+    views = TopicViews(lifetimes, Fragments(made.catalogs, max_bytes=1_000_000))
+    with patch("dgs.operations.topics._MAX_TOPICS", 2):
+        views.of([schedule(topic="event:e")], "US")
+        views.of([schedule(topic="event:f")], "US")
+        views._views["event:e"].folds[b"", b"", (), None] = object()  # type: ignore[index,assignment]
+        views.folds = 1
+        views.of([schedule(4, topic="event:e")], "US")
+        assert views.folds == 0

@@ -60,6 +60,7 @@ def test_the_prefetch_half_is_the_designs() -> None:
         "stages": "[StageEntry!]!",
         "byKey": "StageMapJSON!",
         "default": "StageEntry!",
+        "refreshUrl": "String",
     }
     assert shape(types["StageEntry"]) == {
         "key": "String!",

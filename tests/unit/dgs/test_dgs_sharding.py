@@ -218,6 +218,26 @@ def test_push_nodes_in_turn_prefetch_by_profile() -> None:
     assert all(several.urls(person, [], 0).prefetch == url for person, url in first.items())
 
 
+def test_a_map_is_refreshed_where_its_event_has_the_profile() -> None:
+    """Each event for itself, by the profile's hash there; without clusters nothing is said."""
+    chosen = choice(HOME + NIGHT)
+    half_ms = START_MS - 75 * MINUTE_MS
+    people = [f"p-{number}" for number in range(100)]
+    told = {person: chosen.refresh_url(person, event(), half_ms) for person in people}
+    assert set(told.values()) == {"http://main/graphql", "http://night/graphql"}
+    assert all(chosen.urls(person, [event()], half_ms).prefetch == url for person, url in told.items())
+    assert chosen.refresh_url("p-1", event(cancelled=True), START_MS) == "http://main/graphql"
+    assert ClusterChoice(single_cluster(("ws://a",)), open_ended_ms=0).refresh_url("p", event(), START_MS) is None
+
+
+def test_a_moved_schedule_moves_its_audience_anew() -> None:
+    """What is reckoned once for a schedule is not kept for the next one of its topic."""
+    chosen = choice(HOME + NIGHT)
+    assert chosen.refresh_url("p", event(), START_MS) == "http://night/graphql"
+    later = event(starts_ms=START_MS + 9 * HOUR_MS)
+    assert chosen.refresh_url("p", later, START_MS) == "http://main/graphql"
+
+
 def scaled(name: str, part: str, **bounds: object) -> str:
     lines = "".join(f"{field} = {json.dumps(value)}\n" for field, value in bounds.items())
     return cluster(name, "dedicated = true" if name == "night" else "").replace(

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dgs.ttl import jittered_ttl_ms
+from dgs.ttl import jittered_ttl_ms, shared_ttl_s
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -56,3 +56,25 @@ def test_no_spread(draw: float) -> None:
     """Spread 0 is a fixed lifetime, still moved off a stage."""
     assert ttl(draw, spread=0.0) == 6 * HOUR
     assert ttl(draw, spread=0.0, stages=(NOW + 6 * HOUR,)) >= 6 * HOUR + 900_000
+
+
+def shared(smallest_s: int, *stages_s: int) -> int:
+    return shared_ttl_s(
+        now_ms=NOW, smallest_s=smallest_s, stage_times=[NOW + at * 1000 for at in stages_s], guard_s=900
+    )
+
+
+def test_an_answer_of_several_maps_expires_near_no_stage_of_any() -> None:
+    """Earlier, never later than the first of its maps, and spread as those lifetimes were."""
+    assert shared(5_000, 7_200) == 5_000
+    moved = [shared(each, 7_200) for each in range(6_301, 8_100)]
+    assert max(moved) < 6_300
+    assert min(moved) > 3_150
+    assert max(Counter(each // 300 for each in moved).values()) < 250, "some 1,800 over some 3,000 s"
+
+
+def test_an_answer_given_beside_a_stage_lives_past_it() -> None:
+    """No moment before it is free: longer, rather than at the stage, and still spread."""
+    moved = [shared(each, 600) for each in range(100, 1_400, 100)]
+    assert min(moved) >= 1_500
+    assert len(set(moved)) == len(moved)
