@@ -88,7 +88,7 @@ class DgsSettings(ServiceSettings):
     max_query_tokens: int = Field(
         default=1_000,
         ge=100,
-        description="Tokens in a GraphQL document; checking one costs by the square of them. The devices' own have 85 at most.",
+        description="Tokens in a GraphQL document; a check may cost by their square, and the devices' own have 85.",
     )
     request_timeout_s: float = Field(
         default=10.0, gt=0, description="From the first byte of a request to its answer; reading the body counts."

@@ -8,11 +8,12 @@ are bounded apart from texts that are kept.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import strawberry
 from graphql import DocumentNode, GraphQLError, GraphQLSchema, parse, specified_rules
-from strawberry.extensions import AddValidationRules, MaxTokensLimiter
+from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache, ValidationCache
 from strawberry.schema.schema import validate_document
 
 from dgs.operations.plan import Operation, find_operation
@@ -53,12 +54,19 @@ class Documents:
     def __init__(self, schema: strawberry.Schema) -> None:
         self._schema: GraphQLSchema = schema._schema  # strawberry has no public way to it
         self._parse_options: dict[str, Any] = {}
+        self._parse: Callable[..., DocumentNode] = parse
+        self._validate: Callable[..., Sequence[GraphQLError]] = validate_document
         extra: list[Any] = []
         for extension in schema.get_extensions():
             if isinstance(extension, MaxTokensLimiter):
                 self._parse_options["max_tokens"] = extension.max_token_count
             elif isinstance(extension, AddValidationRules):
                 extra += extension.validation_rules
+            # Its own execution remembers what it found: a text that comes again is not validated for us once more.
+            elif isinstance(extension, ParserCache):
+                self._parse = extension.cached_parse_document
+            elif isinstance(extension, ValidationCache):
+                self._validate = extension.cached_validate_document
         self._rules = (*specified_rules, *extra)
         self._kept: OrderedDict[str, Document] = OrderedDict()
         self._text_bytes = 0
@@ -114,8 +122,8 @@ class Documents:
 
     def _valid(self, text: str) -> DocumentNode | None:
         try:
-            parsed = parse(text, **self._parse_options)
-            return None if validate_document(self._schema, parsed, self._rules) else parsed
+            parsed = self._parse(text, **self._parse_options)
+            return None if self._validate(self._schema, parsed, self._rules) else parsed
         except Exception:
             return None
 

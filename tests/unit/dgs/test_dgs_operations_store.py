@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from strawberry.extensions import ValidationCache
 
 from contract.device_operations import DEVICE_OPERATIONS, FIRST, MAP, document_hash
 from contract.errors import InvalidRequest
@@ -176,6 +177,18 @@ def test_what_the_schema_refused_once_is_not_validated_again(monkeypatch: pytest
     monkeypatch.setattr(documents, "_valid", lambda text: pytest.fail("validated twice"))
     assert documents.get(INVALID) is None
     assert documents.invalid == 2
+
+
+async def test_what_its_own_execution_refused_is_not_validated_here_once_more() -> None:
+    """A long document takes a tenth of a second: once, whoever is asked first and whoever second."""
+    text = INVALID.replace("{", "{ __typename", 1)
+    validations = ValidationCache(maxsize=256).cached_validate_document
+    result = await SCHEMA.execute(text)
+    assert result.errors
+    before = validations.cache_info()  # type: ignore[attr-defined]
+    assert Documents(SCHEMA).get(text) is None
+    after = validations.cache_info()  # type: ignore[attr-defined]
+    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
 
 
 def test_limits_of_the_schema_are_limits_here() -> None:

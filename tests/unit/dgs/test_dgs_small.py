@@ -167,6 +167,7 @@ def test_bad_durations(text: str) -> None:
         ("artwork_base_url", "ftp://x"),
         ("artwork_base_url", "https://x/"),
         ("limit_min", 2000),
+        ("cluster", "night"),
         ("titles_per_row", 7),
         ("ttl_spread", 1.0),
         ("default_region", "Germany"),
@@ -177,6 +178,11 @@ def test_settings_are_checked(field: str, value: object) -> None:
     """A wrong setting stops the service at start and names itself."""
     with pytest.raises(ValidationError, match=field):
         DgsSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_cluster_without_a_file_of_clusters_names_both() -> None:
+    with pytest.raises(ValidationError, match="DGS_CLUSTER is 'night', but DGS_CLUSTERS_PATH names no file"):
+        DgsSettings(cluster="night")
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
