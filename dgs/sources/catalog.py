@@ -74,9 +74,11 @@ class RejectedRow(msgspec.Struct, frozen=True, omit_defaults=True):
     column: str
     why: str
     place: Literal["line", "row"] = "line"
+    row: int = 0
+    """Number of the row, counted from 1, where lines do not tell rows apart; 0: they do."""
 
     def __str__(self) -> str:
-        return f"{self.place} {self.line}, column {self.column}: {self.why}"
+        return f"{_place(self.place, self.line, self.row)}, column {self.column}: {self.why}"
 
 
 class Catalog(msgspec.Struct, frozen=True, dict=True):
@@ -143,6 +145,8 @@ class RawRow(NamedTuple):
     """Text by the source's column names, or what made the row unreadable."""
     columns: Mapping[str, str]
     """Our name of a column -> the source's; see `match_columns`."""
+    number: int = 0
+    """Counted from 1, where several rows may start on a line; else 0."""
 
 
 def collect_titles(
@@ -158,16 +162,16 @@ def collect_titles(
     titles: list[Title] = []
     rejected: list[RejectedRow] = []
     corrected: list[RejectedRow] = []
-    seen: dict[str, int] = {}
-    for line, row, columns in rows:
+    seen: dict[str, tuple[int, int]] = {}
+    for line, row, columns, number in rows:
         if len(titles) + len(rejected) >= MAX_ROWS:
             raise _refusal(source, f"more than {MAX_ROWS} rows")
         try:
             tidied = _tidied(row, columns, options)
-            first = seen.setdefault(tidied.title.id, line)
-            _check_first(first == line, columns, f"same id {tidied.title.id} as {place} {first}")
+            first = seen.setdefault(tidied.title.id, (line, number))
+            _check_first(first == (line, number), columns, f"same id {tidied.title.id} as {_place(place, *first)}")
         except BadCell as exc:
-            bad = RejectedRow(line, exc.column, exc.why, place)
+            bad = RejectedRow(line, exc.column, exc.why, place, number)
             if strict:
                 raise _refusal(
                     source, str(bad), "fix the row, or keep the good ones with DGS_CATALOG_STRICT=false"
@@ -175,7 +179,7 @@ def collect_titles(
             rejected.append(bad)
         else:
             titles.append(tidied.title)
-            corrected.extend(RejectedRow(line, column, what, place) for column, what in tidied.corrections)
+            corrected.extend(RejectedRow(line, column, what, place, number) for column, what in tidied.corrections)
     if not titles:
         why = f"no usable row; the first of {len(rejected)} bad ones: {rejected[0]}" if rejected else "no rows"
         raise _refusal(source, why)
@@ -227,9 +231,10 @@ def _csv_rows(text: str, source: str) -> Iterator[RawRow]:
 
 
 def _json_rows(text: str, source: str) -> Iterator[RawRow]:
-    """The same for an array of objects, each told by the line it starts on."""
+    """The same for an array of objects, each told by the line it starts on and its place in the array."""
     decoder = json.JSONDecoder()
     at = _skip(text, 0)
+    line, counted, number = 1, 0, 0
     if text[at : at + 1] != "[":
         raise _refusal(source, f"line {_line(text, at)}: not a JSON array of objects")
     at = _skip(text, at + 1)
@@ -241,7 +246,8 @@ def _json_rows(text: str, source: str) -> Iterator[RawRow]:
             raise _refusal(source, f"line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
         except RecursionError as exc:
             raise _refusal(source, f"line {_line(text, start)}: nested too deeply") from exc
-        yield _json_row(item, _line(text, start))
+        line, counted, number = line + text.count("\n", counted, start), start, number + 1
+        yield _json_row(item, line, number)
         at = _skip(text, at)
         if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
@@ -249,10 +255,10 @@ def _json_rows(text: str, source: str) -> Iterator[RawRow]:
             raise _refusal(source, f"line {_line(text, at)}: expected , or ] after an object")
 
 
-def _json_row(item: object, line: int) -> RawRow:
+def _json_row(item: object, line: int, number: int) -> RawRow:
     columns = {"title": "title"}
     if not isinstance(item, dict):
-        return RawRow(line, BadCell("(row)", "not an object"), columns)
+        return RawRow(line, BadCell("(row)", "not an object"), columns, number)
     columns = _present(item)
     columns.setdefault("title", "title")
     cells: dict[str, str] = {}
@@ -262,9 +268,9 @@ def _json_row(item: object, line: int) -> RawRow:
             cells[name] = "|".join(value)
             continue
         if isinstance(value, bool) or not isinstance(value, str | int | float | None):
-            return RawRow(line, BadCell(name, "neither text nor a number"), columns)
+            return RawRow(line, BadCell(name, "neither text nor a number"), columns, number)
         cells[name] = "" if value is None else str(value)
-    return RawRow(line, cells, columns)
+    return RawRow(line, cells, columns, number)
 
 
 def match_columns(header: Sequence[str], where: str) -> dict[str, str]:
@@ -292,6 +298,10 @@ def _repair_mac_roman(text: str) -> str:
         return text.encode("mac_roman").decode("cp1252")
     except UnicodeError:
         return text
+
+
+def _place(place: str, line: int, row: int) -> str:
+    return f"{place} {line}, row {row}" if row else f"{place} {line}"
 
 
 def _skip(text: str, at: int) -> int:

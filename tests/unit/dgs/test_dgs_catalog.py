@@ -156,6 +156,17 @@ def test_json(tmp_path: Path) -> None:
     assert [(row.line, row.column) for row in catalog.rejected] == [(12, "title"), (15, "genres"), (27, "(row)")]
 
 
+def test_json_on_one_line_names_the_row() -> None:
+    """As machines write it: the line alone would say nothing."""
+    text = '[{"id": "a", "title": "Slam"}, {"title": ""}, {"id": "a", "title": "Two"}]'
+    catalog = parse_catalog(text, "json")
+    assert [str(row) for row in catalog.rejected] == [
+        "line 1, row 2, column title: missing",
+        "line 1, row 3, column id: same id a as line 1, row 1",
+    ]
+    assert "mine: line 1, row 2, column title: missing" in refusal(text, "json", strict=True)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
