@@ -25,6 +25,8 @@ _OFFSETS_S: Final = {"starting_soon": -1_800.0, "live": 0.0}
 _ON_SCREEN_WITHIN_S: Final = 30.0
 _HELD_WITHIN_S: Final = 10.0
 _SETTLE_S: Final = 3.0
+_STEP_MS: Final = 50
+"""Of the curves of what screens show."""
 
 
 async def run(stage: Stage, parameters: SlipAndCancel) -> str:
@@ -46,6 +48,7 @@ async def run(stage: Stage, parameters: SlipAndCancel) -> str:
     stage.reached(result.audit, devices=parameters.devices, outbox=outbox_from_json(outbox))
     stage.generator("devices", result.generator)
     stage.histogram("due (or dispatch) to socket, all broadcasts", LatencyHistogram.decode(dict(result.live_hdr)))
+    _draw(stage, result.renders)
     return _judge(stage, parameters, result, new_due_ms)
 
 
@@ -96,6 +99,22 @@ async def _night(stage: Stage, system: System, audience: Audience, parameters: S
     return new_due_ms
 
 
+def _draw(stage: Stage, renders: Sequence[Shown]) -> None:
+    """Screens by what they show, of each event."""
+    to_run_s = time.monotonic() - time.time() - stage.zero_s
+    for event_id, name in ((_SLIPS, "the event that slips"), (_CANCELLED, "the event that is cancelled")):
+        curves = showing(renders, topic_of(event_id))
+        stage.chart(
+            f"Screens of {name}",
+            "devices",
+            {
+                state_key or "nothing": [(round(at_ms / 1000 + to_run_s, 3), float(count)) for at_ms, count in points]
+                for state_key, points in curves.items()
+            },
+            explains="How many devices show which state.",
+        )
+
+
 def _judge(stage: Stage, parameters: SlipAndCancel, result: AudienceResult, new_due_ms: int) -> str:
     early = early_renders(result.renders, new_due_ms=new_due_ms)
     wrong = wrong_ends(result.renders, parameters.devices)
@@ -118,6 +137,28 @@ def _judge(stage: Stage, parameters: SlipAndCancel, result: AudienceResult, new_
         f"state; all {parameters.devices:,} held the new times {held_ms or 0:,.0f} ms after the operator asked, and "
         f"the last heard of the cancellation {last_ms or 0:,.0f} ms after its dispatch."
     )
+
+
+def showing(renders: Sequence[Shown], topic: str) -> dict[str, list[tuple[int, int]]]:
+    """State key -> (wall clock ms, devices that show it), in steps of 50 ms from the first render on."""
+    mine = sorted((each for each in renders if each.topic == topic), key=lambda each: each.at_ms)
+    now: dict[int, str] = {}
+    counts = dict.fromkeys(dict.fromkeys(each.state_key for each in mine), 0)
+    found: dict[str, list[tuple[int, int]]] = {state_key: [] for state_key in counts}
+    for number, each in enumerate(mine):
+        before = now.get(each.device)
+        if before is not None:
+            counts[before] -= 1
+        now[each.device] = each.state_key
+        counts[each.state_key] += 1
+        step = each.at_ms // _STEP_MS
+        if number + 1 == len(mine) or mine[number + 1].at_ms // _STEP_MS != step:
+            following = mine[number + 1].at_ms // _STEP_MS if number + 1 < len(mine) else step + 1
+            # What stands until the next change is drawn as standing.
+            for moment in {(step + 1) * _STEP_MS, following * _STEP_MS}:
+                for state_key, count in counts.items():
+                    found[state_key].append((moment, count))
+    return {state_key: sorted(points) for state_key, points in found.items()}
 
 
 def early_renders(renders: Sequence[Shown], *, new_due_ms: int) -> int:

@@ -14,7 +14,7 @@ from loadtest.gameday.events import event_request
 from loadtest.gameday.lateness import counted_from_ms, late_ms
 from loadtest.gameday.runs.flood import one_class
 from loadtest.gameday.runs.join_surge import connects_ms
-from loadtest.gameday.runs.slip_and_cancel import early_renders, wrong_ends
+from loadtest.gameday.runs.slip_and_cancel import early_renders, showing, wrong_ends
 
 SLIPS, CANCELLED = "event:slips", "event:cancelled"
 
@@ -35,6 +35,19 @@ def test_the_last_screen_of_each_event_decides() -> None:
     assert wrong_ends(list(reversed(right)), 1) == 0
     assert wrong_ends([*right, Shown(3, 0, SLIPS, "starting_soon", 1)], 1) == 1
     assert wrong_ends(right, 2) == 2
+
+
+def test_screens_are_counted_by_what_they_show_and_stand_until_they_change() -> None:
+    renders = [
+        Shown(1_000, 0, SLIPS, "soon", 1),
+        Shown(1_010, 1, SLIPS, "soon", 1),
+        Shown(1_020, 1, CANCELLED, "soon", 1),
+        Shown(5_000, 0, SLIPS, "live", 2),
+    ]
+    found = showing(renders, SLIPS)
+    assert found["soon"] == [(1_050, 2), (5_000, 2), (5_050, 1)]
+    assert found["live"] == [(1_050, 0), (5_000, 0), (5_050, 1)]
+    assert showing(renders, "event:other") == {}
 
 
 def test_one_class_for_all_leaves_no_rule_and_no_other_default() -> None:
