@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgs.ttl import free_spans, jittered_ttl_ms, spread_in
+from dgs.ttl import free_spans, jittered_ttl_ms, shared_ttl_s, spread_in
 
 NOW = 1_700_000_000_000
 TIMES = st.lists(st.integers(NOW - 10_000, NOW + 200_000), max_size=8)
@@ -65,3 +65,23 @@ def test_spans_a_second_old_keep_off_stages_all_the_same(
     at = spread_in(spans, draw)
     assert all(not stage - guard_ms <= at < stage + guard_ms for stage in stages)
     assert at - (NOW + late_ms) >= 30_000 - late_ms
+
+
+@given(
+    smallest_s=st.integers(1, 30_000),
+    stages=st.lists(st.integers(-3_000_000, 40_000_000).map(lambda after: NOW + after), max_size=8),
+    guard_s=st.integers(0, 2_000),
+)
+def test_an_answer_of_several_maps_ends_near_no_stage(smallest_s: int, stages: list[int], guard_s: int) -> None:
+    """As it was if that is free; earlier while there is room before, and beyond the guard else."""
+    kept_s = shared_ttl_s(now_ms=NOW, smallest_s=smallest_s, stage_times=stages, guard_s=guard_s)
+
+    def free(at_s: int) -> bool:
+        return all(abs(NOW + at_s * 1000 - stage) >= guard_s * 1000 for stage in stages)
+
+    assert kept_s >= 1
+    assert free(kept_s)
+    if kept_s != smallest_s:
+        assert any(abs(NOW + smallest_s * 1000 - stage) <= guard_s * 1000 for stage in stages)
+    if kept_s > smallest_s:
+        assert not any(free(at_s) and free(at_s + 1) and free(at_s + 2) for at_s in range(2, smallest_s - 2))
