@@ -47,7 +47,7 @@ class BrokenView(MemoryScheduleView):
         ('{ prefetchEvent(eventId: "e", profileId: "p", device: {kind: FRIDGE}) { version } }', "FRIDGE"),
         ('{ prefetchEvent(eventId: "e", profileId: "p", colour: 1) { version } }', "colour"),
         ("{" + " ".join(f"a{n}: __typename" for n in range(16)) + "}", "16 aliases found. Allowed: 15"),
-        ("{" + " __typename" * 2000 + "}", "more than 2000 tokens"),
+        ("{" + " __typename" * 1000 + "}", "more than 1000 tokens"),
         ("{ ...Nope }", "Unknown fragment 'Nope'"),
         ("{ }", "a selection set is empty"),
     ],
