@@ -168,6 +168,7 @@ class Dgs:
 
     def _refuse(self, fast_path: FastPath, ask: Ask, verdict: Verdict) -> Answer:
         """A device that could not come again before the stage gets everybody's map, if a map is what it asked for."""
+        fast_path.forget(ask)
         instead = fast_path.default_map(ask) if verdict.default_map else None
         return instead or self.gate.refusal(verdict)
 

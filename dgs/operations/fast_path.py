@@ -152,6 +152,10 @@ class FastPath(Endpoint):
             self._looked_at[id(ask)] = ask, body
         return look(ask, body, self._library)
 
+    def forget(self, ask: Ask) -> None:
+        """It was turned away: what `look` read of it goes now, while it is in the processor's caches, for the next."""
+        self._looked_at.pop(id(ask), None)
+
     def serve(self, ask: Ask, reply: Reply) -> None:
         """Answer at once, or when picks were found, or by the endpoint behind."""
         looked_at = self._looked_at.pop(id(ask), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from dgs.operations.library import Library
@@ -38,14 +39,27 @@ def look(ask: Ask, body: Body | None, library: Library) -> Seen:
 
 def _named(operation: Operation, variables: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(event id, device kind) where the first root field names them plainly."""
-    plan = operation.plan(()) if not operation.conditions else None
-    if not isinstance(plan, Plan) or not plan.roots or not plan.roots[0].plain:
+    plainly = _plainly(operation)
+    if plainly is None:
         return None, None
-    root = plan.roots[0]
-    target, _, device = [value if name is None else variables.get(name) for value, name in root.plain or ()]
+    (target, target_name), (device, device_name) = plainly
+    if target_name is not None:
+        target = variables.get(target_name)
+    if device_name is not None:
+        device = variables.get(device_name)
     if isinstance(target, (list, tuple)) and target:
         target = target[0]
     kind = device.get("kind") if isinstance(device, dict) else None
-    if root.name not in ("prefetchEvent", "broadcastChannel") or not isinstance(target, str):
-        target = None
-    return target, kind if isinstance(kind, str) else None
+    return target if isinstance(target, str) else None, kind if isinstance(kind, str) else None
+
+
+@lru_cache(maxsize=1_024)
+def _plainly(operation: Operation) -> tuple[tuple[Any, str | None], tuple[Any, str | None]] | None:
+    """Where an operation says event and device: each a value or the name of a variable. None: not plainly."""
+    plan = operation.plan(()) if not operation.conditions else None
+    if not isinstance(plan, Plan) or not plan.roots or not plan.roots[0].plain:
+        return None
+    root = plan.roots[0]
+    assert root.plain is not None
+    target, _, device = root.plain
+    return target if root.name in ("prefetchEvent", "broadcastChannel") else (None, None), device

@@ -14,7 +14,7 @@ from dgs.priority.dependencies import Call, Dependencies
 from dgs.priority.ledger import Demand, Entry, Key, Place, RuleState
 from dgs.priority.phases import standing_of
 from dgs.priority.refusals import refusal
-from dgs.priority.retry_after import retry_budget, return_after
+from dgs.priority.retry_after import return_after
 from dgs.priority.rules import RANK, Phase, Ruleset, judge
 from dgs.priority.shedding import Lane, served_part
 from dgs.serving import CLASSES, Answer, Class, Outcome, Seen, Verdict
@@ -170,7 +170,7 @@ class PriorityGate:
         """
         if not verdict.retry_after_ms:
             verdict = self.turn_away(verdict.klass, _NOT_LOOKED_AT, now_ms=self._now_ms)
-        return refusal(verdict, retry_budget(self._demands[verdict.klass].admitted_share))
+        return refusal(verdict, self._demands[verdict.klass].retry_budget)
 
     # Rules
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from dgs.priority.activation import Activation
 from dgs.priority.dependencies import Dependencies, Dependency
-from dgs.priority.retry_after import stretched_ms
+from dgs.priority.retry_after import retry_budget, stretched_ms
 from dgs.priority.rules import Judgement, Phase, Rule
 from dgs.priority.shedding import Lane, Quota, Thinning
 from dgs.serving import Class
@@ -79,6 +79,7 @@ class Demand:
         "_usual_mean_ms",
         "_wanted",
         "admitted_share",
+        "retry_budget",
         "return_mean_ms",
         "waits_for",
     )
@@ -91,6 +92,7 @@ class Demand:
         self._wanted = [0] * len(self._dependencies)
         self._need = [0.0] * len(self._dependencies)
         self.admitted_share = 1.0
+        self.retry_budget = retry_budget(1.0)
         self._usual_mean_ms = self.return_mean_ms = return_mean_ms
         self.waits_for: tuple[Dependency, ...] = ()
 
@@ -101,6 +103,7 @@ class Demand:
         share = admitted / (admitted + shed) if admitted + shed else 1.0
         self.admitted_share += weight * (share - self.admitted_share)
         self.return_mean_ms = stretched_ms(self._usual_mean_ms, self.admitted_share)
+        self.retry_budget = retry_budget(self.admitted_share)
         for index, dependency in enumerate(self._dependencies):
             wanted = dependency.wanted[self._rank]
             if admitted:
