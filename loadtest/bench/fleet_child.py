@@ -66,7 +66,7 @@ class _Child:
         for number in range(plan.devices):
             self._fleet.add(
                 plan.device_id(number),
-                urls=plan.push_urls,
+                urls=plan.urls_of(number),
                 token=tokens[number],
                 topics=plan.topics_of(number),
                 profile_id=plan.profile_id(number),

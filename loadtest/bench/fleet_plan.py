@@ -57,16 +57,29 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     broadcast and device one byte in memory, for `FleetProcess.stage_reach`."""
     prefetch: PrefetchPlan | None = None
     """None: the devices hold no maps."""
+    homes: tuple[int, ...] = ()
+    """Indexes of the push URLs that devices try first, each for a block of neighbours of the same size; empty: all push
+    URLs in turn. Hundreds of processes on a few cores work in larger batches when each talks to few others."""
 
     def __post_init__(self) -> None:
         if self.devices < 1 or not self.push_urls or not self.topics:
             raise ValueError("a fleet has devices, push URLs and topics")
         if not 1 <= self.resolved_topics_per_device <= len(self.topics):
             raise ValueError(f"topics_per_device lies in 1..{len(self.topics)}")
+        if not all(0 <= home < len(self.push_urls) for home in self.homes):
+            raise ValueError("homes are indexes of push URLs")
 
     @property
     def resolved_topics_per_device(self) -> int:
         return len(self.topics) if self.topics_per_device is None else self.topics_per_device
+
+    def urls_of(self, device: int) -> tuple[str, ...]:
+        """All push URLs, in the order in which `address_of_attempt` takes the device home first."""
+        if not self.homes:
+            return self.push_urls
+        home = self.homes[device * len(self.homes) // self.devices]
+        start = (home - device) % len(self.push_urls)
+        return (*self.push_urls[start:], *self.push_urls[:start])
 
     def topic_indexes(self, device: int) -> tuple[int, ...]:
         """Indexes into `topics` of what device `device` follows, distinct."""

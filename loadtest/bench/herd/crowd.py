@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -16,6 +16,8 @@ from loadtest.bench.outcome import CouldNotRun
 __all__ = ["Crowd", "CrowdReach", "CrowdSnapshot", "Prefetched"]
 
 _T = TypeVar("_T")
+_NEARLY: Final = 0.95
+"""Of a fleet's devices subscribed: the next one begins."""
 
 
 class CrowdSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +91,15 @@ class Crowd:
             retries=sum(each.retries for each in found),
         )
 
-    async def connect(self, *, over_s: float) -> None:
-        await self._each(lambda fleet: fleet.connect(over_s=over_s))
+    async def begin(self, number: int) -> None:
+        """Have the devices of one fleet connect."""
+        await self._fleets[number].connect()
+
+    async def through(self, numbers: Iterable[int]) -> set[int]:
+        """Those of the fleets nearly all of whose devices are subscribed."""
+        asked = list(numbers)
+        found = await _together([self._fleets[number].snapshot() for number in asked])
+        return {number for number, each in zip(asked, found, strict=True) if each.subscribed >= _NEARLY * each.devices}
 
     async def churn(self, share: float, *, over_s: float, away_s: float) -> tuple[int, int]:
         """Half of the share leaves and returns, the other half is replaced by newcomers: (returning, new)."""

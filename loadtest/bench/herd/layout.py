@@ -26,8 +26,9 @@ _PING_US: Final = 40.0
 """CPU of a ping and its answer, both ends, cautiously."""
 _PING_SHARE: Final = 0.05
 _TURN_MS: Final = 20.0
-_STARTS_PER_S: Final = 15_000.0
-"""Devices that want to connect: somewhat more than are expected to be connected, so that nobody waits for them."""
+_BLOCKS_OF_FLEET: Final = 200
+_FLEETS_CONNECTING: Final = 4
+"""At the same time: enough for the cores, and so few that each works in large batches."""
 _DEVICE: Final = DeviceOptions(fetches_maps=False, keeps_renders=False, told_max=1024, welcome_within_ms=300_000)
 """A device's wait for its welcome includes its turn among the devices of its process, which no real one has."""
 
@@ -62,9 +63,9 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
     """Over which devices return when a node dies, as nodes will tell it."""
 
     @property
-    def starts_over_s(self) -> float:
-        """Over how long devices begin to connect."""
-        return self.devices / _STARTS_PER_S
+    def fleets_connecting(self) -> int:
+        """Fleets whose devices connect at the same time; the next one begins when one of them is nearly through."""
+        return _FLEETS_CONNECTING
 
     @property
     def differs(self) -> list[str]:
@@ -77,6 +78,10 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.nodes} nodes and {len(self.fleets)} fleets share what there is"
             )
         if self.turn_ms:
+            found.append(
+                f"client processes connect {self.fleets_connecting} at a time; neighbours among their devices share a "
+                "first node"
+            )
             found.append(
                 f"nodes and fleets keep a core for {self.turn_ms:g} ms at a time (SCHED_BATCH, slices as long): in "
                 "production a node has one to itself"
@@ -125,7 +130,8 @@ def fleet_plans(
         FleetPlan(
             devices=size,
             first=sum(layout.fleets[:number]),
-            push_urls=_turned(push_urls, number),
+            push_urls=tuple(push_urls),
+            homes=_homes(sum(layout.fleets[:number]), size, layout),
             topics=(topic,),
             sources=source_addresses(min(size, _ADDRESSES), block=number + 1),
             seed=seed * 1_000 + number,
@@ -143,10 +149,13 @@ def fleet_plans(
     ]
 
 
-def _turned(urls: Sequence[str], number: int) -> tuple[str, ...]:
-    """Each fleet begins with another node: what is left over from an even share does not meet on the first ones."""
-    start = number % len(urls)
-    return (*urls[start:], *urls[:start])
+def _homes(first: int, size: int, layout: HerdLayout) -> tuple[int, ...]:
+    """Nodes of a fleet's devices, in blocks: of all devices in order, each node has an equal share of neighbours.
+
+    In hundredths of the fleet, so that no node has more than that beyond its share.
+    """
+    parts = min(size, _BLOCKS_OF_FLEET)
+    return tuple((first + size * part // parts) * layout.nodes // layout.devices for part in range(parts))
 
 
 def _shares(whole: int, parts: int) -> list[int]:

@@ -126,9 +126,13 @@ class _Night:
         self._watching.mark("connect")
         cpu, began_s = self._scene.cpu(), time.monotonic()
         deadline_s = began_s + 60.0 + found.devices / _CONNECT_PER_S
-        await self._crowd.connect(over_s=found.layout.starts_over_s)
+        waiting, busy = list(range(len(found.layout.fleets))), set[int]()
         with live_bar("devices subscribed", found.devices) as tell:
             while True:
+                busy -= await self._crowd.through(busy)
+                while waiting and len(busy) < found.layout.fleets_connecting:
+                    busy.add(waiting[0])
+                    await self._crowd.begin(waiting.pop(0))
                 now = await self._crowd.snapshot()
                 tell(now.subscribed, found.devices)
                 if now.subscribed == found.devices:
@@ -139,7 +143,7 @@ class _Night:
                         f"{now.subscribed} of {found.devices} devices subscribed after {found.connect_s:.0f} s "
                         f"({now.connected} connected, {now.failed} connections failed, {now.refused} refused)"
                     )
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(min(self._poll_s, 0.25))
         found.connect_s = time.monotonic() - began_s
         found.connecting = spent(cpu, self._scene.cpu())
         self._watching.mark("all connected")

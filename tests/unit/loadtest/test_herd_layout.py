@@ -62,9 +62,27 @@ def test_nodes_have_the_same_number_of_devices() -> None:
     counts = [0] * found.nodes
     for plan in plans(found):
         for device in range(plan.devices):
-            url = plan.push_urls[address_of_attempt(device, 0, len(plan.push_urls))]
+            urls = plan.urls_of(device)
+            url = urls[address_of_attempt(device, 0, len(urls))]
             counts[int(url.split(":")[2].split("/")[0]) - 10_000] += 1
-    assert max(counts) - min(counts) <= len(found.fleets)
+    assert max(counts) - min(counts) <= 0.01 * max(counts)
+
+
+def test_a_nodes_devices_go_to_all_others_when_it_dies() -> None:
+    """Goal: homes in blocks must not send everybody of a dead node to its neighbour."""
+    found = layout(100_000)
+    plan = plans(found)[0]
+    home = plan.homes[0]
+    counts = [0] * found.nodes
+    for device in range(plan.devices):
+        urls = plan.urls_of(device)
+        assert sorted(urls) == sorted(plan.push_urls)
+        first, second = (urls[address_of_attempt(device, attempt, len(urls))] for attempt in (0, 1))
+        if first == plan.push_urls[home]:
+            counts[plan.push_urls.index(second)] += 1
+    assert counts[home] == 0
+    others = [count for node, count in enumerate(counts) if node != home]
+    assert max(others) < 1.1 * min(others)
 
 
 def test_fleets_share_neither_devices_nor_profiles_nor_addresses() -> None:
