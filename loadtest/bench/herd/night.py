@@ -36,6 +36,7 @@ _IDLE_MOST_S: Final = 3.0
 """Looked at before a stage; less of few devices, who come to rest sooner."""
 _STAGE_MARGIN_S: Final = 20.0
 _ASK_AGAIN_S: Final = 2.0
+_BEGIN_EVERY_S: Final = 0.25
 
 
 async def spend_night(
@@ -126,27 +127,33 @@ class _Night:
         self._watching.mark("connect")
         cpu, began_s = self._scene.cpu(), time.monotonic()
         deadline_s = began_s + 60.0 + found.devices / _CONNECT_PER_S
-        waiting, busy = list(range(len(found.layout.fleets))), set[int]()
+        waiting, busy, look_s = list(range(len(found.layout.fleets))), set[int](), began_s
         with live_bar("devices subscribed", found.devices) as tell:
             while True:
-                busy -= await self._crowd.through(busy)
-                while waiting and len(busy) < found.layout.fleets_connecting:
-                    busy.add(waiting[0])
-                    await self._crowd.begin(waiting.pop(0))
-                now = await self._crowd.snapshot()
-                tell(now.subscribed, found.devices)
-                if now.subscribed == found.devices:
-                    break
-                if time.monotonic() > deadline_s:
-                    found.connect_s = time.monotonic() - began_s
-                    raise CouldNotRun(
-                        f"{now.subscribed} of {found.devices} devices subscribed after {found.connect_s:.0f} s "
-                        f"({now.connected} connected, {now.failed} connections failed, {now.refused} refused)"
-                    )
-                await asyncio.sleep(min(self._poll_s, 0.25))
+                await self._begin_some(waiting, busy)
+                if time.monotonic() >= look_s:
+                    look_s = time.monotonic() + self._poll_s
+                    now = await self._crowd.snapshot()
+                    tell(now.subscribed, found.devices)
+                    if now.subscribed == found.devices:
+                        break
+                    if time.monotonic() > deadline_s:
+                        found.connect_s = time.monotonic() - began_s
+                        raise CouldNotRun(
+                            f"{now.subscribed} of {found.devices} devices subscribed after {found.connect_s:.0f} s "
+                            f"({now.connected} connected, {now.failed} connections failed, {now.refused} refused)"
+                        )
+                await asyncio.sleep(min(self._poll_s, _BEGIN_EVERY_S))
         found.connect_s = time.monotonic() - began_s
         found.connecting = spent(cpu, self._scene.cpu())
         self._watching.mark("all connected")
+
+    async def _begin_some(self, waiting: list[int], busy: set[int]) -> None:
+        """Fleets connect a few at a time: the next one begins as soon as one is nearly through."""
+        busy -= await self._crowd.through(busy)
+        while waiting and len(busy) < self._found.layout.fleets_connecting:
+            busy.add(waiting[0])
+            await self._crowd.begin(waiting.pop(0))
 
     async def _stage(self, when: str) -> None:
         """The next stage that falls due by its schedule: wait for it, and until everybody has it."""
