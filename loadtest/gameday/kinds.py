@@ -80,9 +80,11 @@ _STORM: Final = {
 }
 _RETRY: Final = {
     "amplification_naive": Measure(
-        "x", "without budgets: requests per wanted answer, from the trouble to the recovery"
+        "x", "without budgets: requests per answer wanted during the trouble, retries whenever they come"
     ),
-    "amplification_budget": Measure("x", "with budgets: requests per wanted answer, from the trouble to the recovery"),
+    "amplification_budget": Measure(
+        "x", "with budgets: requests per answer wanted during the trouble, retries whenever they come"
+    ),
     "amplification_ratio": Measure("x", "amplification without budgets over that with them"),
     "peak_naive": Measure("requests in 100 ms", "without budgets: fullest 100 ms from the trouble on"),
     "peak_budget": Measure("requests in 100 ms", "with budgets: fullest 100 ms from the trouble on"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtest.gameday.clients.records import Step, Table
 
-__all__ = ["Wants", "recovery_s", "wants_of"]
+__all__ = ["Wants", "amplification", "recovery_s", "wants_of"]
 
 _BIN_S: Final = 0.5
 _RECOVERED_SHARE: Final = 0.95
@@ -36,6 +36,13 @@ def wants_of(rows: Table) -> Wants:
     wanted_s[wanted["device"]] = wanted["at_s"]
     answered_s[answered["device"]] = answered["at_s"]
     return Wants(wanted_s, answered_s)
+
+
+def amplification(rows: Table, begin_s: float, end_s: float) -> float | None:
+    """Requests per answer wanted in [begin_s, end_s), retries counted whenever they come; None: none was."""
+    wanted = rows[(rows["kind"] == Step.WANTED) & (rows["at_s"] >= begin_s) & (rows["at_s"] < end_s)]["device"]
+    asked = rows[rows["kind"] == Step.ASKED]["device"]
+    return float(np.isin(asked, wanted).sum()) / len(wanted) if len(wanted) else None
 
 
 def recovery_s(wants: Wants, over_s: float, until_s: float, *, timeout_s: float) -> float:

@@ -27,7 +27,7 @@ from loadtest.gameday.clients.asker_child import DEGRADED, AskerPlan
 from loadtest.gameday.clients.records import Step, Table, moments
 from loadtest.gameday.parameters import RetryStorm
 from loadtest.gameday.stage import Stage
-from loadtest.gameday.wants import Wants, recovery_s, wants_of
+from loadtest.gameday.wants import Wants, amplification, recovery_s, wants_of
 
 __all__ = ["run"]
 
@@ -67,12 +67,8 @@ class _Half(msgspec.Struct, frozen=True, kw_only=True):
         return bins.peak(self.asked, self.trouble_s, self.until_s)
 
     @property
-    def amplification(self) -> float:
-        """From the trouble until it is over for new ones, too."""
-        end_s = self.over_s + max(self.recovery_s, 0.25)
-        asked = int(((self.asked >= self.trouble_s) & (self.asked < end_s)).sum())
-        wanted = int(((self.wants.wanted_s >= self.trouble_s) & (self.wants.wanted_s < end_s)).sum())
-        return asked / wanted if wanted else 0.0
+    def amplification(self) -> float | None:
+        return amplification(self.rows, self.trouble_s, self.over_s)
 
     @property
     def caught_up_s(self) -> float | None:
@@ -88,7 +84,7 @@ async def run(stage: Stage, parameters: RetryStorm) -> str:
     stage.measure(
         amplification_naive=naive.amplification,
         amplification_budget=budget.amplification,
-        amplification_ratio=naive.amplification / budget.amplification if budget.amplification else None,
+        amplification_ratio=(naive.amplification or 0.0) / budget.amplification if budget.amplification else None,
         peak_naive=naive.peak,
         peak_budget=budget.peak,
         recovery_s_naive=naive.recovery_s,
@@ -106,8 +102,8 @@ async def run(stage: Stage, parameters: RetryStorm) -> str:
     stage.note("A ranking service of so many slots stands behind the DGS, and nothing is cached: capacity is known.")
     return (
         f"While {_WHAT[parameters.trouble]} for {parameters.trouble_s:g} s, clients without budgets sent "
-        f"{naive.amplification:.1f} requests per wanted map, {naive.peak:,} in the worst 100 ms, and new ones were "
-        f"served in time {naive.recovery_s:.1f} s after it was over; with budgets {budget.amplification:.1f}, "
+        f"{naive.amplification or 0:.1f} requests per map wanted then, {naive.peak:,} in the worst 100 ms, and new ones "
+        f"were served in time {naive.recovery_s:.1f} s after it was over; with budgets {budget.amplification or 0:.1f}, "
         f"{budget.peak:,} and {budget.recovery_s:.1f} s."
     )
 

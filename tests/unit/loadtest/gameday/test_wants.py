@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loadtest.gameday.clients.records import ROW, Rows, Step, moments, read_rows
-from loadtest.gameday.wants import recovery_s, wants_of
+from loadtest.gameday.wants import amplification, recovery_s, wants_of
 
 
 def rows(*each: tuple[Step, int, float]) -> np.ndarray:
@@ -28,6 +28,20 @@ def test_recovery_is_the_end_of_the_last_half_second_that_was_not_served() -> No
     found = wants_of(rows(*wanted, *answered))
     assert recovery_s(found, 10.0, 13.5, timeout_s=1.0) == 1.0
     assert recovery_s(found, 11.0, 13.5, timeout_s=1.0) == 0.0
+
+
+def test_requests_are_counted_for_what_was_wanted_then_whenever_they_come() -> None:
+    wanted = [(Step.WANTED, number, float(number)) for number in range(4)]
+    asked = [
+        (Step.ASKED, 0, 0.0),
+        (Step.ASKED, 1, 1.0),
+        (Step.ASKED, 1, 9.0),
+        (Step.ASKED, 2, 2.0),
+        (Step.ASKED, 2, 50.0),
+    ]
+    assert amplification(rows(*wanted, *asked), 1.0, 3.0) == 2.0
+    assert amplification(rows(*wanted, *asked), 3.0, 4.0) == 0.0
+    assert amplification(rows(*wanted, *asked), 7.0, 8.0) is None
 
 
 def test_who_is_never_answered_never_recovers() -> None:
