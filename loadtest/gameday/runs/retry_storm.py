@@ -100,11 +100,12 @@ async def run(stage: Stage, parameters: RetryStorm) -> str:
         "and is the limit of that storm: on machines of their own they would ask more."
     )
     stage.note("A ranking service of so many slots stands behind the DGS, and nothing is cached: capacity is known.")
+    sent, sent_budget = naive.amplification or 0.0, budget.amplification or 0.0
     return (
-        f"While {_WHAT[parameters.trouble]} for {parameters.trouble_s:g} s, clients without budgets sent "
-        f"{naive.amplification or 0:.1f} requests per map wanted then, {naive.peak:,} in the worst 100 ms, and new ones "
-        f"were served in time {naive.recovery_s:.1f} s after it was over; with budgets {budget.amplification or 0:.1f}, "
-        f"{budget.peak:,} and {budget.recovery_s:.1f} s."
+        f"While {_WHAT[parameters.trouble]} for {parameters.trouble_s:g} s, clients without budgets sent {sent:.1f} "
+        f"requests per map wanted then, {naive.peak:,} in the worst 100 ms, and new ones were served in time "
+        f"{naive.recovery_s:.1f} s after it was over; with budgets {sent_budget:.1f}, {budget.peak:,} and "
+        f"{budget.recovery_s:.1f} s."
     )
 
 
