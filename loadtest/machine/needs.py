@@ -78,7 +78,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     client_bytes_per_device: int = 2_500
     kernel_bytes_per_device: int = 7_500
     """Both ends' sockets, files, watches and the tracked connection."""
-    tcp_pages_per_device: float = 0.5
+    tcp_pages_per_device: float = 0.8
     """At the worst moment of a broadcast: pages of frames on their way."""
 
     def per_node(self, files_per_process: int) -> int:
@@ -279,7 +279,8 @@ def _tcp_pages(facts: MachineFacts, devices: int, shape: Shape) -> Need | None:
         found=f"{facts.tcp_pages_max} pages",
         fits=int((facts.tcp_pages_max - facts.tcp_pages_now) / shape.tcp_pages_per_device),
         held=facts.tcp_pages_max >= wanted,
-        sysctl=f"net.ipv4.tcp_mem={told // 2} {told * 3 // 4} {told}",
+        # Below the first the kernel is generous, from the second on it is not.
+        sysctl=f"net.ipv4.tcp_mem={told} {told * 5 // 4} {told * 3 // 2}",
     )
 
 

@@ -16,7 +16,7 @@ __all__ = ["Ladder", "Rung", "ladder_for"]
 
 _RUNGS: Final = 12
 _PROFILES_PER_S: Final = 600.0
-_CONNECTS_PER_S: Final = 7_000.0
+_CONNECTS_PER_S: Final = 4_500.0
 """Slower than both are expected here: a stage due before all are connected costs a broadcast meanwhile."""
 
 
