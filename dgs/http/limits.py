@@ -22,7 +22,7 @@ class ServerLimits:
     linger_s: float = 1.0
     """For a client to close, once it has its last answer: what it still sends must not reset what it still reads."""
     queue_max: int = 4_096
-    turn_s: float = 0.001
+    turn_s: float = 0.002
     """Served without a look at the sockets."""
     turn_requests: int = 48
     tick_s: float = 0.5
