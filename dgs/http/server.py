@@ -40,8 +40,8 @@ _DRAIN_LOOK_S: Final = 0.02
 _SHEDS: Final = 0.05
 """Share of refused requests from which on the sockets are looked at once a `_PACE_S`."""
 _PACE_S: Final = 0.002
-"""A look costs what a refusal costs, and many at once cost less each. Whoever is refused waits that long, and so does who
-is served beside them."""
+"""A look costs what a refusal costs, and many at once cost less each. Whoever is refused waits that long, and so does
+who is served beside them."""
 _TIMEOUTS: Final = frozenset((408, 504))
 _log = structlog.get_logger(__name__)
 
