@@ -30,7 +30,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Command -> (where it lives, its line in `--help`); the line stands here so that help imports nothing."""
 _GC_THRESHOLDS: Final = (50_000, 20, 20)
-"""Start-up makes half a million objects, and nearly all stay: by default every 700 are walked, an eighth of its time."""
+"""Start-up makes half a million objects, and nearly all stay: by default every 700 are walked, an eighth of its
+time."""
 
 
 class LazyGroup(click.Group):
