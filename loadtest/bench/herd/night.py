@@ -50,16 +50,17 @@ async def spend_night(
     """Fill `found`. Raises CouldNotRun only for what keeps it from measuring anything; nothing is left running."""
     try:
         with interruption.watching():
-            async with open_scene(directory, found.layout) as scene, watching.over(scene):
+            async with open_scene(directory, found.layout) as scene:
                 reporter.note(f"  cluster of {len(scene.cluster.members)} processes ready")
-                await _Night(options, found, scene, watching, reporter).run()
+                async with watching.over(scene):
+                    await _Night(options, found, scene, watching, reporter).run()
     except (asyncio.CancelledError, CouldNotRun) as exc:
-        why = interruption.because or (str(exc) if isinstance(exc, CouldNotRun) else None)
-        if why is None or (found.connect_s is None and interruption.because is None):
+        measured = found.connect_s is not None or interruption.because is not None
+        if not measured or (isinstance(exc, asyncio.CancelledError) and interruption.because is None):
             raise
         if interruption.because is not None and (task := asyncio.current_task()) is not None:
             task.uncancel()
-        found.interrupted = why
+        found.interrupted = interruption.because or str(exc)
 
 
 class _Night:

@@ -6,12 +6,14 @@ import asyncio
 import os
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import aiohttp
+import psutil
 
 from contract.names import topic_of
 from contract.tokens import KeyRing
@@ -35,6 +37,7 @@ _AT_ONCE: Final = 4
 """Processes starting at the same time: more would only wait for the cores, and for longer than a start may take."""
 _STREAM_PATH: Final = "/v1/stream"
 _TOPIC_WITHIN_S: Final = 20.0
+_END_WITHIN_S: Final = 120.0
 Tell = Callable[[int, int], None]
 
 
@@ -138,12 +141,23 @@ class Scene:
         return found.own_bytes[CLIENTS]
 
     async def end(self) -> None:
-        """All fleets and nodes at once and for good: nobody is left to say goodbye to. Idempotent."""
-        for fleet in self.fleets:
+        """All fleets and nodes at once and for good: nobody is left to say goodbye to. Idempotent.
+
+        The kernel closes what they had open before it lets them go: half a minute for a million devices. Raises
+        CouldNotRun naming those that are still there after two.
+        """
+        ending = [fleet.pid for fleet in self.fleets]
+        for pid in ending:
             with suppress(ProcessLookupError):
-                os.kill(fleet.pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        ending += [node.pid for node in self.nodes if node.running]
         for node in self.nodes:
             node.kill()
+        deadline_s = time.monotonic() + _END_WITHIN_S
+        while (left := [pid for pid in ending if psutil.pid_exists(pid)]) and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        if left:
+            raise CouldNotRun(f"processes that do not end: {', '.join(map(str, left))}")
         await asyncio.gather(*(fleet.stop() for fleet in self.fleets), *(node.wait() for node in self.nodes))
         self.fleets.clear()
 
