@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from loadtest.bench.herd.command import run_herd
 from loadtest.bench.herd.options import HerdOptions
-options = HerdOptions(sizes=(300,), profiles=60, keep=Path(sys.argv[1]), report=Path(sys.argv[2]))
+options = HerdOptions(sizes=(300,), profiles=300, keep=Path(sys.argv[1]), report=Path(sys.argv[2]))
 sys.exit(run_herd(options, as_json=True))
 """
 
@@ -34,7 +34,7 @@ def test_a_small_herd_misses_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)
-    assert (found["devices"], found["nodes"], found["profiles"]) == (300, 2, 60)
+    assert (found["devices"], found["nodes"], found["profiles"]) == (300, 2, 300)
     assert (found["missed"], found["after_churn_missed"], found["after_node_kill_missed"]) == (0, 0, 0)
     assert found["other_missed"] == 0
     assert found["origin_requests_during_broadcast"] == 0
