@@ -131,8 +131,12 @@ def amount_with_unit(value: float | None, unit: str) -> str:
     return shown if not unit or unit in ("bytes", "B") else f"{shown} {unit}"
 
 
+_LEAST: Final = 1e-300
+"""Below it quotients round to nothing."""
+
+
 def _nice_step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(max(rough, _LEAST)))
     return next(step * power for step in _STEPS if step * power >= rough * (1 - 1e-9))
 
 

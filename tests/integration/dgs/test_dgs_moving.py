@@ -62,6 +62,7 @@ async def test_an_audience_moves_in_and_home_again(tmp_path: Path, monkeypatch: 
             dedicated = night.server
             options = FleetOptions(devices=DEVICES, dgs_url=urls[0], event_ids=("tyson-paul",), artwork="none")
             async with Fleet(options) as fleet:
+                assert fleet.prefetcher is not None
                 await fleet.prefetch_all()
                 assert await refresh(fleet) == {f"{urls[0]}/graphql": DEVICES}
                 assert dedicated.stats()["requests"] == 0
@@ -71,10 +72,13 @@ async def test_an_audience_moves_in_and_home_again(tmp_path: Path, monkeypatch: 
                 moved = told[f"{urls[1]}/graphql"]
                 assert DEVICES // 4 < moved < DEVICES * 3 // 4
                 assert dedicated.stats()["requests"] == 0, "they are told, and come next time"
-                asked = home.stats()["requests"]
+                asked, retries = home.stats()["requests"], fleet.prefetcher.counts.retries
                 assert await refresh(fleet) == told
-                assert dedicated.stats()["requests"] == moved
-                assert home.stats()["requests"] == asked + DEVICES - moved
+                assert dedicated.stats()["requests"] >= moved
+                assert home.stats()["requests"] >= asked + DEVICES - moved
+                # The clock stepped by hours: a connection kept since then may end under a request, which comes again.
+                again = fleet.prefetcher.counts.retries - retries
+                assert dedicated.stats()["requests"] + home.stats()["requests"] <= asked + DEVICES + again
 
                 main.clock.advance_ms(HOUR_MS)
                 assert await refresh(fleet) == {f"{urls[1]}/graphql": DEVICES}

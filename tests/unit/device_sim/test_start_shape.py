@@ -12,7 +12,7 @@ SHAPES: tuple[StartShape, ...] = ("uniform", "wave", "burst")
 DRAWS = [(number + 0.5) / 10_000 for number in range(10_000)]
 
 
-@given(st.sampled_from(SHAPES), st.floats(0, 1, exclude_max=True), st.floats(0, 3600))
+@given(st.sampled_from(SHAPES), st.floats(0, 1, exclude_max=True), st.floats(0, 3600, allow_subnormal=False))
 def test_every_moment_lies_within(shape: StartShape, draw: float, over_s: float) -> None:
     moment = start_moment_s(shape, draw, over_s)
     assert 0 <= moment <= over_s
