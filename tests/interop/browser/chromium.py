@@ -43,6 +43,7 @@ class Page:
         self.seen: list[dict[str, Any]] = []
         self._read = 0
         self._news = asyncio.Event()
+        self.serving: set[asyncio.Task[None]] = set()
 
     @property
     def frames(self) -> list[dict[str, Any]]:
@@ -80,6 +81,10 @@ class Page:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request a connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             method, target, _ = head.split("\r\n", 1)[0].split(" ")
@@ -100,6 +105,8 @@ class Page:
             )
             await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @contextlib.asynccontextmanager
@@ -132,3 +139,6 @@ async def open_page(name: str, tmp_path: Path, **parameters: str | Sequence[str]
             await browser.wait()
             server.close()
             await server.wait_closed()
+            # A browser connects ahead of what it may ask: such a connection ends with it, and is over a moment later.
+            if page.serving:
+                await asyncio.wait(page.serving, timeout=5.0)
