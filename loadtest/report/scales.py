@@ -49,11 +49,15 @@ def nice_ceiling(value: float) -> float:
     return float(next(step * power for step in _CEILINGS if step * power >= value))
 
 
+_LEAST: Final = 1e-300
+"""Spans below it, whose quotients round to nothing, are none."""
+
+
 def value_axis(lowest: float, highest: float, unit: str, *, ticks: int = 4) -> Axis:
     """From 0, or from below the lowest value when that is negative, to a tick at or above the highest."""
     low, high = min(0.0, lowest), max(0.0, highest)
-    if high <= low:
-        high = low + 1.0
+    if high - low < _LEAST:
+        low, high = 0.0, 1.0
     step = _nice_step((high - low) / ticks)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     numbers = [index * step for index in range(first, last + 1)]
@@ -131,12 +135,8 @@ def amount_with_unit(value: float | None, unit: str) -> str:
     return shown if not unit or unit in ("bytes", "B") else f"{shown} {unit}"
 
 
-_LEAST: Final = 1e-300
-"""Below it quotients round to nothing."""
-
-
 def _nice_step(rough: float) -> float:
-    power = 10.0 ** math.floor(math.log10(max(rough, _LEAST)))
+    power = 10.0 ** math.floor(math.log10(rough))
     return next(step * power for step in _STEPS if step * power >= rough * (1 - 1e-9))
 
 
