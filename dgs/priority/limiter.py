@@ -42,8 +42,8 @@ WINDOW_MAX_S: Final = 1.0
 WINDOW_CALLS: Final = 20
 TOLERANCE: Final = 1.1
 TOLERANCE_OF_BATCHES: Final = 1.2
-"""A batch takes longer the larger it is, and this process hears of its end when its loop gets to it: Envoy's buffer is a
-quarter. With 1.1 the limit shrinks by what this process does itself; with 1.4 the important wait three times as long."""
+"""A batch takes longer the larger it is, and this process hears of its end when its loop gets to it: Envoy's buffer is
+a quarter. With 1.1 the limit shrinks by what this process does itself; with 1.4 what matters waits thrice as long."""
 SMOOTHING_UP: Final = 0.3
 SMOOTHING_DOWN: Final = 0.8
 USED: Final = 0.85
