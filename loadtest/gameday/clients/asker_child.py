@@ -9,7 +9,6 @@ Commands: `start RATE SECONDS`, `stand`, `finish`.
 from __future__ import annotations
 
 import random
-import resource
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from loadtest.bench.prefetch.asking import FORMS, request_of
 from loadtest.bench.prefetch.night import profile_id
 from loadtest.gameday.clients.asking import Ask
 from loadtest.gameday.clients.budget import RetryBudget
-from loadtest.gameday.clients.commands import Commands, say
+from loadtest.gameday.clients.commands import read_plan, serve
 from loadtest.gameday.clients.net import Net
 from loadtest.gameday.clients.records import Rows, Step
 
@@ -80,8 +79,7 @@ class _Asker:
                 return self.stand()
             case ["finish"]:
                 self.rows.save(Path(self.plan.rows))
-                lag_s = sorted(self.net.lag_s)
-                return {"lag_p99_ms": lag_s[int(len(lag_s) * 0.99)] * 1000 if lag_s else 0.0}
+                return {"lag_p99_ms": self.net.lag_p99_ms}
             case _:
                 raise AssertionError(f"no such command: {words}")
         return {}
@@ -156,18 +154,8 @@ class _Want:
 
 
 def main() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=AskerPlan)
-    net = Net()
-    asker = _Asker(plan, net)
-    Commands(net, asker.obey)
-    say({})
-    try:
-        net.run()
-    finally:
-        net.close()
-    return 0
+    plan, net = read_plan(AskerPlan), Net()
+    return serve(net, _Asker(plan, net).obey, ready={})
 
 
 if __name__ == "__main__":

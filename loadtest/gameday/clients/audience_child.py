@@ -9,7 +9,6 @@ Commands: `prefetch`, `connect SECONDS`, `stand`, `holding TOPIC REVISION`, `off
 from __future__ import annotations
 
 import asyncio
-import resource
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,7 @@ from device_sim.device import DeviceOptions
 from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
-from loadtest.gameday.clients.commands import say
+from loadtest.gameday.clients.commands import read_plan, say
 from loadtest.gameday.lateness import counted_from_ms
 
 __all__ = ["AudiencePlan", "AudienceResult", "AudienceStand", "Shown", "main"]
@@ -179,9 +178,7 @@ async def _serve(plan: AudiencePlan) -> None:
 
 
 def main() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    uvloop.run(_serve(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=AudiencePlan)))
+    uvloop.run(_serve(read_plan(AudiencePlan)))
     return 0
 
 

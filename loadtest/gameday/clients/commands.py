@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 import msgspec
 
 from loadtest.gameday.clients.net import Net
 
-__all__ = ["Commands", "say"]
+__all__ = ["Commands", "read_plan", "say", "serve"]
 
 _STDIN: Final = 0
+_P = TypeVar("_P")
 
 
 def say(found: object) -> None:
@@ -38,3 +41,21 @@ class Commands:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             say(self._obey(line.decode().split()))
+
+
+def read_plan(kind: type[_P]) -> _P:
+    """The plan in the file this process was given; and from then on it may open as many files as it is let."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=kind)
+
+
+def serve(net: Net, obey: Callable[[list[str]], object], *, ready: object) -> int:
+    """Say `ready`, then obey until the input ends. Returns the exit code."""
+    Commands(net, obey)
+    say(ready)
+    try:
+        net.run()
+    finally:
+        net.close()
+    return 0

@@ -23,7 +23,7 @@ from contract.frames import SUBPROTOCOL, SubscribeFrame, encode_frame
 from device_sim import wire
 from loadtest.bench.fleet_plan import source_addresses
 from loadtest.gameday.clients.asking import Ask, map_request
-from loadtest.gameday.clients.commands import Commands, say
+from loadtest.gameday.clients.commands import read_plan, serve
 from loadtest.gameday.clients.net import Net, Wire
 from loadtest.gameday.clients.records import Rows, Step
 
@@ -91,8 +91,7 @@ class _Crowd:
                 return self.stand()
             case ["finish"]:
                 self.rows.save(Path(self.plan.rows))
-                lag_s = sorted(self.net.lag_s)
-                return {"lag_p99_ms": lag_s[int(len(lag_s) * 0.99)] * 1000 if lag_s else 0.0, **_built(self.stand())}
+                return {"lag_p99_ms": self.net.lag_p99_ms, **_built(self.stand())}
             case _:
                 raise AssertionError(f"no such command: {words}")
         return {}
@@ -272,18 +271,8 @@ def _built(found: msgspec.Struct) -> dict[str, Any]:
 
 
 def main() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    plan = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=NaivePlan)
-    net = Net()
-    crowd = _Crowd(plan, net)
-    Commands(net, crowd.obey)
-    say({"devices": plan.devices})
-    try:
-        net.run()
-    finally:
-        net.close()
-    return 0
+    plan, net = read_plan(NaivePlan), Net()
+    return serve(net, _Crowd(plan, net).obey, ready={"devices": plan.devices})
 
 
 if __name__ == "__main__":

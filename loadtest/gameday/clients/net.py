@@ -37,6 +37,12 @@ class Net:
         self.lag_s: list[float] = []
         """How late timers were called, one in sixteen of them."""
 
+    @property
+    def lag_p99_ms(self) -> float:
+        """Of `lag_s`; 0 where no timer was looked at."""
+        lag_s = sorted(self.lag_s)
+        return lag_s[int(len(lag_s) * 0.99)] * 1000 if lag_s else 0.0
+
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self._readers[fd] = callback
         self._epoll.register(fd, _READ)
