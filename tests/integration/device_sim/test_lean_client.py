@@ -143,8 +143,9 @@ async def test_nobody_listens_then_somebody_does(context: ClientContext, unused_
     client = DeviceClient(context, channels, Device("d-1", OPTIONS))
     client.follow(TOPIC)
     client.start()
-    await eventually(lambda: context.stats.failed >= 2)
-    assert client.device.failures >= 2
+    # A device hears of a socket that could not be opened a turn after it was counted.
+    await eventually(lambda: client.device.failures >= 2)
+    assert context.stats.failed >= 2
     async with scripted_node() as node:
         channels[0] = Channel.from_url(node.url)
         await eventually(lambda: client.device.online)
