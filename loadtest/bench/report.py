@@ -11,12 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Reporter", "shown"]
 
 
 class Reporter:
-    """One per benchmark run. With `as_json` nothing but `emit` writes to standard output."""
+    """One per benchmark run. With `as_json` nothing but `emit` writes to standard output.
+
+    Texts are shown as they are: names in brackets are no markup.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -24,23 +28,32 @@ class Reporter:
         self._tables = Console(stderr=as_json)
 
     def note(self, line: str) -> None:
-        self._notes.print(line, highlight=False)
+        # Wrapped for a person; whole in a file, where a command it names is to be found.
+        self._notes.print(line, highlight=False, markup=False, soft_wrap=not self._notes.is_terminal)
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[int, int], None]]:
         """A bar on standard error; yields a callback (done, total)."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self._notes, transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         self.note(f"  {what}: done")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> None:
-        table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+        below = Text(caption, style="table.caption") if caption else None
+        table = Table(
+            title=Text(title, style="table.title"), caption=below, title_justify="left", caption_justify="left"
+        )
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in rows:
-            table.add_row(*(shown(value) for value in row))
+            table.add_row(*(Text(shown(value)) for value in row))
         self._tables.print(table)
 
     def emit(self, result: dict[str, Any]) -> None:

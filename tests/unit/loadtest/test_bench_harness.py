@@ -153,6 +153,18 @@ async def test_an_idle_generator_is_fine_and_a_busy_one_is_not() -> None:
 
 
 # report
+def test_what_others_said_is_shown_as_it_is_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An answer's body or a log may have brackets in it, which rich would take for markup, or choke on."""
+    said = 'the DGS says [red]{"path":["prefetchEvent"]} [/graphql] ' + "word " * 40
+    reporter = Reporter(as_json=True)
+    reporter.note(said)
+    reporter.table("a [b] table", ("x",), [("[/y]",)])
+    shown_lines = capsys.readouterr().err.splitlines()
+    assert shown_lines[0] == said
+    assert any("a [b] table" in line for line in shown_lines)
+    assert any("[/y]" in line for line in shown_lines)
+
+
 def test_json_leaves_standard_output_alone(capsys) -> None:
     reporter = Reporter(as_json=True)
     with reporter.progress("working", 2) as progress:
@@ -173,6 +185,16 @@ def test_tables_go_to_standard_output_for_people(capsys) -> None:
     streams = capsys.readouterr()
     assert "2.00" in streams.out
     assert "{" not in streams.out
+
+
+def test_names_in_brackets_are_shown_and_no_markup_and_a_long_line_stays_one(capsys) -> None:
+    reporter = Reporter(as_json=False)
+    with reporter.progress("[/red] [bold]", 1):
+        reporter.note("no such scenario [/red] [bold] " + "x" * 100)
+    reporter.table("Storm [/t]", ("a", "b"), [("[/c]", "[d]")], caption="found [/e]")
+    streams = capsys.readouterr()
+    assert "no such scenario [/red] [bold] " + "x" * 100 in streams.err
+    assert [each for each in ("[/t]", "[/c]", "[d]", "[/e]") if each not in streams.out] == []
 
 
 # dispatch
