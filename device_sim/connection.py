@@ -173,6 +173,8 @@ class Connection:
         return True, old
 
     def goaway(self, now_ms: int, conn: int, frame: GoawayFrame, draw: float) -> None:
+        if not self.awaits(conn):
+            return  # it was left before
         self._goaway = (now_ms + frame.reconnect_after_ms, frame.window_ms)
         if conn == self.live and self.next is None:
             self._plan_open(now_ms, draw)
@@ -198,9 +200,10 @@ class Connection:
             if self.ended_by is None:
                 self.ended_by, gave_up = code, True
         elif self.next is None and self.ended_by is None and not (was_live and self.open_at_ms is not None):
-            if retry_after_ms and self._goaway is None:
+            if retry_after_ms:
                 # Whole seconds, for whoever reads HTTP only: spread within the last one.
-                self._goaway = (now_ms + retry_after_ms + int(draw * 1000), self.window_ms)
+                window_ms = self.window_ms if self._goaway is None else self._goaway[1]
+                self._goaway = (now_ms + retry_after_ms + int(draw * 1000), window_ms)
             self._plan_open(now_ms, draw)
         return Lost("live" if was_live else "next", gave_up)
 
@@ -222,9 +225,9 @@ class Connection:
             return
         not_before, window_ms = self._goaway or (now_ms, self.window_ms)
         spent = self._spend_return(now_ms)
-        if self._goaway is not None and self.failures == 0 and not spent:
+        if self._goaway is not None and not_before >= now_ms and self.failures == 0 and not spent:
             # The node drew this moment over its window, for this device alone: another draw would double the window.
-            self.open_at_ms = max(now_ms, not_before)
+            self.open_at_ms = not_before
             return
         growth = max(self.failures, spent)
         delay = return_delay_ms(window_ms, growth, draw, cap_ms=self._options.window_cap_ms)

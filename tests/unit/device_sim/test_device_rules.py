@@ -269,6 +269,26 @@ def test_a_return_that_failed_is_spread_over_the_goaways_window() -> None:
     assert book.device.reconnect_at_ms == book.now + 60_000
 
 
+def test_a_goaway_whose_moment_passed_without_a_network_is_no_moment_to_return_at() -> None:
+    """Whoever lost the network with it comes back together: over the goaway's window, then."""
+    book = holding().frames(continuity(complete, 0), GoawayFrame("drain", 1_000, 60_000))
+    book.device.network(book.now, up=False, draw=0.5)
+    book.at(T0 + 20_000)
+    book.device.network(book.now, up=True, draw=0.5)
+    assert book.device.reconnect_at_ms == book.now + 30_000
+
+
+def test_a_goaway_of_a_connection_it_left_is_not_for_the_one_in_use() -> None:
+    book = holding().frames(continuity(complete, 0), StaleFrame())
+    first = book.conn
+    book.reconnect()
+    book.get(GoawayFrame("drain", 10, 60_000), conn=first)
+    assert book.device.reconnect_at_ms is None
+    book.now += 5_000
+    book.lose()
+    assert book.device.reconnect_at_ms == book.now + 500
+
+
 def test_windows_grow_per_failure_and_a_welcome_ends_that() -> None:
     book = holding().frames(continuity(complete, 0))
     book.lose()
@@ -338,6 +358,16 @@ def test_retry_after_is_obeyed() -> None:
     book = holding()
     book.device.disconnected(book.now, book.conn, 1006, 0.5, retry_after_ms=7_000)
     assert book.device.reconnect_at_ms == T0 + 7_000 + 500
+
+
+def test_retry_after_is_obeyed_each_time() -> None:
+    """A node that is still full says so anew, and what it said before, or a goaway did, no longer counts."""
+    book = holding().frames(continuity(complete, 0), GoawayFrame("drain", 100, 60_000))
+    for failures, seconds in ((1, 2), (2, 30)):
+        (opening,) = [a for a in book.at(book.device.reconnect_at_ms) if isinstance(a, OpenSocket)]
+        book.device.disconnected(book.now, opening.conn, 1006, 0.5, retry_after_ms=seconds * 1000)
+        over_ms = min(60_000 << failures, 120_000)
+        assert book.device.reconnect_at_ms == book.now + seconds * 1000 + 500 + over_ms // 2
 
 
 # the rest of the session
