@@ -153,18 +153,6 @@ async def test_an_idle_generator_is_fine_and_a_busy_one_is_not() -> None:
 
 
 # report
-def test_what_others_said_is_shown_as_it_is_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """An answer's body or a log may have brackets in it, which rich would take for markup, or choke on."""
-    said = 'the DGS says [red]{"path":["prefetchEvent"]} [/graphql] ' + "word " * 40
-    reporter = Reporter(as_json=True)
-    reporter.note(said)
-    reporter.table("a [b] table", ("x",), [("[/y]",)])
-    shown_lines = capsys.readouterr().err.splitlines()
-    assert shown_lines[0] == said
-    assert any("a [b] table" in line for line in shown_lines)
-    assert any("[/y]" in line for line in shown_lines)
-
-
 def test_json_leaves_standard_output_alone(capsys) -> None:
     reporter = Reporter(as_json=True)
     with reporter.progress("working", 2) as progress:
