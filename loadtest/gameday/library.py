@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from loadtest.gameday.nearest import meant
 from loadtest.gameday.scenario import Scenario, ScenarioError, read_scenario
+from loadtest.nearest import meant
 
 __all__ = ["SHIPPED", "load_scenario", "shipped_scenarios"]
 

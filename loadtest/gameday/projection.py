@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from loadtest.gameday.nearest import meant
 from loadtest.gameday.scenario import ScenarioError
+from loadtest.nearest import meant
 
 __all__ = ["ByClass", "Projection", "read_projection"]
 

@@ -31,7 +31,6 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter
 from loadtest.bench.validity import GeneratorLimits, GeneratorReport, GeneratorWatch
 from loadtest.gameday.bars import judged, verdict_of
-from loadtest.gameday.here import is_here
 from loadtest.gameday.rehearsal_judgement import (
     MEASURES,
     RealEvent,
@@ -43,6 +42,7 @@ from loadtest.gameday.rehearsal_judgement import (
     real_changes,
 )
 from loadtest.gameday.rehearsal_target import RehearsalTarget
+from loadtest.machine.here import is_here
 from loadtest.report.histograms import keep_histogram
 from loadtest.report.record import Fact, HistogramFile, RunRecord, StageReach
 from loadtest.report.sampling import Sampler

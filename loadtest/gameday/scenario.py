@@ -25,8 +25,8 @@ import msgspec
 
 from loadtest.gameday.bars import BarSpec
 from loadtest.gameday.kinds import KINDS, Kind
-from loadtest.gameday.nearest import meant
 from loadtest.gameday.parameters import Parameters
+from loadtest.nearest import meant
 
 __all__ = ["Scenario", "ScenarioError", "read_scenario"]
 

@@ -3,6 +3,7 @@
 needs.py            pure: what N connections on one machine take, against what there is
 facts.py            what this machine's kernel says: reads /proc, changes nothing
 kernel_settings.py  sets what is in the way and puts it back, for who asks for that
+here.py             whether an address is this machine's own
 """
 
 from loadtest.machine.facts import read_machine

@@ -10,7 +10,6 @@ import pytest
 from device_sim.audit import BroadcastAudit, FleetAudit
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.gameday.bars import judged, verdict_of
-from loadtest.gameday.here import is_here
 from loadtest.gameday.rehearsal_judgement import (
     MEASURES,
     RealEvent,
@@ -21,6 +20,7 @@ from loadtest.gameday.rehearsal_judgement import (
     reach_of,
     real_changes,
 )
+from loadtest.machine.here import is_here
 
 ALL, WEST = "shadow:s", "shadow:s@west"
 BEFORE = RealEvent(revision=3, version=1, broadcasts=1, audited=4, due=1)
@@ -116,6 +116,6 @@ def test_this_machine_is_told_from_others() -> None:
     assert is_here("http://[::1]:1")
     assert is_here("http://localhost")
     assert not is_here("http://192.0.2.1")
-    for unknown in ("http://no.such.host.invalid", "http://"):
+    for unknown in ("http://no.such.host.invalid", "http://", "http://[bad", "127.0.0.1:8401"):
         with pytest.raises(CouldNotRun):
             is_here(unknown)

@@ -15,9 +15,12 @@ __all__ = ["is_here"]
 
 def is_here(url: str) -> bool:
     """Whether every address of the URL's host is one of this machine's. Blocking. Raises CouldNotRun: no such host."""
-    host = urlsplit(url).hostname
+    try:
+        host = urlsplit(url).hostname
+    except ValueError as exc:
+        raise CouldNotRun(f"{url!r} is no address: {exc}") from exc
     if not host:
-        raise CouldNotRun(f"{url!r} names no host")
+        raise CouldNotRun(f"{url!r} names no host: scheme://host:port")
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except OSError as exc:
