@@ -17,16 +17,21 @@ import msgspec
 from contract.errors import InvalidRequest
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
+from loadtest.nearest import meant
 from loadtest.users.plan import Crowd, Kind, UsersPlan, surge
 from loadtest.users.result import UsersResult, UsersSnapshot
 from loadtest.users.run import LocustRun
 from loadtest.users.table import tabulate
 from loadtest.users.targets import check_targets
 
-__all__ = ["main", "run_plan"]
+__all__ = ["main", "read_plan", "run_plan"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 _SHOW_EVERY_S: Final = 1.0
+_SURGE_S: Final = 30
+_PLAN_MAX_BYTES: Final = 1 << 20
+_TOKEN_MAX_BYTES: Final = 1 << 14
+_UNKNOWN_FIELD: Final = re.compile(r"unknown field `([^`]{1,100})`(.*)")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -62,7 +67,8 @@ def _shared(command: _F) -> _F:
         click.option("--users", type=click.IntRange(1), default=100, show_default=True, help="Users, at most."),
         click.option("--over", "over_s", type=_Duration(), help="They come evenly within this. [default: 1s]"),
         click.option("--surge", "surge_factor", type=click.FloatRange(1.0, min_open=True), metavar="FACTOR",
-                     help="After half the duration this many times as many within 30 s; --users is the number before."),
+                     help=f"From the middle of the run this many times as many within {_SURGE_S} s; --users is the "
+                          "number before."),
         click.option("--duration", "duration_s", type=_Duration(), default="30s", show_default=True,
                      help="Of the run."),
         click.option("--workers", type=click.IntRange(0, 64), default=0, show_default=True,
@@ -139,7 +145,12 @@ def naive(**options: Any) -> None:
 @_shared
 def operate(token_file: Path, **options: Any) -> None:
     """Operators who create, move, cue and cancel events of their own."""
-    _run_crowd("operate", {**options, "operator_token": token_file.read_text().strip()}, ("act_every_s",))
+    try:
+        with token_file.open("rb") as file:
+            token = file.read(_TOKEN_MAX_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise click.UsageError(f"--token-file {token_file}: no operator's token: {exc}") from exc
+    _run_crowd("operate", {**options, "operator_token": token}, ("act_every_s",))
 
 
 @main.command()
@@ -149,21 +160,43 @@ def operate(token_file: Path, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def run(plan_file: Path, remote: bool, keep: Path | None, as_json: bool) -> None:
     """Several crowds at once, from a plan: JSON or TOML with the fields of `UsersPlan` (docs/load-users.md)."""
-    decode = msgspec.toml.decode if plan_file.suffix == ".toml" else msgspec.json.decode
+    plan = read_plan(plan_file)
+    if remote:
+        plan = msgspec.structs.replace(plan, remote=True)
+    raise SystemExit(run_plan(plan, keep=keep, as_json=as_json))
+
+
+def read_plan(path: Path) -> UsersPlan:
+    """A plan from JSON or TOML. Raises UsageError naming the file and the field at fault."""
+    decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
     try:
-        plan = decode(plan_file.read_bytes(), type=UsersPlan)
-    except (msgspec.MsgspecError, InvalidRequest) as exc:
-        raise click.UsageError(f"{plan_file}: {exc}") from exc
-    raise SystemExit(run_plan(plan, remote=remote, keep=keep, as_json=as_json))
+        with path.open("rb") as file:
+            read = file.read(_PLAN_MAX_BYTES + 1)
+        if len(read) > _PLAN_MAX_BYTES:
+            raise click.UsageError(f"{path}: too large for a plan")
+        return decode(read, type=UsersPlan)
+    except UnicodeDecodeError as exc:
+        raise click.UsageError(f"{path}: not UTF-8") from exc
+    except (OSError, msgspec.MsgspecError, InvalidRequest) as exc:
+        raise click.UsageError(f"{path}: {exc}{_nearest(str(exc))}") from exc
 
 
-def run_plan(plan: UsersPlan, *, remote: bool = False, keep: Path | None = None, as_json: bool = False) -> int:
+def _nearest(said: str) -> str:
+    """What somebody who wrote an unknown field probably meant."""
+    found = _UNKNOWN_FIELD.search(said)
+    if found is None:
+        return ""
+    fields = Crowd.__struct_fields__ if "crowds" in found[2] else UsersPlan.__struct_fields__
+    return meant(found[1], fields)
+
+
+def run_plan(plan: UsersPlan, *, keep: Path | None = None, as_json: bool = False) -> int:
     """Run it, show it, and return the exit code."""
     reporter = Reporter(as_json=as_json)
     with contextlib.ExitStack() as stack:
         directory = keep or Path(stack.enter_context(TemporaryDirectory(prefix="stagecue-users-")))
         try:
-            result = asyncio.run(_run(plan, directory, reporter, remote=remote))
+            result = asyncio.run(_run(plan, directory, reporter))
         except CouldNotRun as exc:
             reporter.note(f"could not run: {exc}")
             return ExitCode.COULD_NOT_RUN
@@ -174,13 +207,16 @@ def run_plan(plan: UsersPlan, *, remote: bool = False, keep: Path | None = None,
 
 def _run_crowd(kind: Kind, options: Mapping[str, Any], of_crowd: tuple[str, ...]) -> None:
     given = dict(options)
-    reporting = {name: given.pop(name) for name in ("remote", "keep", "as_json")}
+    reporting = {name: given.pop(name) for name in ("keep", "as_json")}
     crowd = {name: given.pop(name) for name in (*of_crowd, "retries", "first_profile")}
     users, over_s, factor = given.pop("users"), given.pop("over_s"), given.pop("surge_factor")
     if factor is not None and over_s is not None:
         raise click.UsageError("--over and --surge are two ways to arrive: one of them")
+    if factor is not None and given["duration_s"] < 2 * _SURGE_S:
+        raise click.UsageError(f"--surge takes {_SURGE_S} s from the middle on: --duration {2 * _SURGE_S}s or more")
     if factor is not None:
-        crowd |= {"users": round(users * factor), "curve": surge(users, factor=factor, after_s=given["duration_s"] / 2)}
+        curve = surge(users, factor=factor, after_s=given["duration_s"] / 2, over_s=_SURGE_S)
+        crowd |= {"users": round(users * factor), "curve": curve}
     else:
         crowd |= {"users": users, "spawn_per_s": None if over_s is None else users / over_s}
     try:
@@ -195,14 +231,14 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for each in given:
         name, colon, value = each.partition(":")
-        if not colon or not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.strip().isprintable():
+        if not colon:
             raise click.UsageError(f"--header {each!r}: NAME:VALUE")
         found[name] = value.strip()
     return found
 
 
-async def _run(plan: UsersPlan, directory: Path, reporter: Reporter, *, remote: bool) -> UsersResult:
-    await check_targets(plan, remote=remote)
+async def _run(plan: UsersPlan, directory: Path, reporter: Reporter) -> UsersResult:
+    await check_targets(plan)
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -231,10 +267,8 @@ async def _run(plan: UsersPlan, directory: Path, reporter: Reporter, *, remote: 
 
 
 async def _through(run: LocustRun) -> None:
-    """The whole run; one without a duration ends by an interrupt."""
+    """The whole run; one without a duration ends by an interrupt, or because its processes did."""
     await run.started()
-    if run.plan.duration_s is None:
-        await asyncio.Event().wait()
     await run.ended()
 
 

@@ -14,11 +14,27 @@ import msgspec
 from loadtest.users.figures import BookReport
 from loadtest.users.result import Generator, UsersSnapshot
 
-__all__ = ["FINISH", "OUTCOME_FILE", "PLAN_FILE", "Begun", "Line", "Outcome", "Over", "Standing", "encode_line"]
+__all__ = [
+    "FINAL_WITHIN_S",
+    "FINISH",
+    "OUTCOME_FILE",
+    "PLAN_FILE",
+    "USERS_ENDED_PER_S",
+    "Begun",
+    "Line",
+    "Outcome",
+    "Over",
+    "Standing",
+    "encode_line",
+]
 
 PLAN_FILE: Final = "users.plan.json"
 OUTCOME_FILE: Final = "users.outcome.json"
 FINISH: Final = b"finish\n"
+USERS_ENDED_PER_S: Final = 500
+"""How fast greenlets end, at the very least, on a busy machine."""
+FINAL_WITHIN_S: Final = 15.0
+"""Beside its users' ends and the drain, a worker may take so long for its last figures."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):

@@ -17,7 +17,17 @@ import gevent.os
 import msgspec
 from locust.env import Environment
 
-from loadtest.users.exchange import OUTCOME_FILE, Begun, Line, Outcome, Over, Standing, encode_line
+from loadtest.users.exchange import (
+    FINAL_WITHIN_S,
+    OUTCOME_FILE,
+    USERS_ENDED_PER_S,
+    Begun,
+    Line,
+    Outcome,
+    Over,
+    Standing,
+    encode_line,
+)
 from loadtest.users.figures import Book, BookReport
 from loadtest.users.generator import GeneratorMeter
 from loadtest.users.plan import UsersPlan
@@ -35,8 +45,7 @@ _SNAPSHOT_EVERY_S: Final = 0.5
 _POLL_S: Final = 0.02
 _RATE_OVER_S: Final = 3.0
 _READY_WITHIN_S: Final = 25.0
-_USERS_ENDED_PER_S: Final = 500
-_FINAL_WITHIN_S: Final = 15.0
+_USERS_MADE_PER_S: Final = 500
 
 
 class Lead(ABC):
@@ -206,7 +215,7 @@ class MasterLead(Lead):
             self._demand(not self._gone(), "a worker ended before the run began")
             gevent.sleep(_POLL_S)
         self._runner.start(self.plan.users, spawn_rate=self.plan.users)
-        within_s = _READY_WITHIN_S + self.plan.users / _USERS_ENDED_PER_S
+        within_s = _READY_WITHIN_S + self.plan.users / _USERS_MADE_PER_S
         deadline_s = time.monotonic() + within_s
         while self._runner.user_count < self.plan.users:
             self._demand(time.monotonic() < deadline_s, f"users were not there within {within_s:.0f} s")
@@ -237,7 +246,7 @@ class MasterLead(Lead):
 
     def finish(self) -> None:
         self._runner.send_message(FINISH)
-        within_s = self.plan.drain_s + _FINAL_WITHIN_S + self.plan.users / _USERS_ENDED_PER_S
+        within_s = self.plan.drain_s + FINAL_WITHIN_S + self.plan.users / USERS_ENDED_PER_S
         deadline_s = time.monotonic() + within_s
         while len(self._finals) + len(self._gone()) < self.plan.workers:
             if time.monotonic() >= deadline_s:

@@ -19,12 +19,13 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from contract.errors import InvalidRequest
 
-__all__ = ["USERS_PER_WORKER_MAX", "Crowd", "Kind", "Retries", "Stretch", "UsersPlan", "surge"]
+__all__ = ["USERS_PER_WORKER_MAX", "Crowd", "Kind", "Retries", "Stretch", "UsersPlan", "is_push_url", "surge"]
 
 Kind = Literal["browse", "connect", "naive", "operate"]
 """`browse`: asks for the home row and for stage maps at natural intervals, and refreshes the maps it holds.
@@ -40,6 +41,9 @@ USERS_PER_WORKER_MAX: Final = 15_000
 """A process may open 20,000 files, and a connected device needs one, for moments two."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,100}")
+_TOKEN: Final = re.compile(r"[!-~]{1,8192}")
+_PUSH_URLS_MAX: Final = 1_024
 
 
 class Stretch(msgspec.Struct, frozen=True, array_like=True):
@@ -52,7 +56,7 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
     users: int
 
 
-class Crowd(msgspec.Struct, frozen=True, kw_only=True):
+class Crowd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Users of one kind. `curve` decides when they come and go; without one they come at `spawn_per_s` and stay."""
 
     name: str
@@ -86,6 +90,8 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidRequest(f"{self.name[:60]!r}", field="crowds.name", rule="a-z, 0-9, _ and -, at most 40")
+        _demand_finite(self, "crowds.")
+        _demand(all(math.isfinite(each.over_s) for each in self.curve), "crowds.curve", "", "finite numbers")
         highest = max((each.users for each in self.curve), default=0)
         _demand(self.users >= 1, "crowds.users", self.users, "at least 1")
         _demand(self.users >= highest, "crowds.users", self.users, f"at least the curve's highest point, {highest}")
@@ -98,14 +104,20 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True):
         _demand(0 <= self.think_sigma <= 3, "crowds.think_sigma", self.think_sigma, "in [0, 3]")
         _demand((self.connect_within_s or 0.0) >= 0, "crowds.connect_within_s", self.connect_within_s, "not negative")
         _demand(self.act_every_s > 0, "crowds.act_every_s", self.act_every_s, "above 0")
+        _demand((self.first_profile or 0) >= 0, "crowds.first_profile", self.first_profile, "not negative")
+        for name, value in self.headers.items():
+            sendable = _HEADER_NAME.fullmatch(name) is not None and value.isascii() and value.isprintable()
+            _demand(sendable, "crowds.headers", f"{name[:60]}: {value[:60]}", "NAME: VALUE, printable ASCII")
 
 
-class UsersPlan(msgspec.Struct, frozen=True, kw_only=True):
+class UsersPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One object for the parent and all processes of a run. Raises InvalidRequest naming the field at fault."""
 
     crowds: tuple[Crowd, ...]
     dgs_url: str = ""
     """`http://host:port`; for devices of all kinds."""
+    remote: bool = False
+    """Whether targets may lie outside this machine: those named here, and those an answer names."""
     push_urls: tuple[str, ...] = ()
     """`ws://host:port/v1/stream` of push nodes, in turn; empty: the one `broadcastChannel` names."""
     producer_url: str = ""
@@ -144,6 +156,16 @@ class UsersPlan(msgspec.Struct, frozen=True, kw_only=True):
         _demand(len(self.event_ids) <= 64, "event_ids", len(self.event_ids), "at most 64 topics a connection")
         _demand("operate" not in kinds or bool(self.producer_url), "producer_url", "", "wanted by operators")
         _demand("operate" not in kinds or bool(self.operator_token), "operator_token", "", "wanted by operators")
+        sendable = not self.operator_token or _TOKEN.fullmatch(self.operator_token) is not None
+        _demand(sendable, "operator_token", "", "one line of printable ASCII without blanks")
+        _demand(_is_origin(self.dgs_url), "dgs_url", self.dgs_url[:200], "http://host:port without a path")
+        _demand(
+            _is_origin(self.producer_url), "producer_url", self.producer_url[:200], "http://host:port without a path"
+        )
+        _demand(len(self.push_urls) <= _PUSH_URLS_MAX, "push_urls", len(self.push_urls), f"at most {_PUSH_URLS_MAX}")
+        for url in self.push_urls:
+            _demand(is_push_url(url), "push_urls", url[:200], "ws://host:port/v1/stream")
+        _demand_finite(self)
         _demand(self.duration_s is None or self.duration_s > 0, "duration_s", self.duration_s, "above 0")
         _demand(0 <= self.workers <= 64, "workers", self.workers, "0 to 64")
         _demand(self.time_compression > 0, "time_compression", self.time_compression, "above 0")
@@ -181,6 +203,31 @@ class UsersPlan(msgspec.Struct, frozen=True, kw_only=True):
 def surge(users: int, *, factor: float = 10.0, after_s: float = 0.0, over_s: float = 30.0) -> tuple[Stretch, ...]:
     """`users` from the beginning, and from `after_s` on `factor` times as many within `over_s`: "10x in 30 s"."""
     return (Stretch(0.0, users), Stretch(after_s, users), Stretch(over_s, round(users * factor)))
+
+
+def is_push_url(url: str) -> bool:
+    """Whether a device could connect to it."""
+    return _is_url(url, ("ws", "wss")) and urlsplit(url).path not in ("", "/")
+
+
+def _is_origin(url: str) -> bool:
+    """Empty where it is not wanted."""
+    return not url or (_is_url(url, ("http", "https")) and urlsplit(url)[2:] in (("", "", ""), ("/", "", "")))
+
+
+def _is_url(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in schemes and bool(parts.hostname) and "@" not in parts.netloc and port != 0
+
+
+def _demand_finite(found: msgspec.Struct, prefix: str = "") -> None:
+    for name in found.__struct_fields__:
+        value = getattr(found, name)
+        _demand(not isinstance(value, float) or math.isfinite(value), f"{prefix}{name}", value, "a finite number")
 
 
 def _demand(holds: bool, field: str, found: object, rule: str) -> None:

@@ -22,13 +22,24 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import aiohttp
 import msgspec
 
 from loadtest.bench.outcome import CouldNotRun
-from loadtest.users.exchange import FINISH, OUTCOME_FILE, PLAN_FILE, Begun, Line, Outcome, Over, Standing
+from loadtest.users.exchange import (
+    FINAL_WITHIN_S,
+    FINISH,
+    OUTCOME_FILE,
+    PLAN_FILE,
+    USERS_ENDED_PER_S,
+    Begun,
+    Line,
+    Outcome,
+    Over,
+    Standing,
+)
 from loadtest.users.figures import Book
 from loadtest.users.plan import UsersPlan
 from loadtest.users.result import BroadcastTimes, UsersResult, UsersSnapshot, result_of
@@ -38,8 +49,8 @@ __all__ = ["LocustRun"]
 _BEGIN_WITHIN_S: Final = 30.0
 _USERS_MADE_PER_S: Final = 500
 """How fast greenlets come to be, at the very least, on a busy machine."""
-_FINISH_WITHIN_S: Final = 30.0
-"""On top of the plan's own drain."""
+_FINISH_WITHIN_S: Final = 15.0
+"""On top of what the master gives its workers."""
 _END_WITHIN_S: Final = 5.0
 _ASK_WITHIN_S: Final = 5.0
 
@@ -69,13 +80,11 @@ class LocustRun:
 
     async def __aenter__(self) -> Self:
         assert self._process is None, "started once"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        plan_file = self.directory / PLAN_FILE
-        # The plan carries an operator's token.
-        plan_file.touch(mode=0o600)
-        plan_file.write_bytes(msgspec.json.encode(self.plan))
-        (self.directory / OUTCOME_FILE).unlink(missing_ok=True)
-        with self.log_path.open("ab") as log:
+        try:
+            log = self._prepare()
+        except OSError as exc:
+            raise CouldNotRun(f"{self.directory}: cannot be written: {exc}") from exc
+        with log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "loadtest.users.child", str(self.directory),
                 stdin=PIPE, stdout=PIPE, stderr=log,
@@ -84,6 +93,16 @@ class LocustRun:
             )  # fmt: skip
         self._reader = asyncio.create_task(self._read(self._process), name="locust-run-lines")
         return self
+
+    def _prepare(self) -> BinaryIO:
+        """The directory with the plan in it, and no outcome of another run; its log, open."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        plan_file = self.directory / PLAN_FILE
+        # The plan carries an operator's token.
+        plan_file.touch(mode=0o600)
+        plan_file.write_bytes(msgspec.json.encode(self.plan))
+        (self.directory / OUTCOME_FILE).unlink(missing_ok=True)
+        return self.log_path.open("ab")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,11 +133,13 @@ class LocustRun:
         return self._snapshot
 
     async def ended(self) -> None:
-        """Wait until `plan.duration_s` is over and all figures are in. At once if they are."""
-        assert self.plan.duration_s is not None, "a run without a duration ends by `finish`"
+        """Wait until `plan.duration_s` is over and all figures are in; at once if they are.
+
+        Without a duration: until the run ends by itself, which it does only when a worker of it died.
+        """
         await self.started()
-        within_s = self.plan.duration_s + self.plan.drain_s + _FINISH_WITHIN_S
-        await self._until(self._over, within_s, "did not end")
+        duration_s = self.plan.duration_s
+        await self._until(self._over, None if duration_s is None else duration_s + self._finish_within_s, "did not end")
 
     async def finish(self) -> UsersResult:
         """End it, if it has not ended, and read the result. `partial` where that is before its time."""
@@ -132,7 +153,7 @@ class LocustRun:
                 await process.stdin.drain()
             except ConnectionError:
                 pass  # it is ending by itself; the outcome says whether it got there
-            await self._until(self._over, self.plan.drain_s + _FINISH_WITHIN_S, "did not finish")
+            await self._until(self._over, self._finish_within_s, "did not finish")
         try:
             read = await asyncio.to_thread((self.directory / OUTCOME_FILE).read_bytes)
             outcome = msgspec.json.decode(read, type=Outcome)
@@ -141,7 +162,12 @@ class LocustRun:
         broadcasts = await self._broadcasts()
         return await asyncio.to_thread(_result, self.plan, outcome, broadcasts)
 
-    async def _until(self, event: asyncio.Event, within_s: float, otherwise: str) -> None:
+    @property
+    def _finish_within_s(self) -> float:
+        """More than the master takes at most: who waits for it hears its own words."""
+        return self.plan.drain_s + FINAL_WITHIN_S + self.plan.users / USERS_ENDED_PER_S + _FINISH_WITHIN_S
+
+    async def _until(self, event: asyncio.Event, within_s: float | None, otherwise: str) -> None:
         """Wait for an event or the end of the processes, whichever comes first."""
         waits = [asyncio.create_task(each.wait()) for each in (event, self._ended)]
         try:
@@ -154,7 +180,7 @@ class LocustRun:
             return
         if self._ended.is_set():
             raise CouldNotRun(f"the users' processes ended{self._log_end()}")
-        raise CouldNotRun(f"the users {otherwise} within {within_s:.0f} s{self._log_end()}")
+        raise CouldNotRun(f"the users {otherwise} within {within_s or 0.0:.0f} s{self._log_end()}")
 
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from loadtest.bench.outcome import CouldNotRun
-from loadtest.gameday.here import is_here
+from loadtest.machine.here import is_here
 from loadtest.users.asking import Heard, NotAnAnswer, answered, map_ask, request_of
 from loadtest.users.plan import UsersPlan
 
@@ -19,11 +19,11 @@ __all__ = ["check_targets"]
 _WITHIN_S: Final = 5.0
 
 
-async def check_targets(plan: UsersPlan, *, remote: bool = False) -> None:
-    """Raises CouldNotRun naming the first target that is not up, that lies outside this machine without `remote`, or
-    that does not know an event or a token."""
+async def check_targets(plan: UsersPlan) -> None:
+    """Raises CouldNotRun naming the first target that is not up, that lies outside this machine in a plan that is not
+    `remote`, or that does not know an event or a token."""
     for option, url in _targets(plan):
-        if not remote and not await asyncio.to_thread(is_here, url):
+        if not plan.remote and not await asyncio.to_thread(is_here, url):
             raise CouldNotRun(f"{url} is not this machine: a load test of another one wants to be meant (--remote)")
         await _is_up(option, url)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=False) as session:

@@ -218,6 +218,7 @@ async def test_a_worker_that_is_killed_makes_the_run_invalid_and_the_rest_is_kep
             await eventually(lambda: run.snapshot().sent >= 20)
             worker = next(each for each in processes_of(tmp_path) if each.cmdline()[-2:-1] == ["1"])
             worker.kill()
+            await run.ended()  # by itself, and this plan has no duration
             result = await run.finish()
     found = result.request("home", "home")
     assert found is not None

@@ -63,6 +63,17 @@ def test_the_parent_side_imports_neither_locust_nor_gevent() -> None:
         ({"crowds": (crowd(), crowd())}, "crowds.name"),
         ({"crowds": (crowd(kind="operate"),)}, "producer_url"),
         ({"crowds": (crowd(kind="operate"),), "producer_url": "http://h"}, "operator_token"),
+        ({"operator_token": "two\nlines"}, "operator_token"),
+        ({"dgs_url": "127.0.0.1:8401"}, "dgs_url"),
+        ({"dgs_url": "http://127.0.0.1:8401/graphql"}, "dgs_url"),
+        ({"dgs_url": "http://[::1"}, "dgs_url"),
+        ({"dgs_url": "http://me:secret@127.0.0.1"}, "dgs_url"),
+        ({"producer_url": "http://127.0.0.1:99999"}, "producer_url"),
+        ({"push_urls": ("http://127.0.0.1:8402/v1/stream",)}, "push_urls"),
+        ({"push_urls": ("ws://127.0.0.1:8402",)}, "push_urls"),
+        ({"duration_s": math.inf}, "duration_s"),
+        ({"time_compression": math.inf}, "time_compression"),
+        ({"timeout_s": math.nan}, "timeout_s"),
     ],
 )
 def test_a_plan_names_the_field_at_fault(changes: dict[str, Any], field: str) -> None:
@@ -86,12 +97,22 @@ def test_a_plan_names_the_field_at_fault(changes: dict[str, Any], field: str) ->
         ({"think_sigma": 9.0}, "crowds.think_sigma"),
         ({"connect_within_s": -1.0}, "crowds.connect_within_s"),
         ({"act_every_s": 0.0}, "crowds.act_every_s"),
+        ({"act_every_s": math.inf}, "crowds.act_every_s"),
+        ({"curve": (Stretch(math.nan, 5),)}, "crowds.curve"),
+        ({"first_profile": -1}, "crowds.first_profile"),
+        ({"headers": {"X-Class": "a\r\nHost: elsewhere"}}, "crowds.headers"),
     ],
 )
 def test_a_crowd_names_the_field_at_fault(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         crowd(**changes)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("written", ['{"crowds": [], "duraton_s": 3}', '{"crowds": [{"name": "a", "kynd": "browse"}]}'])
+def test_a_field_nobody_knows_is_refused(written: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"unknown field `(duraton_s|kynd)`"):
+        msgspec.json.decode(written, type=UsersPlan)
 
 
 def test_too_many_users_for_the_files_of_a_process_are_told_how_many_workers_would_do() -> None:
