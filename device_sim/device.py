@@ -180,7 +180,7 @@ class Device(Screen):
         if type(frame) is ScheduleFrame:
             return self._schedule(now_ms, frame, draw)
         if type(frame) is WelcomeFrame:
-            return self._welcome(now_ms, conn, frame)
+            return self._welcome(now_ms, conn, frame, draw)
         if type(frame) is WindowFrame:
             self.connection.window_ms = frame.reconnect_window_ms
             self.refetch_window_ms = frame.refetch_window_ms
@@ -259,15 +259,21 @@ class Device(Screen):
         return actions or _NOTHING
 
     # frames, one by one
-    def _welcome(self, now_ms: int, conn: int, frame: WelcomeFrame) -> Sequence[Action]:
+    def _welcome(self, now_ms: int, conn: int, frame: WelcomeFrame, draw: float) -> Sequence[Action]:
         ours, old = self.connection.welcomed(conn, frame)
         if not ours:
             return _NOTHING
         self.clock_offset_ms = frame.server_time - now_ms
         self.refetch_window_ms = frame.refetch_window_ms
         self._want(self.connection.wake_at_ms)
-        # Make before break: the old node is left only now (R17).
-        return _NOTHING if old is None else [CloseSocket(old, CloseCode.NORMAL)]
+        if old is None:
+            return _NOTHING
+        # Make before break: the old node is left only now (R17). What it has not replayed yet comes from the new one.
+        actions: list[Action] = [CloseSocket(old, CloseCode.NORMAL)]
+        for state in self.states:
+            if state.connection_lost(old):
+                self._show_offline(now_ms, state, True, draw, actions)
+        return actions
 
     def _broadcast(self, now_ms: int, conn: int, frame: BroadcastFrame, draw: float) -> Sequence[Action]:
         state = self._state(frame.topic)
@@ -304,8 +310,8 @@ class Device(Screen):
 
     def _continuity(self, now_ms: int, conn: int, frame: ContinuityFrame, draw: float) -> Sequence[Action]:
         state = self._state(frame.topic)
-        if state is None:
-            return _NOTHING
+        if state is None or (state.cursor is not None and not self.awaits(conn)):
+            return _NOTHING  # one it left replays no more, and its successor says the same of its own log
         told, cause = state.continuity(conn, frame)
         if told is not None:
             self._note_told(told)

@@ -144,7 +144,8 @@ class TopicState:
             return None, None
         asked_null = conn in self._null_conns
         if asked_null:
-            self._null_conns = tuple(other for other in self._null_conns if other != conn)
+            at = self._null_conns.index(conn)  # one answer for each question
+            self._null_conns = self._null_conns[:at] + self._null_conns[at + 1 :]
         cursor = self.cursor
         if frame.verdict == "ahead" or (cursor is not None and frame.latest <= cursor):
             return None, self._end_provisional(frame)
