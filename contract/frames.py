@@ -19,6 +19,7 @@ __all__ = [
     "GRAPHQL_SUBPROTOCOL",
     "MAX_CLIENT_FRAME_BYTES",
     "MAX_TOPICS_PER_CONNECTION",
+    "NODE_FULL",
     "SUBPROTOCOL",
     "UNKNOWN_TOPIC",
     "AckFrame",
@@ -59,6 +60,8 @@ MAX_TOPICS_PER_CONNECTION: Final = 64
 
 UNKNOWN_TOPIC: Final = "unknown_topic"
 """Code of the error frame for a topic a node does not know; it may learn of it, so devices ask again, paced (R21)."""
+NODE_FULL: Final = "node_full"
+"""Code of the error frame for a topic when the node follows as many as it may; devices ask again, likewise."""
 
 Verdict = Literal["complete", "gap", "ahead", "pending"]
 

@@ -20,6 +20,7 @@ from contract.close_codes import CloseCode
 from contract.errors import InvalidRequest
 from contract.frames import (
     MAX_TOPICS_PER_CONNECTION,
+    NODE_FULL,
     UNKNOWN_TOPIC,
     AckFrame,
     AckRequest,
@@ -335,12 +336,13 @@ class Device(Screen):
 
     # plans
     def _plan_ask_again(self, now_ms: int, conn: int, frame: ErrorFrame, draw: float) -> None:
-        """A topic unknown now may be known in a moment: the store a node reads may lag or be under rebuild.
+        """A topic unknown now may be known in a moment: the store a node reads may lag or be under rebuild. A node with
+        too many topics may have lost some, or end first.
 
         Paced like a return (R21): uniform over the reconnect window, which grows per refusal.
         """
         state = self._state(frame.topic or "")
-        if frame.code != UNKNOWN_TOPIC or state is None or not self.awaits(conn):
+        if frame.code not in (UNKNOWN_TOPIC, NODE_FULL) or state is None or not self.awaits(conn):
             return
         state.refusals += 1
         window = max(self.connection.window_ms, MIN_WINDOW_MS)

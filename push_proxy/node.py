@@ -14,7 +14,7 @@ import structlog
 from contract.broadcast import Broadcast
 from contract.clock import Clock
 from contract.cursor import Cursor
-from contract.frames import UNKNOWN_TOPIC, AckRequest, Held, StaleFrame
+from contract.frames import NODE_FULL, UNKNOWN_TOPIC, AckRequest, Held, StaleFrame
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
 from contract.runtime.failpoints import failpoint
 from contract.schedule import TopicSchedule
@@ -308,7 +308,7 @@ class StreamNode:
         if self.reader.known_unknown(topic, now_s):
             return UNKNOWN_TOPIC, _no_such_topic(topic)
         if len(self._topics) >= self._settings.max_topics:
-            return "node_full", f"topics[{topic}]: this node follows {len(self._topics)} topics already; try later"
+            return NODE_FULL, f"topics[{topic}]: this node follows {len(self._topics)} topics already; try later"
         return None
 
     def _close_topic(self, followed: FollowedTopic) -> None:

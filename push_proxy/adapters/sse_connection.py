@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from contract.close_codes import CloseCode
-from contract.frames import UNKNOWN_TOPIC, GoawayFrame, SubscribeFrame, encode_frame
+from contract.frames import NODE_FULL, UNKNOWN_TOPIC, GoawayFrame, SubscribeFrame, encode_frame
 from contract.runtime.socket_table import SocketTransport
 from push_proxy.adapters.connection import Connection, discard
 from push_proxy.forms import PreparedFrame
@@ -24,7 +24,7 @@ __all__ = ["SseConnection"]
 
 _MAX_HEARD_BYTES: Final = 4096
 """What a client may send behind its request before it is cut off; there is nothing to send."""
-_CODES: Final = {UNKNOWN_TOPIC: CloseCode.REFUSED_FOR_NOW, "node_full": CloseCode.REFUSED_FOR_NOW}
+_CODES: Final = {UNKNOWN_TOPIC: CloseCode.REFUSED_FOR_NOW, NODE_FULL: CloseCode.REFUSED_FOR_NOW}
 
 
 class SseConnection(Connection):

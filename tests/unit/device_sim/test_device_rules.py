@@ -110,6 +110,26 @@ def test_two_sockets_feed_one_cursor() -> None:
     assert book.screen == [("live", 30, "live")]
 
 
+def test_a_replay_on_a_connection_left_for_another_is_cut_short() -> None:
+    """What it brought is shown; the next replay ends where its own node says, though that knows less."""
+    book = holding(cursor=10, state_key="upcoming").frames(StaleFrame(), continuity(complete, 40, "ended"))
+    book.get(broadcast(20, prev=10, replayed=True))
+    first = book.conn
+    book.reconnect()
+    assert book.screen == [("live", 20, "replayed")]
+    book.get(continuity(complete, 50, "ended"), conn=first)
+    book.frames(continuity(complete, 30, "live"), broadcast(30, "ended", prev=20, replayed=True))
+    assert book.screen[1:] == [("ended", 30, "replayed")]
+
+
+def test_each_of_two_questions_with_cursor_null_is_answered_with_the_current_state() -> None:
+    """A map that came before the first answer asked again; what happened in between is replayed to nobody."""
+    book = holding()
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=2), 0.5)
+    book.frames(continuity(complete, 10, "upcoming"), continuity(complete, 20, "live"))
+    assert book.screen == [("upcoming", 10, "continuity"), ("live", 20, "continuity")]
+
+
 # R19
 def test_an_expired_map_is_still_applied_and_refetched_in_its_own_time() -> None:
     book = holding()
@@ -482,6 +502,14 @@ def test_a_topic_unknown_today_is_asked_for_again() -> None:
     book.get(ErrorFrame("unknown_topic", "no", "event:other"))
     book.at(book.now + 20_000)
     assert not book.sent(SubscribeFrame), "only a refusal of a topic that is followed counts"
+
+
+def test_a_node_with_too_many_topics_is_asked_again() -> None:
+    """It says `try again later`: who never does waits for a broadcast that goes to others only."""
+    book = Playbook().start()
+    book.get(ErrorFrame("node_full", "no", TOPIC))
+    book.at(book.now + 5_000)
+    assert book.sent(SubscribeFrame)[0].topics == {TOPIC: None}
 
 
 def test_a_lost_connection_ends_the_wait_for_another_try() -> None:
