@@ -80,7 +80,8 @@ class Flood:
                     self._read(sock)
 
     def _flood(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        if not self._reads:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         sock.sendall(self._first)
         sock.recv(1)  # the handshake was answered
         sock.settimeout(0.05)
@@ -88,11 +89,12 @@ class Flood:
             if self._stopped.is_set():
                 return
             self._write(sock, self._again[at : at + 65_536])
-            if self._reads:
-                self._read(sock)
 
     def _write(self, sock: socket.socket, data: bytes) -> None:
         while data and not self._stopped.is_set():
+            # Each time: a goodbye waits behind all answers, and is cut off if it is not read in `close_timeout_s`.
+            if self._reads:
+                self._read(sock)
             try:
                 sent = sock.send(data)
             except TimeoutError:
