@@ -110,7 +110,9 @@ def judge_load(stage: Stage, name: str, run: LoadRun) -> None:
         stage.invalid(f"{name}: requests were sent {late_ms:.0f} ms late at p99 (at most {_LATE_P99_MS_MAX:.0f} ms)")
 
 
-def draw_answers(stage: Stage, title: str, found: OpenRun, *, width_s: float = 0.5) -> None:
+def draw_answers(
+    stage: Stage, title: str, found: OpenRun, *, width_s: float = 0.5, since: tuple[str, float] | None = None
+) -> None:
     """Curves of good answers and others by class, at the moment they were due."""
     records, good = found.records, good_of(found.records)
     due_s = records["due_us"] / 1e6 + found.began_s
@@ -122,7 +124,7 @@ def draw_answers(stage: Stage, title: str, found: OpenRun, *, width_s: float = 0
             if (mine & ~good).any():
                 curves[f"{kind} not"] = due_s[mine & ~good]
     end_s = float(due_s.max()) if len(due_s) else found.began_s + 1.0
-    stage.counted(title, curves, found.began_s, end_s, width_s=width_s, explains="By when they were due.")
+    stage.counted(title, curves, found.began_s, end_s, width_s=width_s, explains="By when they were due.", since=since)
 
 
 def latencies_ms(records: _Records, *, tag: int) -> LatencyHistogram:

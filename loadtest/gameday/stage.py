@@ -122,16 +122,16 @@ class Stage:
         series: Mapping[str, Sequence[tuple[float, float]]],
         *,
         explains: str = "",
-        stacked: bool = False,
+        since: str = "",
     ) -> None:
         """Curves of points (seconds of the run, value). The same title again adds curves to that chart, and the same
-        name goes on with that curve, broken between."""
+        name goes on with that curve, broken between. `since`: seconds are counted from when that was."""
         found = [Series(name=name, points=points) for name, points in series.items()]
         for number, each in enumerate(self._charts):
             if each.title == title:
                 self._charts[number] = msgspec.structs.replace(each, series=_joined(each.series, found))
                 return
-        self._charts.append(Chart(title=title, unit=unit, series=found, explains=explains, stacked=stacked))
+        self._charts.append(Chart(title=title, unit=unit, series=found, explains=explains, since=since))
 
     def counted(
         self,
@@ -142,14 +142,15 @@ class Stage:
         *,
         width_s: float = bins.BIN_S,
         explains: str = "",
+        since: tuple[str, float] | None = None,
     ) -> None:
-        """Curves of events per bin."""
+        """Curves of events per bin; `since`: what they are counted from, and when it was."""
         unit = f"in {width_s * 1000:g} ms" if width_s < 1 else f"in {width_s:g} s"
+        what, zero_s = since or ("", self.zero_s)
         curves = {
-            name: bins.points(at_s, begin_s, end_s, width_s=width_s, zero_s=self.zero_s)
-            for name, at_s in series.items()
+            name: bins.points(at_s, begin_s, end_s, width_s=width_s, zero_s=zero_s) for name, at_s in series.items()
         }
-        self.chart(title, unit, curves, explains=explains)
+        self.chart(title, unit, curves, explains=explains, since=what)
 
     def histogram(self, name: str, found: LatencyHistogram) -> None:
         """Kept beside the report, raw; nothing if it is empty."""

@@ -14,7 +14,15 @@ from loadtest.report.differences import (
     incomparable_because,
 )
 from loadtest.report.document import RECORD_ID, document
-from loadtest.report.figures import Curve, chart_figure, numbered_marks, percentile_figure, run_times, vertical_marks
+from loadtest.report.figures import (
+    Curve,
+    chart_figure,
+    numbered_marks,
+    own_times,
+    percentile_figure,
+    run_times,
+    vertical_marks,
+)
 from loadtest.report.markup import Markup, element, joined
 from loadtest.report.page import carded, marks_key, section, table, verdict_banner
 from loadtest.report.record import Bar, Chart, RunRecord, StageReach
@@ -127,16 +135,18 @@ def _charts(runs: Runs) -> Markup:
     times = _longer(*(run_times(run.charts, run.marks) for run in runs))
     named = numbered_marks(*(run.marks for run in runs))
     marks = vertical_marks(named, _CLASSES)
-    charts = [{chart.title: (number, chart) for number, chart in enumerate(run.charts)} for run in runs]
+    # What is counted from other moments is another chart.
+    charts = [{(chart.title, chart.since): (at, chart) for at, chart in enumerate(run.charts)} for run in runs]
     figures: list[Markup] = []
-    for title in {**charts[0], **charts[1]}:
-        pair = (charts[0].get(title), charts[1].get(title))
+    for title, since in {**charts[0], **charts[1]}:
+        pair = (charts[0].get((title, since)), charts[1].get((title, since)))
+        axis = own_times([side[1] for side in pair if side]) if since else times
         for name in {each.name: None for side in pair if side for each in side[1].series}:
             curves = [curve for index, side in enumerate(pair) if (curve := _curve(index, side, name)) is not None]
             known = next(side[1] for side in pair if side)
             alone = all(side is None or len(side[1].series) == 1 for side in pair)
-            shown = Chart(title=title if alone else f"{title}: {name}", unit=known.unit, series=())
-            figures.append(chart_figure(shown, curves, times, marks, f"c{len(figures)}"))
+            shown = Chart(title=title if alone else f"{title}: {name}", unit=known.unit, series=(), since=since)
+            figures.append(chart_figure(shown, curves, axis, marks, f"c{len(figures)}"))
     key = marks_key(named, _CLASSES)
     return joined([key, element("div", *figures, cls="plots")]) if figures else key
 

@@ -27,6 +27,7 @@ __all__ = [
     "chart_figure",
     "moment",
     "numbered_marks",
+    "own_times",
     "percentile_figure",
     "run_times",
     "vertical_marks",
@@ -49,11 +50,21 @@ class Curve(NamedTuple):
 
 
 def run_times(charts: Sequence[Chart], marks: Sequence[Mark]) -> Axis:
-    """The time axis all charts of a run share."""
-    curves = [each.points for chart in charts for each in chart.series if each.points]
-    times = [at for points in curves for at in (points[0][0], points[-1][0])]
+    """The time axis all charts of a run share but those that begin at moments of their own."""
+    times = _ends([chart for chart in charts if not chart.since])
     times.extend(mark.at_s for mark in marks)
     return time_axis(min([0.0, *times]), max([1.0, *times]))
+
+
+def own_times(charts: Sequence[Chart]) -> Axis:
+    """The time axis of charts that begin at a moment of their own, which is second 0 of it."""
+    times = _ends(charts)
+    return time_axis(min([0.0, *times]), max([0.0, *times]))
+
+
+def _ends(charts: Sequence[Chart]) -> list[float]:
+    curves = [each.points for chart in charts for each in chart.series if each.points]
+    return [at for points in curves for at in (points[0][0], points[-1][0])]
 
 
 class NamedMark(NamedTuple):
@@ -93,10 +104,11 @@ def moment(at_s: float) -> str:
 
 
 def chart_figure(chart: Chart, curves: Sequence[Curve], times: Axis, marks: Sequence[VerticalMark], key: str) -> Markup:
-    """One chart over time. `key` is unique on the page."""
+    """One chart over time; marks are of the run, and not drawn where time is another. `key` is unique on the page."""
     curves = [curve for curve in curves if curve.points]
     names = [(curve.cls or curve_class(index), curve.name) for index, curve in enumerate(curves)]
-    heading = _heading(chart.title, chart.unit, chart.explains)
+    since = f"Counted from when {chart.since}." if chart.since else ""
+    heading = _heading(chart.title, chart.unit, " ".join(part for part in (chart.explains, since) if part))
     if not curves:
         return element("figure", heading, element("p", "Nothing was measured.", cls="none"), cls="plot")
     if chart.stacked and len(curves) > 1:
@@ -104,7 +116,7 @@ def chart_figure(chart: Chart, curves: Sequence[Curve], times: Axis, marks: Sequ
     else:
         frame, layers = _line_layers(curves, chart.unit, times, [cls for cls, _ in names])
     describes = "; ".join(_in_words(curve, chart.unit) for curve in curves)
-    plot = draw_plot(frame, layers, title=chart.title, describes=describes, key=key, marks=marks)
+    plot = draw_plot(frame, layers, title=chart.title, describes=describes, key=key, marks=() if chart.since else marks)
     return element(
         "figure", heading, _legend(names), plot, _time_table(chart, curves, times),
         cls="plot", data_curves=" ".join(curve.reference for curve in curves), data_unit=chart.unit, data_x="time",
@@ -194,7 +206,7 @@ def _time_table(chart: Chart, curves: Sequence[Curve], times: Axis) -> Markup:
             curve.name,
             *(amount(value, chart.unit) for value in (_least(curve), _mean(curve), _greatest(curve)[1])),
             moment(_greatest(curve)[0]),
-            *(_nearby(curve, at, chart.unit) for at in ticks),
+            *(_nearby(curve, at, chart.unit, min(1.0, (times.high - times.low) / 20)) for at in ticks),
         )
         for curve in curves
     ]
@@ -236,9 +248,9 @@ def _mean(curve: Curve) -> float:
     return sum(value for _, value in curve.points) / len(curve.points)
 
 
-def _nearby(curve: Curve, at_s: float, unit: str) -> str:
+def _nearby(curve: Curve, at_s: float, unit: str, slack_s: float) -> str:
     """The point nearest in time; a dash outside the curve."""
-    if not curve.points[0][0] - 1 <= at_s <= curve.points[-1][0] + 1:
+    if not curve.points[0][0] - slack_s <= at_s <= curve.points[-1][0] + slack_s:
         return "-"
     return amount(min(curve.points, key=lambda point: abs(point[0] - at_s))[1], unit)
 

@@ -11,6 +11,7 @@
   };
 
   const clock = (seconds, span) => {
+    if (span < 2) return seconds.toFixed(3) + " s";
     if (span < 20) return seconds.toFixed(2) + " s";
     if (span < 120) return seconds.toFixed(1) + " s";
     const whole = Math.round(seconds), minutes = Math.floor(whole / 60), two = (n) => String(n).padStart(2, "0");

@@ -12,6 +12,7 @@ from loadtest.report.figures import (
     chart_figure,
     moment,
     numbered_marks,
+    own_times,
     percentile_figure,
     run_times,
     vertical_marks,
@@ -142,7 +143,7 @@ def _charts(charts: Sequence[Chart], marks: Sequence[Mark]) -> Markup:
                 Curve(each.name, each.points, f"0.{index}.{number}", each.gaps)
                 for number, each in enumerate(chart.series)
             ],
-            times, vertical, f"c{index}",
+            own_times([chart]) if chart.since else times, vertical, f"c{index}",
         )
         for index, chart in enumerate(charts)
     ]  # fmt: skip

@@ -56,6 +56,9 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     explains: str = ""
     """What to look for, in one sentence."""
     stacked: bool = False
+    since: str = ""
+    """What second 0 of its curves is (`the stage was due`), if that is not when the run began: such a chart has an axis
+    of its own, and what stands in it may have happened at other times of the run, or in no run at all."""
 
 
 class StageReach(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ __all__ = [
 NINES_MAX: Final = 6.0
 """A percentile axis ends at one in a million at most."""
 _TIME_STEPS_S: Final = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
     0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400,
 )  # fmt: skip
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -65,7 +66,7 @@ def value_axis(lowest: float, highest: float, unit: str, *, ticks: int = 4) -> A
 
 
 def time_axis(low_s: float, high_s: float, *, ticks: int = 7) -> Axis:
-    """Exactly from `low_s` to `high_s`, with ticks at round seconds, minutes or hours."""
+    """Exactly from `low_s` to `high_s`, with ticks at round parts of seconds, seconds, minutes or hours."""
     span = max(high_s - low_s, 1e-3)
     step = next((step for step in _TIME_STEPS_S if span / step <= ticks), _nice_step(span / ticks))
     first, last = math.ceil(low_s / step - 1e-9), math.floor((low_s + span) / step + 1e-9)
@@ -74,9 +75,9 @@ def time_axis(low_s: float, high_s: float, *, ticks: int = 7) -> Axis:
 
 
 def time_label(at_s: float, step_s: float = 1.0) -> str:
-    """`90 s`, from two minutes on `2:30`, from an hour on `1:00:00`; tenths when ticks are that close."""
+    """`90 s`, from two minutes on `2:30`, from an hour on `1:00:00`; parts of seconds when ticks are that close."""
     if step_s < 1:
-        return f"{at_s:.1f} s"
+        return f"{at_s:.{max(1, _digits(step_s))}f} s"
     seconds = round(abs(at_s))
     sign = "-" if at_s < -0.5 else ""
     if seconds < 120:

@@ -28,7 +28,7 @@ def herd_record(found: HerdFindings, watching: Watching, *, envelope: Mapping[st
         answer=_answer(found),
         verdict=_verdict(found, bars),
         bars=bars,
-        charts=[*_reached(found, watching), *watching.charts()],
+        charts=[*_reached(found), *watching.charts()],
         marks=watching.marks,
         reach=[_reach(each) for each in found.stages if each.reach is not None],
         histograms=[
@@ -109,23 +109,22 @@ def _bars(found: HerdFindings) -> list[Bar]:
     return bars
 
 
-def _reached(found: HerdFindings, watching: Watching) -> list[Chart]:
+def _reached(found: HerdFindings) -> list[Chart]:
     """How the number of devices that have a stage rises after it was due, from the histogram of every arrival."""
     series = []
     for each in found.stages:
         if each.reach is None or not each.reach.live:
             continue
-        due_s, histogram = (each.due_ms - watching.began_ms) / 1000, each.reach.histogram
-        points = [(due_s, 0.0)]
+        histogram, points = each.reach.histogram, [(0.0, 0.0)]
         for percent in _CURVE:
             after_ms = histogram.percentile_ms(percent)
             if after_ms is not None:
-                points.append((due_s + after_ms / 1000, round(each.reach.live * percent / 100)))
+                points.append((after_ms / 1000, round(each.reach.live * percent / 100)))
         series.append(Series(name=f"{each.state_key}, {each.when}", points=points))
     if not series:
         return []
-    explains = "The steeper, the sooner everybody has it; it begins where the stage was due."
-    return [Chart(title="Devices that have the stage", unit="devices", series=series, explains=explains)]
+    explains, since = "The steeper, the sooner everybody has it.", "the stage was due"
+    return [Chart(title="Devices that have the stage", unit="devices", series=series, explains=explains, since=since)]
 
 
 def _reach(stage: StageFound) -> StageReach:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from device_sim.client import now_ms
 from loadtest.bench.herd.crowd import Crowd, CrowdSnapshot
 from loadtest.bench.herd.scene import Scene
 from loadtest.bench.herd.spent import CLIENTS, PIPELINE, SERVERS
@@ -28,8 +27,6 @@ class Watching:
     def __init__(self, devices: int) -> None:
         self.crowd: Crowd | None = None
         """Once there are fleets."""
-        self.began_ms = now_ms()
-        """Wall clock of second 0 of all charts."""
         self._sampler = Sampler(every_s=_EVERY_S if devices < _MANY else _EVERY_MANY_S)
 
     @asynccontextmanager
@@ -44,7 +41,6 @@ class Watching:
         watch_memory(sampler, processes)
         watch_kernel_memory(sampler)
         async with sampler:
-            self.began_ms = now_ms()
             try:
                 yield
             finally:

@@ -94,7 +94,8 @@ async def _half(
                 progress(1, 1)
     judge_load(stage, f"requests, {name}", found.run)
     stage.fact("load generators", f"{name}, part of their core with the ranking service", found.load_core_share)
-    draw_answers(stage, "Answers by class", OpenRun(began_s, found.records, found.run))
+    answers = OpenRun(began_s, found.records, found.run)
+    draw_answers(stage, f"Answers by class, {name}", answers, since=("the flood began", began_s + begins_s))
     stage.histogram(f"first prefetches, {name}", latencies_ms(found.records, tag=CRITICAL))
     return (
         served_between(found.records, begins_s + _SETTLED_S, over_s, tag=CRITICAL),

@@ -89,7 +89,7 @@ async def run(stage: Stage, parameters: ReconnectStorm) -> str:
     return (
         f"Without the window {devices:,} devices made {naive.peak:,} handshake attempts in their worst 100 ms and "
         f"{len(naive.attempts):,} in all; following the window {window.peak:,} and {len(window.attempts):,}. They were "
-        f"told {announced_s:.1f} s and the last was back after {window.last_back_s:.1f} s."
+        f"told {announced_s:.1f} s, and the last was back after {window.last_back_s:.1f} s, its handshake included."
     )
 
 
@@ -227,15 +227,18 @@ def _first_by_device(rows: Any) -> _Moments:
 
 
 def _draw(stage: Stage, name: str, found: _Return) -> None:
-    until_s = found.broken_s + max(found.last_back_s, 1.0) + 1.0
+    until_s, since = found.broken_s + max(found.last_back_s, 1.0) + 1.0, ("all broke", found.broken_s)
     stage.counted(
         "Handshake attempts",
         {name: found.attempts},
         found.broken_s - 1.0,
         until_s,
         explains="Every opening of a connection, refused ones included. A wall is a storm, a plain is a window.",
+        since=since,
     )
-    stage.counted("Devices back", {name: found.back}, found.broken_s - 1.0, until_s, explains="First welcomes.")
+    stage.counted(
+        "Devices back", {name: found.back}, found.broken_s - 1.0, until_s, explains="First welcomes.", since=since
+    )
 
 
 def _token(ring: KeyRing) -> str:

@@ -215,7 +215,12 @@ def _draw(stage: Stage, name: str, found: _Half) -> None:
         "answered": moments(rows, Step.ANSWERED),
     }
     stage.counted(
-        "Requests, wants and answers", curves, begin_s, end_s, explains="What lies between asked and wanted is retries."
+        f"Requests, wants and answers, {name}",
+        curves,
+        begin_s,
+        end_s,
+        explains="What lies between asked and wanted is retries.",
+        since=("the trouble began", found.trouble_s),
     )
     taken = LatencyHistogram()
     done = ~np.isnan(found.wants.answered_s)

@@ -113,25 +113,22 @@ async def _played(
 
 
 async def _simulated(stage: Stage, parameters: TtlHerds) -> TtlFigures:
-    """Its curves share the time axis of the run: the night's 24 hours are drawn into the seconds it took."""
-    begins_s = time.monotonic() - stage.zero_s
     stage.mark("the night is simulated")
     options = TtlOptions(devices=parameters.simulated_devices, seed=stage.seed)
     night = Night(devices=parameters.simulated_devices)
     with stage.reporter.progress("maps handed out, round by round", 1) as progress:
         figures, fixed, jittered = await asyncio.to_thread(simulate, options, night, progress)
-    took_s = time.monotonic() - stage.zero_s - begins_s
-    curves = {name: _curve(each, begins_s, took_s) for name, each in (("fixed", fixed), ("jittered", jittered))}
     stage.chart(
-        "Refreshes of the simulated night, 24 h drawn into the time it was computed in",
+        "Refreshes of the simulated night",
         "in 1 s",
-        curves,
+        {name: _curve(each) for name, each in (("fixed", fixed), ("jittered", jittered))},
         explains=f"{parameters.simulated_devices:,} devices; the busiest second of each five minutes.",
+        since="the night began",
     )
     return figures
 
 
-def _curve(found: Refreshes, begins_s: float, took_s: float) -> list[tuple[float, float]]:
-    peaks = found.per_s.reshape(_DRAWN_POINTS, -1).max(axis=1)
-    step_s = took_s / _DRAWN_POINTS
-    return [(round(begins_s + (number + 0.5) * step_s, 3), float(each)) for number, each in enumerate(peaks)]
+def _curve(found: Refreshes) -> list[tuple[float, float]]:
+    stretches = found.per_s.reshape(_DRAWN_POINTS, -1)
+    step_s = stretches.shape[1]
+    return [((number + 0.5) * step_s, float(each)) for number, each in enumerate(stretches.max(axis=1))]

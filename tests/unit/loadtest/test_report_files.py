@@ -212,6 +212,10 @@ def test_a_comparison_is_one_page_with_both_runs(tmp_path: Path) -> None:
     assert 'data-curves="0.h.0 1.h.0"' in text
     with pytest.raises(UnreadableReport, match="not the report of one run"):
         read_record(path)
+    since = Chart(title="Shown", unit="", since="it was due", series=[Series(name="x", points=[(0, 0), (0.05, 9)])])
+    late = Chart(title="Shown", unit="", since="it was due", series=[Series(name="x", points=[(0, 0), (0.2, 9)])])
+    text = write_comparison(some_record(charts=[since]), some_record(charts=[late]), path).read_text()
+    assert 'data-curves="0.0.0 1.0.0" data-unit="" data-x="time" data-low="0" data-high="0.2"' in text
     loud = write_comparison(a, some_record(devices=3), path).read_text()
     assert "<title>NOT COMPARABLE" in loud
     assert '<body class="invalid">' in loud

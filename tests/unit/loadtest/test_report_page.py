@@ -188,6 +188,20 @@ def test_a_gap_breaks_a_curve() -> None:
     assert [line.count("M") for line in lines] == [1, 2]
 
 
+def test_a_chart_that_begins_at_a_moment_of_its_own_has_an_axis_of_its_own_and_no_marks() -> None:
+    here = Chart(title="Here", unit="", series=[Series(name="x", points=[(0, 1), (90, 2)])])
+    since = Chart(
+        title="Shown", unit="devices", since="the stage was due", series=[Series(name="x", points=[(0, 0), (0.05, 9)])]
+    )
+    text = drawn(some_record(charts=[here, since], marks=[Mark(60.0, "due")], histograms=[]))
+    first, second = (each for each in Page(text).of("figure") if "data-curves" in each)
+    assert (first["data-low"], first["data-high"]) == ("0", "90")
+    assert (second["data-low"], second["data-high"]) == ("0", "0.05")
+    assert "Counted from when the stage was due." in shown(text)
+    assert text.count('class="badge"') == 1
+    assert "0.05 s" in shown(text)
+
+
 def test_badges_that_would_lie_on_each_other_are_one() -> None:
     axis = time_axis(0, 100)
     marks = [VerticalMark(at, str(number), "") for number, at in enumerate((10.0, 11.0, 50.0, 120.0), 1)]

@@ -64,6 +64,7 @@ def test_an_axis_of_weeks_or_of_nothing_has_few_ticks() -> None:
 
 
 def test_time_before_the_run_has_a_sign() -> None:
+    assert [label for _, label in time_axis(0, 0.05).ticks][1] == "0.01 s"
     assert [time_label(at) for at in (-90, -200, 0.2, -0.2)] == ["-90 s", "-3:20", "0 s", "0 s"]
 
 
