@@ -51,6 +51,8 @@ __all__ = ["NEVER", "Device", "DeviceOptions"]
 _NOTHING: Final[Sequence[Action]] = ()
 _MAX_PENDING_ACKS: Final = 64
 _MAX_ERRORS: Final = 16
+_LIFETIME_MIN_MS: Final = 1_000
+"""Of a map, whatever its TTL says: one of nothing would be fetched again and again."""
 
 
 class Device(Screen):
@@ -121,40 +123,27 @@ class Device(Screen):
             return _NOTHING
         if not self.online:
             self.clock_offset_ms = stage_map.server_time - now_ms
-        state.fetching, state.map_failures = False, 0
+        fruitless, state.fetching, state.map_failures = state.map_failures, False, 0
         if state.stage_map is not None and stage_map.version < state.stage_map.version:
-            self._plan_refetch(now_ms, state, draw)  # an origin that lags: what is held is newer
+            self._plan_refetch_of_lagging(now_ms, state, draw, fruitless)  # what is held is newer
             return _NOTHING
         newer = state.stage_map is None or stage_map.version > state.stage_map.version
         state.stage_map = stage_map
         outdated = state.schedule(stage_map.revision, stage_map.version, stage_map.times)
         outdated = outdated or stage_map.version < state.version
         jitter = 1.0 - self.options.ttl_spread * draw
-        state.refetch_at = now_ms + int(stage_map.ttl_s * 1000 * jitter)
+        state.refetch_at = now_ms + max(_LIFETIME_MIN_MS, int(stage_map.ttl_s * 1000 * jitter))
         self._want(state.refetch_at)
         if outdated:
-            self._plan_refetch(now_ms, state, draw)
+            self._plan_refetch_of_lagging(now_ms, state, draw, fruitless)
         actions: list[Action] = []
+        self._switch_offline(now_ms, state, draw, actions)
         if state.shows_other_content():
             cause: RenderCause = "provisional" if state.provisional_key else "refreshed"
             self._render(now_ms, state, cause, draw, actions, refetch_missing=False)
-        self._switch_offline(now_ms, state, draw, actions)
         if newer and state.ask_again_at is None:
             actions += [self._subscribe(conn, [state]) for conn in self.connection.subscribed_conns()]
         return actions
-
-    def map_failed(self, now_ms: int, topic: str, draw: float) -> None:
-        """A fetch failed: another one within a window that grows per failure. The map held stays."""
-        state = self._state(topic)
-        if state is None:
-            return
-        state.fetching = False
-        state.map_failures += 1
-        delay = return_delay_ms(
-            self.refetch_window_ms, state.map_failures, draw, cap_ms=max(self.options.window_cap_ms, 600_000)
-        )
-        state.refetch_at = now_ms + delay
-        self._want(state.refetch_at)
 
     # connection
     def opened(self, now_ms: int, conn: int) -> Sequence[Action]:

@@ -6,12 +6,16 @@ The half of a device that would be there without a network; `Device` adds connec
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from device_sim.actions import Action, Show
 from device_sim.connection import NEVER, Connection, ConnectionOptions
+from device_sim.return_window import return_delay_ms
 from device_sim.topic import Render, RenderCause, Told, TopicState
 
 __all__ = ["DeviceOptions", "Screen"]
+
+_REFETCH_CAP_MS: Final = 600_000
 
 
 class DeviceOptions(ConnectionOptions, frozen=True, kw_only=True):
@@ -112,7 +116,17 @@ class Screen:
         """Whether `conn` is being opened or in use."""
         return self.connection.awaits(conn)
 
-    # pictures
+    # what a fetch brought, beside a map
+    def map_failed(self, now_ms: int, topic: str, draw: float) -> None:
+        """A fetch failed: another one within a window that grows per failure. The map held stays."""
+        state = self._state(topic)
+        if state is None:
+            return
+        state.fetching = False
+        state.map_failures += 1
+        state.refetch_at = now_ms + self._refetch_delay_ms(state.map_failures, draw)
+        self._want(state.refetch_at)
+
     def artwork_fetched(self, urls: frozenset[str]) -> None:
         """Put pictures into the cache; those of no map held any more leave it."""
         used = frozenset(url for state in self.states if state.stage_map for url in state.stage_map.artwork)
@@ -183,6 +197,9 @@ class Screen:
         if key is not None and key != state.shown_key:
             state.provisional_key = key
             self._render(now_ms, state, "provisional", draw, actions)
+        elif key is None and state.provisional_key is not None:
+            state.provisional_key = None  # a newer schedule no longer calls for it
+            self._render(now_ms, state, "refreshed", draw, actions)
         return True
 
     def _want_next_stage(self, now_ms: int, state: TopicState) -> None:
@@ -198,6 +215,23 @@ class Screen:
         if state.refetch_at is None or at < state.refetch_at:
             state.refetch_at = at
             self._want(at)
+
+    def _plan_refetch_of_lagging(self, now_ms: int, state: TopicState, draw: float, fruitless: int) -> None:
+        """The origin answered with less than is known to exist, after `fruitless` fetches in a row that helped no more.
+
+        All devices of an event are told of the same version, so that the window grows, as it does per failure.
+        """
+        state.map_failures = fruitless + 1
+        if not self.options.fetches_maps:
+            return
+        at = now_ms + 1 + self._refetch_delay_ms(fruitless, draw)
+        if state.refetch_at is None or at < state.refetch_at:
+            state.refetch_at = at
+            self._want(at)
+
+    def _refetch_delay_ms(self, failures: int, draw: float) -> int:
+        cap_ms = max(self.options.window_cap_ms, _REFETCH_CAP_MS)
+        return return_delay_ms(self.refetch_window_ms, failures, draw, cap_ms=cap_ms)
 
     def _want(self, at_ms: int) -> None:
         self.wake_at_ms = min(self.wake_at_ms, at_ms)

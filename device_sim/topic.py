@@ -18,7 +18,7 @@ __all__ = ["Render", "RenderCause", "Told", "TopicState"]
 
 RenderCause = Literal["live", "replayed", "continuity", "provisional", "default", "refreshed"]
 """Why the screen changed: `default` = the default row, for want of a map entry or before the first broadcast;
-`refreshed` = a new map arrived and shows something else for the same state."""
+`refreshed` = a new map arrived and shows something else for the same state, or its times end a provisional one."""
 
 
 class Render(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +89,7 @@ class TopicState:
         self.refusals = 0
         self.fetching = False
         self.map_failures = 0
+        """Fetches in a row that failed, or brought less than is known to exist."""
         self.shown_key: str | None = None
         self.shown_fingerprint = ""
         self._null_conns: tuple[int, ...] = ()

@@ -180,6 +180,28 @@ def test_failed_fetches_keep_the_map_and_back_off() -> None:
     assert book.device.topics[TOPIC].stage_map is not None
 
 
+@pytest.mark.parametrize("ttl_s", [0, -5])
+def test_a_lifetime_of_nothing_is_no_reason_to_ask_all_the_time(ttl_s: int) -> None:
+    book = holding().frames(continuity(complete, 0))
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, ttl_s=ttl_s), 0.999)
+    assert book.device.topics[TOPIC].refetch_at >= book.now + 1_000
+
+
+def test_an_origin_that_lags_is_asked_ever_more_rarely() -> None:
+    """Every device of an event is told of the new version: all would ask as often as the window is long, for ever."""
+    book = holding().frames(continuity(complete, 0), schedule(2, version=2))
+    delays = []
+    for _ in range(4):
+        book.at(book.device.topics[TOPIC].refetch_at)
+        book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=1), 0.5)
+        delays.append(book.device.topics[TOPIC].refetch_at - book.now - 1)
+    assert delays == [5_000, 10_000, 20_000, 40_000]
+    book.at(book.device.topics[TOPIC].refetch_at)
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES, version=2), 0.5)
+    book.get(schedule(3, version=3))
+    assert book.device.topics[TOPIC].refetch_at == book.now + 1 + 5_000
+
+
 def test_a_map_older_than_the_one_held_does_not_replace_it() -> None:
     """An origin may lag behind the log; the next refetch may find one that does not."""
     book = holding().frames(continuity(complete, 0))
@@ -243,6 +265,19 @@ def test_what_ends_a_provisional_state(verdict, frames, last) -> None:
     assert book.screen[-1] == ("live", None, "provisional")
     book.reconnect().frames(*frames)
     assert book.screen[-1] == last
+
+
+def test_a_newer_schedule_ends_a_provisional_state_it_no_longer_calls_for() -> None:
+    """Nodes may be out of reach while the DGS is not: the last schedule it has is what counts."""
+    due = T0 + OFFSET + 10
+    book = holding().frames(continuity(complete, 100, "upcoming"), schedule(2, upcoming=100, live=due))
+    book.lose()
+    book.at(T0 + 10)
+    assert book.screen[-1] == ("live", None, "provisional")
+    later = stage_map(*STAGES, revision=3, text="new", times={"upcoming": 100, "live": due + 60_000})
+    book.device.map_fetched(book.now, TOPIC, later, 0.5)
+    assert book.screen[2:] == [("upcoming", 100, "refreshed")]
+    assert book.device.renders[-1].fingerprint == later.entries["upcoming"].fingerprint
 
 
 def test_online_the_clock_switches_nothing_however_late_the_broadcast() -> None:
