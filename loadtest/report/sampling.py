@@ -40,7 +40,8 @@ class _Watched(msgspec.Struct):
     unit: str
     explains: str
     stacked: bool
-    tracks: list[tuple[Track, Source]]
+    tracks: list[tuple[Track, Source, Source | None]]
+    """Each with what tells its value, and when that was read."""
 
 
 class Sampler:
@@ -108,12 +109,14 @@ class Sampler:
         kind: Kind = "value",
         explains: str = "",
         stacked: bool = False,
+        read_s: Mapping[str, Source] | None = None,
     ) -> None:
         """One chart with a curve per source. `kind="rate"`: sources count up, and growth per second is drawn.
 
-        May be called while sampling; the same title again adds curves to that chart.
+        `read_s` tells when each was read (CLOCK_MONOTONIC, seconds), for counters that are read some time before they
+        are asked for. May be called while sampling; the same title again adds curves to that chart.
         """
-        tracks = [(Track(name, kind), source) for name, source in sources.items()]
+        tracks = [(Track(name, kind), source, (read_s or {}).get(name)) for name, source in sources.items()]
         for chart in self._charts:
             if chart.title == title:
                 chart.tracks.extend(tracks)
@@ -143,7 +146,7 @@ class Sampler:
         found = (
             Chart(
                 title=each.title, unit=each.unit, explains=each.explains, stacked=each.stacked,
-                series=[series for series in (track.series() for track, _ in each.tracks) if series.points],
+                series=[series for series in (track.series() for track, *_ in each.tracks) if series.points],
             )
             for each in self._charts
         )  # fmt: skip
@@ -154,9 +157,12 @@ class Sampler:
         facts = [Fact("samples", f"{self._rounds:,}, in the end every {self.step_s:g} s, {self._late:,} of them late")]
         for chart in self._charts:
             facts.extend(
-                Fact(f"gaps in {chart.title}: {track.name}", f"{track.missing:,} of {self._rounds:,} samples")
-                for track, _ in chart.tracks
-                if track.missing
+                Fact(
+                    f"gaps in {chart.title}: {track.name}",
+                    f"{track.missing if track.spoke else self._rounds:,} of {self._rounds:,} samples",
+                )
+                for track, *_ in chart.tracks
+                if track.missing or not track.spoke
             )
         facts.extend(Fact(f"why: {name}", why) for name, why in self._first_errors.items())
         return facts
@@ -173,13 +179,14 @@ class Sampler:
         self._rounds += 1
         longest = 0
         for chart in self._charts:
-            for track, source in chart.tracks:
-                track.add(at_s, self._value(f"{chart.title}: {track.name}", source))
+            for track, source, read_s in chart.tracks:
+                value = self._value(f"{chart.title}: {track.name}", source)
+                track.add(at_s, value, None if read_s is None else read_s())
                 longest = max(longest, len(track))
         if longest >= self._points_max:
             self.step_s *= 2
             for chart in self._charts:
-                for track, _ in chart.tracks:
+                for track, *_ in chart.tracks:
                     track.halve()
 
     def _value(self, name: str, source: Source) -> float | None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -56,6 +57,8 @@ class Processes:
         self._reading = threading.Lock()
         self._cpu_of: dict[tuple[str, int], float] = {}
         self.cpu_s: dict[str, float | None] = dict.fromkeys(roles)
+        self.cpu_read_s: dict[str, float | None] = dict.fromkeys(roles)
+        """When that was read, CLOCK_MONOTONIC: of many processes on a busy machine it takes a while."""
         self.rss_bytes: dict[str, float | None] = dict.fromkeys(roles)
         self.pss_bytes: dict[str, float | None] = dict.fromkeys(roles)
 
@@ -79,6 +82,7 @@ class Processes:
         for role, pids in roots.items():
             others = everyone.difference(pids)
             alive = [pid for pid in _with_children(pids, started, others) if pid in started.alive]
+            self.cpu_read_s[role] = time.monotonic()
             grown = sum(self._cpu_grown(role, pid) for pid in alive)
             self.cpu_s[role] = (self.cpu_s[role] or 0.0) + grown if alive or self.cpu_s[role] is not None else None
             self.rss_bytes[role] = sum(_rss_bytes(pid) for pid in alive) if alive else None
@@ -101,7 +105,8 @@ def watch_cpu(sampler: Sampler, processes: Processes, *, explains: str = "") -> 
     """A chart of the cores each role keeps busy, stacked. The feed must be given to the sampler once: `feed`."""
     explains = explains or f"Cores kept busy by each role and all it started, of {psutil.cpu_count()} there are."
     sources = {role: _of(processes.cpu_s, role) for role in processes.cpu_s}
-    sampler.watch("CPU by role", "cores", sources, kind="rate", explains=explains, stacked=True)
+    read_s = {role: _of(processes.cpu_read_s, role) for role in processes.cpu_s}
+    sampler.watch("CPU by role", "cores", sources, kind="rate", explains=explains, stacked=True, read_s=read_s)
 
 
 def watch_memory(

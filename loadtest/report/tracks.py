@@ -22,7 +22,10 @@ class Track:
     def __init__(self, name: str, kind: Kind) -> None:
         self.name = name
         self.missing = 0
-        """Readings that gave nothing."""
+        """Readings that gave nothing, between the first and the last that gave something."""
+        self.spoke = False
+        """Any reading gave something."""
+        self._missing_since = 0
         self._kind = kind
         self._readings: list[tuple[float, float | None]] = []
         self._before: Point | None = None
@@ -30,21 +33,24 @@ class Track:
     def __len__(self) -> int:
         return len(self._readings)
 
-    def add(self, at_s: float, reading: float | None) -> None:
-        """Times rise. A counter's first reading is where it starts, and draws nothing."""
+    def add(self, at_s: float, reading: float | None, read_s: float | None = None) -> None:
+        """Times rise. A counter's first reading is where it starts, and draws nothing. `read_s`: when it was read, if
+        not at `at_s`: growth is over the time between readings. One that was not read again since draws nothing."""
         if reading is None or not math.isfinite(reading):
-            self.missing += 1
+            self._missing_since += self.spoke
             self._before = None
             self._readings.append((at_s, None))
             return
+        self.missing, self._missing_since, self.spoke = self.missing + self._missing_since, 0, True
         if self._kind == "value":
             self._readings.append((at_s, float(reading)))
             return
-        before, self._before = self._before, (at_s, float(reading))
-        if before is None:
+        read_s = at_s if read_s is None else read_s
+        before, self._before = self._before, (read_s, float(reading))
+        if before is None or read_s <= before[0]:
             return
         grown = reading - before[1] if reading >= before[1] else reading
-        self._readings.append((at_s, grown / max(at_s - before[0], 1e-6)))
+        self._readings.append((at_s, grown / (read_s - before[0])))
 
     def halve(self) -> None:
         """Keep the least and the greatest of every four readings, and a gap where there was one: peaks stay."""

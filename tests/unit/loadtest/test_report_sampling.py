@@ -57,6 +57,21 @@ def test_a_counter_that_begins_anew_has_grown_by_what_it_shows() -> None:
     assert list(track.series().points) == [(1, 60), (2, 5), (3, 10)]
 
 
+def test_growth_is_over_the_time_between_readings_whenever_they_are_asked_for() -> None:
+    """A sample that comes late does not make the next one, in time, a peak that never was."""
+    track = Track("x", "rate")
+    for at, reading, read in ((0.0, 0.0, 0.0), (3.0, 1.0, 1.0), (3.1, 3.0, 3.0), (4.0, 3.0, 3.0), (5.0, 5.0, 5.0)):
+        track.add(at, reading, read)
+    assert list(track.series().points) == [(3, 1), (3.1, 1), (5, 1)]
+
+
+def test_what_comes_before_the_first_reading_and_after_the_last_is_no_gap() -> None:
+    track = Track("x", "value")
+    for at, reading in enumerate((None, None, 1.0, None, 2.0, None)):
+        track.add(float(at), reading)
+    assert (track.missing, track.spoke) == (1, True)
+
+
 async def test_a_source_that_raises_or_has_nothing_to_say_leaves_a_gap() -> None:
     clock = Clock()
     sampler = Sampler(now_s=clock)
