@@ -51,6 +51,7 @@ _RETRY_MAX_S: Final = 5.0
 _PICTURE_MAX_BYTES: Final = 4 << 20
 _RECORDED_PER_DEVICE_MAX: Final = 64
 _REFUSAL_MAX_BYTES: Final = 4_096
+_UNMODIFIED: Final = 304
 _NO_HASHES: Final = (400, 405)
 """What a DGS says that wants a document, or one by POST."""
 _NOT_PERSISTED: Final = ("PERSISTED_QUERY_NOT_FOUND", "PERSISTED_QUERY_NOT_SUPPORTED")
@@ -123,8 +124,22 @@ class Heard(NamedTuple):
 
     status: int
     body: bytes
+    at_ms: int
+    """When it had come, by this host's clock."""
     etag: str = ""
     max_age_s: int | None = None
+
+
+class _Came(NamedTuple):
+    """A map, and the answer it came with."""
+
+    stage_map: StageMap
+    heard: Heard
+
+    def as_of(self, now_ms: int) -> StageMap:
+        """With the server's time as it is by now: pictures take their time."""
+        server_time = self.stage_map.server_time + now_ms - self.heard.at_ms
+        return msgspec.structs.replace(self.stage_map, server_time=server_time)
 
 
 ProfileToken = Callable[[str], str]
@@ -193,15 +208,19 @@ class Prefetcher:
         heard = await self._operation(FIRST, variables | {"device": dict(device)}, self._headers(profile_id, device_id))
         first = _data(heard)
         self._record(profile_id, device_id, event_ids[0], heard.body)
-        channel = msgspec.convert(first["broadcastChannel"], _Channel)
+        channel = _channel(first)
         topics = {each.event_id: each.topic for each in channel.topics}
+        if not topics.keys() >= set(event_ids):
+            raise InvalidRequest("the channel has no topic for an event", field="broadcastChannel.topics")
         for event_id, topic in topics.items():
             self._event_of_topic[topic] = event_id
-        maps = {topics[event_ids[0]]: self._map(first)}
+        came = {topics[event_ids[0]]: self._map(first, heard)}
         for event_id in event_ids[1:]:
-            maps[topics[event_id]] = await self._ask_map(profile_id, device_id, event_id, device)
-        urls = frozenset(url for each in maps.values() for url in each.artwork)
-        held = await self._fetch_artwork(urls)
+            one = came[topics[event_id]] = await self._ask_map(profile_id, device_id, event_id, device)
+            self._record(profile_id, device_id, event_id, one.heard.body)
+        held = await self._fetch_artwork(frozenset(url for each in came.values() for url in each.stage_map.artwork))
+        now = now_ms()
+        maps = {topic: each.as_of(now) for topic, each in came.items()}
         return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, maps, held)
 
     async def channel(
@@ -210,7 +229,7 @@ class Prefetcher:
         """The channel alone, no maps; errors as `prefetch`."""
         variables = {"eventIds": list(event_ids), "profileId": profile_id, "device": dict(device)}
         found = _data(await self._operation(CHANNEL, variables, self._headers(profile_id, device_id)))
-        channel = msgspec.convert(found["broadcastChannel"], _Channel)
+        channel = _channel(found)
         return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, {}, frozenset())
 
     # MapFetcher
@@ -237,31 +256,36 @@ class Prefetcher:
                 if told_url:
                     # Until it answers: a failure leads back.
                     self._astray.add((device.device_id, topic))
-                stage_map = await self._ask_map(
+                came = await self._ask_map(
                     client.profile_id,
                     device.device_id,
                     event_id,
                     client.device_context,
                     held=held,
                     told_version=state.version if state is not None else 0,
-                    server_time_ms=now_ms() + device.clock_offset_ms,
+                    clock_offset_ms=device.clock_offset_ms,
                     url=told_url,
                 )
                 self._astray.discard((device.device_id, topic))
-                device.artwork_fetched(await self._fetch_artwork(stage_map.artwork - device.artwork))
+                # Pictures held for an earlier map leave the cache, but for those that this one shows.
+                again = came.stage_map.artwork & device.artwork
+                device.artwork_fetched(again | await self._fetch_artwork(came.stage_map.artwork - again))
         except BroadcastSystemError:
             self.counts.failures += 1
             device.map_failed(now_ms(), topic, self._random.random())
             client.carry_out(())
             return
-        client.carry_out(device.map_fetched(now_ms(), topic, stage_map, self._random.random()))
+        if came.heard.status != _UNMODIFIED:
+            self._record(client.profile_id, device.device_id, event_id, came.heard.body)
+        now = now_ms()
+        client.carry_out(device.map_fetched(now, topic, came.as_of(now), self._random.random()))
 
     # HTTP
-    def _map(self, answer: Mapping[str, Any], etag: str = "") -> StageMap:
-        found = stage_map_from_answer(answer["prefetchEvent"], keep_content=self._keep_content)
+    def _map(self, answer: Mapping[str, Any], heard: Heard, *, etag: str = "") -> _Came:
+        found = stage_map_from_answer(answer.get("prefetchEvent") or {}, keep_content=self._keep_content)
         # URLs are shared by thousands of devices: one string each.
         urls = frozenset(sys.intern(url) for url in found.artwork)
-        return msgspec.structs.replace(found, artwork=urls, etag=etag)
+        return _Came(msgspec.structs.replace(found, artwork=urls, etag=etag), heard)
 
     async def _ask_map(
         self,
@@ -272,9 +296,9 @@ class Prefetcher:
         *,
         held: StageMap | None = None,
         told_version: int = 0,
-        server_time_ms: int = 0,
+        clock_offset_ms: int = 0,
         url: str = "",
-    ) -> StageMap:
+    ) -> _Came:
         """The map; the one `held` with a new lifetime where the DGS says that nothing changed. `url` "": the own."""
         variables = {"eventId": event_id, "profileId": profile_id, "device": dict(device)}
         headers = self._headers(profile_id, device_id)
@@ -284,14 +308,14 @@ class Prefetcher:
             headers["X-Stagecue-Version"] = str(told_version)
         self.counts.moved += bool(url) and url != self.url
         heard = await self._operation(MAP, variables, headers, get=True, url=url or self.url)
-        if heard.status == 304:
+        if heard.status == _UNMODIFIED:
             if held is None:
                 raise Unavailable("the DGS says nothing changed to who holds nothing")
             self.counts.unmodified += 1
             ttl_s = held.ttl_s if heard.max_age_s is None else heard.max_age_s
-            return msgspec.structs.replace(held, ttl_s=ttl_s, server_time=server_time_ms)
-        self._record(profile_id, device_id, event_id, heard.body)
-        return self._map(_data(heard), heard.etag)
+            server_time = heard.at_ms + clock_offset_ms
+            return _Came(msgspec.structs.replace(held, ttl_s=ttl_s, server_time=server_time), heard)
+        return self._map(_data(heard), heard, etag=heard.etag)
 
     def _record(self, profile_id: str, device_id: str, event_id: str, body: bytes) -> None:
         if not self._records:
@@ -408,10 +432,9 @@ class Prefetcher:
                         if len(received) >= _PICTURE_MAX_BYTES:
                             raise Unavailable(f"{url[:200]} is larger than {_PICTURE_MAX_BYTES} bytes")
                         received += await answer.content.read(_PICTURE_MAX_BYTES)
-                    if answer.status in (200, 304) or answer.status in also:
-                        return Heard(
-                            answer.status, received, answer.headers.get("ETag", ""), _max_age_s(answer.headers)
-                        )
+                    if answer.status in (200, _UNMODIFIED) or answer.status in also:
+                        etag = answer.headers.get("ETag", "")
+                        return Heard(answer.status, received, now_ms(), etag, _max_age_s(answer.headers))
                     if answer.status not in (408, 429, 500, 502, 503, 504):
                         raise Refused(f"{url[:200]} answered {answer.status}", received)
                     last = f"status {answer.status}"
@@ -437,6 +460,14 @@ def _data(heard: Heard) -> dict[str, Any]:
     if errors or not isinstance(found, dict):
         raise Refused("the DGS refused", heard.body)
     return found
+
+
+def _channel(data: Mapping[str, Any]) -> _Channel:
+    """Raises InvalidRequest for what is none."""
+    try:
+        return msgspec.convert(data.get("broadcastChannel"), _Channel)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"not a channel: {exc}", field="broadcastChannel", rule="see the GraphQL schema") from exc
 
 
 def _messages(body: bytes) -> tuple[str, ...]:

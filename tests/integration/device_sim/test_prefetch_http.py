@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -39,6 +40,11 @@ class ScriptedDgs:
         self.asked: list[dict[str, Any]] = []
         self.device_ids: list[str] = []
         self.pictures: list[str] = []
+        self.shows = ("shared",)
+        """Pictures in every map, beside one of the profile's own."""
+        self.passes_ms: Callable[[int], None] = lambda _: None
+        """Called with what an answer takes, of a clock of the test's own."""
+        self.server_time = 0
         self.at_once = self.at_once_max = 0
 
     async def graphql(self, request: web.Request) -> web.Response:
@@ -46,6 +52,7 @@ class ScriptedDgs:
         self.at_once_max = max(self.at_once_max, self.at_once)
         try:
             await asyncio.sleep(0.005)
+            self.passes_ms(5_000)
             if self.fail_next:
                 return web.Response(status=self.fail_next.pop(0), headers={"Retry-After": "0"})
             if request.method == "GET":
@@ -90,8 +97,13 @@ class ScriptedDgs:
         found: dict[str, Any] = {}
         if "eventId" in variables:
             event = variables["eventId"]
-            scalars = {"version": self.version, "revision": self.version, "ttlSeconds": 3600, "serverTime": 0}
-            pictures = [{"url": f"/artwork/{name}.svg"} for name in ("shared", variables["profileId"])]
+            scalars = {
+                "version": self.version,
+                "revision": self.version,
+                "ttlSeconds": 3600,
+                "serverTime": self.server_time,
+            }
+            pictures = [{"url": f"/artwork/{name}.svg"} for name in (*self.shows, variables["profileId"])]
             rows = [{"titles": [{"id": "x", "artwork": pictures}]}]
             by_key = {
                 key: {"key": key, "startsAt": None, "rows": rows, "profile": variables["profileId"], "v": self.version}
@@ -109,6 +121,7 @@ class ScriptedDgs:
         return found
 
     async def picture(self, request: web.Request) -> web.Response:
+        self.passes_ms(1_000)
         self.pictures.append(request.path)
         return web.Response(body=b"<svg/>", content_type="image/svg+xml")
 
@@ -254,6 +267,70 @@ async def test_each_device_reads_the_servers_clock_when_its_own_map_came(dgs: Sc
         await fleet.prefetch_all()
         first, last = (client.device.clock_offset_ms for client in fleet.clients)
     assert last < first - 100, "the scripted server's clock stands still at 0"
+
+
+async def test_the_servers_clock_is_read_when_an_answer_comes(
+    dgs: ScriptedDgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither before it is asked for, which a retry may make long, nor when the last picture is there."""
+    ours_ms, ahead_ms = time.time_ns() // 1_000_000, 7_000
+
+    def passes(ms: int) -> None:
+        nonlocal ours_ms
+        ours_ms += ms
+        dgs.server_time = ours_ms + ahead_ms
+
+    dgs.passes_ms = passes
+    for module in ("prefetch", "fleet"):
+        monkeypatch.setattr(f"device_sim.{module}.now_ms", lambda: ours_ms)
+    async with Fleet(FleetOptions(devices=1, dgs_url=dgs.url, event_ids=("race", "fight"))) as fleet:
+        await fleet.prefetch_all()
+        client, prefetcher = fleet.clients[0], fleet.prefetcher
+        assert prefetcher is not None
+        assert client.device.clock_offset_ms == ahead_ms
+        prefetcher.request(client, TOPIC)
+        await eventually(lambda: client.device.topics[TOPIC].stage_map.ttl_s == 77)
+        assert (prefetcher.counts.unmodified, client.device.clock_offset_ms) == (1, ahead_ms)
+        dgs.version, dgs.shows = 2, ("shared", "other")
+        prefetcher.request(client, TOPIC)
+        await eventually(lambda: client.device.topics[TOPIC].stage_map.version == 2)
+        assert client.device.clock_offset_ms == ahead_ms
+
+
+async def test_a_picture_that_a_later_map_has_again_is_held_with_it(dgs: ScriptedDgs) -> None:
+    """What no map shows any more leaves the cache, and must be fetched before the next one that does is held."""
+    async with Fleet(FleetOptions(devices=1, dgs_url=dgs.url, event_ids=("fight",))) as fleet:
+        await fleet.prefetch_all()
+        client, prefetcher = fleet.clients[0], fleet.prefetcher
+        assert prefetcher is not None
+        for version, shows in ((2, ("other",)), (3, ("shared", "other"))):
+            dgs.version, dgs.shows = version, shows
+            prefetcher.request(client, TOPIC)
+            await eventually(lambda version=version: client.device.topics[TOPIC].stage_map.version == version)
+            assert client.device.artwork_missing(TOPIC) == 0
+
+
+@pytest.mark.parametrize("broken", [{}, {"broadcastChannel": None}, {"broadcastChannel": {"url": 3}}])
+async def test_an_answer_without_a_channel_is_a_refusal(dgs: ScriptedDgs, broken: dict[str, Any]) -> None:
+    """Whatever stands at that address speaks GraphQL, and is no DGS."""
+    good = dgs.data
+    async with Prefetcher(dgs.url, artwork="none") as prefetcher:
+        for drops in ("prefetchEvent", "broadcastChannel"):
+            dgs.data = lambda variables, drops=drops: {  # type: ignore[method-assign]
+                **{key: value for key, value in good(variables).items() if key != drops}, **broken
+            }  # fmt: skip
+            with pytest.raises(InvalidRequest):
+                await prefetcher.prefetch("p-1", "d-1", ("fight",), device=TV)
+
+
+async def test_a_refetch_that_finds_no_map_is_tried_again(dgs: ScriptedDgs) -> None:
+    async with Fleet(FleetOptions(devices=1, dgs_url=dgs.url, event_ids=("fight",), artwork="none")) as fleet:
+        await fleet.prefetch_all()
+        client, prefetcher = fleet.clients[0], fleet.prefetcher
+        assert prefetcher is not None
+        dgs.version, dgs.data = 2, lambda variables: {}  # type: ignore[method-assign]
+        prefetcher.request(client, TOPIC)
+        await eventually(lambda: client.device.topics[TOPIC].map_failures == 1)
 
 
 async def test_a_map_is_refreshed_where_its_answer_said_and_nowhere_else(dgs: ScriptedDgs) -> None:
