@@ -88,8 +88,13 @@ _RETRY: Final = {
     "amplification_ratio": Measure("x", "amplification without budgets over that with them"),
     "peak_naive": Measure("requests in 100 ms", "without budgets: fullest 100 ms from the trouble on"),
     "peak_budget": Measure("requests in 100 ms", "with budgets: fullest 100 ms from the trouble on"),
-    "recovery_s_naive": Measure("s", "without budgets: end of the trouble until new answers come in time again"),
-    "recovery_s_budget": Measure("s", "with budgets: end of the trouble until new answers come in time again"),
+    "recovery_s_naive": Measure(
+        "s",
+        "without budgets: end of the trouble until new answers come in time again; all of the time when they never do",
+    ),
+    "recovery_s_budget": Measure(
+        "s", "with budgets: end of the trouble until new answers come in time again; all of the time when they never do"
+    ),
     "caught_up_s_naive": Measure("s", "without budgets: end of the trouble until all wanted during it was answered"),
     "caught_up_s_budget": Measure("s", "with budgets: end of the trouble until all wanted during it was answered"),
     "answered_share_naive": Measure("", "without budgets: part of the wanted answers that came before the end"),

@@ -14,6 +14,7 @@ from loadtest.bench.overload.plan import CRITICAL, OTHER, Stretch
 from loadtest.gameday.open_load import OpenRun, draw_answers, judge_load, latencies_ms
 from loadtest.gameday.parameters import Flood
 from loadtest.gameday.stage import Stage
+from loadtest.gameday.words import in_ms, share
 
 __all__ = ["run"]
 
@@ -26,18 +27,20 @@ _SETTLED_S: Final = 0.5
 
 async def run(stage: Stage, parameters: Flood) -> str:
     critical, other, recovered_s = await _half(stage, parameters, "priorities", {})
+    stage.measure(
+        critical_success=critical.success if critical.asked else None,
+        critical_p99_ms=critical.p99_ms,
+        other_success=other.success if other.asked else None,
+        other_shed_share=(other.refused + other.marked) / other.asked if other.asked else None,
+        goodput_per_s=critical.good_per_s + other.good_per_s,
+        recovery_s=recovered_s,
+    )
     rules = stage.directory / "one-class.toml"
     rules.write_text(one_class(files("dgs.priority").joinpath("default.toml").read_text()))
     flat, flat_other, _ = await _half(stage, parameters, "one class", {"DGS_RULESET_PATH": str(rules)})
     stage.measure(
-        critical_success=critical.success,
-        critical_success_flat=flat.success,
-        critical_p99_ms=critical.p99_ms,
+        critical_success_flat=flat.success if flat.asked else None,
         critical_p99_ms_flat=flat.p99_ms,
-        other_success=other.success,
-        other_shed_share=(other.refused + other.marked) / other.asked if other.asked else None,
-        goodput_per_s=critical.good_per_s + other.good_per_s,
-        recovery_s=recovered_s,
     )
     stage.note(
         "The ranking service behind the DGS is the limit; nothing is cached, so that thousands stand for millions."
@@ -45,9 +48,9 @@ async def run(stage: Stage, parameters: Flood) -> str:
     capacity = parameters.slots * 1000 / parameters.slot_ms
     return (
         f"Refreshes came at {parameters.flood:g} times what the ranking service can do ({capacity:,.0f}/s). "
-        f"{critical.success:.2%} of first prefetches got their own map (p99 {critical.p99_ms or 0:,.0f} ms) while "
-        f"{other.success:.0%} of refreshes were served; with one class for all {flat.success:.1%} and "
-        f"{flat_other.success:.0%}."
+        f"{share(critical.success)} of first prefetches got their own map (p99 {in_ms(critical.p99_ms)}) while "
+        f"{share(other.success)} of refreshes were served; with one class for all {share(flat.success)} and "
+        f"{share(flat_other.success)}."
     )
 
 

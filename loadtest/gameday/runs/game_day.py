@@ -36,6 +36,7 @@ from loadtest.gameday.parameters import GameDay
 from loadtest.gameday.projection import Projection, read_projection
 from loadtest.gameday.scenario import ScenarioError
 from loadtest.gameday.stage import Stage, System
+from loadtest.gameday.words import in_ms, share
 from loadtest.users.plan import Crowd, UsersPlan
 from loadtest.users.result import UsersResult
 from loadtest.users.run import LocustRun
@@ -263,16 +264,17 @@ def _judge(stage: Stage, night: _Night, audit: FleetAudit, records: Sequence[Fle
         out_of_order=audit.out_of_order,
         stage_p99_ms=max((each.p99_ms or 0.0 for each in stages), default=None),
         stage_last_ms=max((each.last_ms or 0.0 for each in stages), default=None),
-        critical_success=critical.success,
+        critical_success=critical.success if critical.asked else None,
         critical_p99_ms=critical.p99_ms,
-        refresh_success=refreshes.success,
+        refresh_success=refreshes.success if refreshes.asked else None,
         back_s=_back_s(evening.outage_over_s, records),
     )
+    outage = "" if evening.outage_over_s is None else ", an outage"
     return (
-        f"At {night.factor:.2g} of the projection {night.devices:,} devices went through a slip, an outage and two "
-        f"stages and missed {audit.missed} broadcasts; 99 of 100 connected ones had a stage within "
-        f"{stage.measured['stage_p99_ms'] or 0:,.0f} ms. Meanwhile {critical.success:.2%} of first prefetches and "
-        f"{refreshes.success:.1%} of refreshes were served."
+        f"At 1 : {1 / night.factor:,.0f} of the projection {night.devices:,} devices went through a slip{outage} "
+        f"and two stages and missed {audit.missed:,} broadcasts; 99 of 100 connected ones had a stage within "
+        f"{in_ms(stage.measured['stage_p99_ms'])}. Meanwhile {share(critical.success)} of first prefetches and "
+        f"{share(refreshes.success)} of refreshes were served."
     )
 
 

@@ -28,6 +28,7 @@ from loadtest.gameday.open_load import (
 )
 from loadtest.gameday.parameters import JoinSurge
 from loadtest.gameday.stage import Stage, System
+from loadtest.gameday.words import in_ms, share
 
 __all__ = ["connects_ms", "run"]
 
@@ -63,7 +64,7 @@ async def run(stage: Stage, parameters: JoinSurge) -> str:
     over_s = parameters.before_s + parameters.surge_s
     during = served_between(found.records, parameters.before_s, over_s, tag=CRITICAL)
     stage.measure(
-        critical_success=during.success,
+        critical_success=during.success if during.asked else None,
         prefetch_p50_ms=during.p50_ms,
         prefetch_p99_ms=during.p99_ms,
         connect_p99_ms=connects.percentile_ms(99),
@@ -74,8 +75,8 @@ async def run(stage: Stage, parameters: JoinSurge) -> str:
     return (
         f"Arrivals rose from {parameters.prefetches_per_s:,.0f} to {during.asked / parameters.surge_s:,.0f} first "
         f"prefetches a second for {parameters.surge_s:g} s while {parameters.devices:,} devices connected. "
-        f"{during.success:.2%} got their own map, p99 {during.p99_ms or 0:,.1f} ms; {connected:,} were connected in "
-        f"the end, p99 {connects.percentile_ms(99) or 0:,.1f} ms from opening to welcome."
+        f"{share(during.success)} got their own map, p99 {in_ms(during.p99_ms)}; {connected:,} were connected in "
+        f"the end, p99 {in_ms(connects.percentile_ms(99))} from opening to welcome."
     )
 
 

@@ -59,29 +59,26 @@ class _Return(msgspec.Struct, frozen=True, kw_only=True):
 
 async def run(stage: Stage, parameters: ReconnectStorm) -> str:
     """Both halves, each on a fresh system with the same settings."""
+    stage.devices = devices = parameters.devices
     naive = await _without(stage, parameters)
+    stage.measure(
+        attempts_peak_naive=naive.peak,
+        attempts_per_device_naive=len(naive.attempts) / devices,
+        refused_naive=naive.refused,
+        last_back_s_naive=naive.last_back_s,
+    )
     window, announced_s = await _with(stage, parameters)
-    late = int((window.back > window.broken_s + announced_s + _LATE_SLACK_S).sum())
-    devices = parameters.devices
-    stage.devices = devices
+    missing = 2 * devices - len(naive.back) - len(window.back)
     stage.measure(
         attempts_ratio=naive.peak / window.peak if window.peak else None,
-        attempts_peak_naive=naive.peak,
         attempts_peak_window=window.peak,
-        attempts_per_device_naive=len(naive.attempts) / devices,
         attempts_per_device_window=len(window.attempts) / devices,
-        refused_naive=naive.refused,
         refused_window=window.refused,
         announced_s=announced_s,
-        last_back_s_naive=naive.last_back_s,
         last_back_s_window=window.last_back_s,
-        late_devices=late,
-        missing_devices=2 * devices - len(naive.back) - len(window.back),
+        late_devices=int((window.back > window.broken_s + announced_s + _LATE_SLACK_S).sum()),
+        missing_devices=missing,
     )
-    for name, half in (("without the window", naive), ("with the window", window)):
-        found = LatencyHistogram()
-        found.record_all_ms((half.back - half.broken_s) * 1000)
-        stage.histogram(f"break to welcome, {name}", found)
     stage.note(
         "Without the window devices are small programs that open a connection the moment one breaks or is refused. "
         "One process carries them all and is busy with it: on machines of their own they would ask faster still."
@@ -90,6 +87,7 @@ async def run(stage: Stage, parameters: ReconnectStorm) -> str:
         f"Without the window {devices:,} devices made {naive.peak:,} handshake attempts in their worst 100 ms and "
         f"{len(naive.attempts):,} in all; following the window {window.peak:,} and {len(window.attempts):,}. They were "
         f"told {announced_s:.1f} s, and the last was back after {window.last_back_s:.1f} s, its handshake included."
+        + (f" {missing:,} were not back when they were no longer waited for." if missing else "")
     )
 
 
@@ -236,6 +234,9 @@ def _draw(stage: Stage, name: str, found: _Return) -> None:
         explains="Every opening of a connection, refused ones included. A wall is a storm, a plain is a window.",
         since=since,
     )
+    taken = LatencyHistogram()
+    taken.record_all_ms((found.back - found.broken_s) * 1000)
+    stage.histogram(f"break to welcome, {name}", taken)
     stage.counted(
         "Devices back", {name: found.back}, found.broken_s - 1.0, until_s, explains="First welcomes.", since=since
     )

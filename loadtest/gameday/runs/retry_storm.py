@@ -28,6 +28,7 @@ from loadtest.gameday.clients.records import Step, Table, moments
 from loadtest.gameday.parameters import RetryStorm
 from loadtest.gameday.stage import Stage
 from loadtest.gameday.wants import Wants, amplification, recovery_s, wants_of
+from loadtest.gameday.words import recovered
 
 __all__ = ["run"]
 
@@ -57,6 +58,8 @@ class _Half(msgspec.Struct, frozen=True, kw_only=True):
     over_s: float
     until_s: float
     recovery_s: float
+    watched_s: float
+    """How long after the trouble recovery was looked for."""
 
     @property
     def asked(self) -> Any:
@@ -79,19 +82,21 @@ class _Half(msgspec.Struct, frozen=True, kw_only=True):
 
 async def run(stage: Stage, parameters: RetryStorm) -> str:
     naive = await _half(stage, parameters, "without budgets", budget=False)
+    stage.measure(
+        amplification_naive=naive.amplification,
+        peak_naive=naive.peak,
+        recovery_s_naive=naive.recovery_s,
+        caught_up_s_naive=naive.caught_up_s,
+        answered_share_naive=naive.wants.answered_share,
+    )
     budget = await _half(stage, parameters, "with budgets", budget=True)
     answered = budget.rows[budget.rows["kind"] == Step.ANSWERED]
     stage.measure(
-        amplification_naive=naive.amplification,
         amplification_budget=budget.amplification,
         amplification_ratio=(naive.amplification or 0.0) / budget.amplification if budget.amplification else None,
-        peak_naive=naive.peak,
         peak_budget=budget.peak,
-        recovery_s_naive=naive.recovery_s,
         recovery_s_budget=budget.recovery_s,
-        caught_up_s_naive=naive.caught_up_s,
         caught_up_s_budget=budget.caught_up_s,
-        answered_share_naive=naive.wants.answered_share,
         answered_share_budget=budget.wants.answered_share,
         degraded_share_budget=float((answered["status"] == DEGRADED).mean()) if len(answered) else None,
     )
@@ -103,9 +108,9 @@ async def run(stage: Stage, parameters: RetryStorm) -> str:
     sent, sent_budget = naive.amplification or 0.0, budget.amplification or 0.0
     return (
         f"While {_WHAT[parameters.trouble]} for {parameters.trouble_s:g} s, clients without budgets sent {sent:.1f} "
-        f"requests per map wanted then, {naive.peak:,} in the worst 100 ms, and new ones were served in time "
-        f"{naive.recovery_s:.1f} s after it was over; with budgets {sent_budget:.1f}, {budget.peak:,} and "
-        f"{budget.recovery_s:.1f} s."
+        f"requests per map wanted then, {naive.peak:,} in the worst 100 ms; with budgets {sent_budget:.1f} and "
+        f"{budget.peak:,}. New ones were served in time again {recovered(naive.recovery_s, naive.watched_s)} without "
+        f"budgets, with them {recovered(budget.recovery_s, budget.watched_s)}."
     )
 
 
@@ -141,9 +146,11 @@ async def _half(stage: Stage, parameters: RetryStorm, name: str, *, budget: bool
     _told(stage, name, lag_ms=lag_ms, held_back=held_back, budget=budget)
     wants = wants_of(rows)
     # The last ones of a run have not had their time.
+    judged_until_s = until_s - 2 * parameters.timeout_s
     found = _Half(
         rows=rows, wants=wants, trouble_s=trouble_s, over_s=over_s, until_s=until_s,
-        recovery_s=recovery_s(wants, over_s, until_s - 2 * parameters.timeout_s, timeout_s=parameters.timeout_s),
+        recovery_s=recovery_s(wants, over_s, judged_until_s, timeout_s=parameters.timeout_s),
+        watched_s=judged_until_s - over_s,
     )  # fmt: skip
     _draw(stage, name, found)
     return found

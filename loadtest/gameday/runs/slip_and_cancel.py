@@ -15,6 +15,7 @@ from loadtest.gameday.clients.audience_child import AudiencePlan, AudienceResult
 from loadtest.gameday.events import AN_HOUR_S, event_request
 from loadtest.gameday.parameters import SlipAndCancel
 from loadtest.gameday.stage import Stage, System
+from loadtest.gameday.words import in_ms
 
 __all__ = ["run"]
 
@@ -130,12 +131,14 @@ def _judge(stage: Stage, parameters: SlipAndCancel, result: AudienceResult, new_
         cancelled_p99_ms=cancelled.p99_ms if cancelled else None,
         cancelled_last_ms=cancelled.last_ms if cancelled else None,
     )
-    held_ms, last_ms = stage.measured.get("schedule_last_ms"), stage.measured["cancelled_last_ms"]
+    held_ms = stage.measured.get("schedule_last_ms")
+    held = "not all" if held_ms is None else f"all {parameters.devices:,}"
+    within = f"{_HELD_WITHIN_S:g} s" if held_ms is None else in_ms(held_ms)
     return (
         f"{parameters.slips_before_s:g} s before its stage was due one event moved by {parameters.slip_s} s and "
         f"another was called off. {early or 'No'} screen showed either too soon, {wrong or 'none'} ended in a wrong "
-        f"state; all {parameters.devices:,} held the new times {held_ms or 0:,.0f} ms after the operator asked, and "
-        f"the last heard of the cancellation {last_ms or 0:,.0f} ms after its dispatch."
+        f"state; {held} held the new times {within} after the operator asked, and the last heard of the cancellation "
+        f"{in_ms(stage.measured['cancelled_last_ms'])} after its dispatch."
     )
 
 

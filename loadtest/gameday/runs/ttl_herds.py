@@ -69,10 +69,12 @@ async def run(stage: Stage, parameters: TtlHerds) -> str:
         f"The simulated night has {parameters.simulated_devices:,} devices; lifetimes are drawn by the service's own "
         "code, what devices draw on top is left out. Its curves show the busiest second of each five minutes."
     )
+    near = figures.near_stage_jittered
+    expires = f"{near} maps expire" if near else "no map expires"
     return (
         f"With fixed lifetimes the busiest second of the night has {figures.peak_to_mean_fixed:.1f} times the mean, "
-        f"with jittered ones {figures.peak_to_mean_jittered:.2f}: {ratio:.1f} times less, and no map expires near a "
-        f"stage. Played in {parameters.lasts_s:g} s with {parameters.devices:,} real devices each: "
+        f"with jittered ones {figures.peak_to_mean_jittered:.2f}: {ratio:.1f} times less, and {expires} near a stage. "
+        f"Played in {parameters.lasts_s:g} s with {parameters.devices:,} real devices each: "
         f"{real_fixed or 0:.1f} and {real_jittered or 0:.1f}."
     )
 
