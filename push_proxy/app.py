@@ -8,7 +8,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from contract.clock import Clock
 from contract.kv.ports import ReplayLogReader, ScheduleViewReader
@@ -16,7 +16,8 @@ from contract.node_link import MessageChannel
 from contract.runtime.runner import Readiness
 from contract.runtime.tls import server_context
 from contract.tokens import KeyRing
-from push_proxy.adapters.device_listener import TICK_S, DeviceListener
+from push_proxy.adapters.device_listener import DeviceListener
+from push_proxy.adapters.pulse import Pulse
 from push_proxy.anti_entropy import AntiEntropy, SourceWatch
 from push_proxy.coverage import CoverageReports
 from push_proxy.metrics import NodeMetrics
@@ -30,9 +31,6 @@ from push_proxy.terms import Terms
 __all__ = ["PushNode", "PushService", "build_push_node"]
 
 
-_TICKS_PER_S: Final = round(1 / TICK_S)
-
-
 class PushService:
     """A push node as a runner Service: ready once it listens, drained when stopped."""
 
@@ -42,6 +40,7 @@ class PushService:
         node: StreamNode,
         links: RouterLinks,
         listener: DeviceListener,
+        pulse: Pulse,
         anti_entropy: AntiEntropy,
         tally: ReachTally,
         coverage: CoverageReports,
@@ -53,6 +52,7 @@ class PushService:
         self._node = node
         self._links = links
         self._listener = listener
+        self._pulse = pulse
         self._anti_entropy = anti_entropy
         self._tally = tally
         self._coverage = coverage
@@ -86,14 +86,16 @@ class PushService:
             await self._links.stop()
 
     async def _tick(self) -> None:
-        turn = 0
+        second_s = late_s = 0.0
         while True:
-            self._listener.tick()
+            now_s = self._clock.monotonic_s()
+            self._listener.tick(late_s)
             self._node.tick()
-            if turn % _TICKS_PER_S == 0:
+            if now_s >= second_s:
                 self._listener.every_second()
-            turn += 1
-            await asyncio.sleep(TICK_S)
+                second_s = now_s + 1.0
+            until_s = 0.0 if self._node.unsettled else self._listener.look_again_s(second_s)
+            late_s = await self._pulse.rest(until_s)
 
     async def _report_forever(self) -> None:
         while True:
@@ -160,6 +162,7 @@ def build_push_node(
     incarnation = secrets.token_hex(8)
     metrics = NodeMetrics()
     tally = ReachTally(node_id, incarnation)
+    pulse = Pulse(clock)
     links = RouterLinks(
         node_id=node_id,
         incarnation=incarnation,
@@ -176,6 +179,7 @@ def build_push_node(
         clock=clock,
         tally=tally,
         metrics=metrics,
+        hurry=pulse.hurry,
     )
 
     def status() -> Mapping[str, object]:
@@ -211,6 +215,7 @@ def build_push_node(
         sock=sock,
         tls=_tls(settings),
         siblings=siblings,
+        hurry=pulse.hurry,
         status=status,
         isolated=lambda: watch.isolated,
     )
@@ -251,6 +256,7 @@ def build_push_node(
         node=node,
         links=links,
         listener=listener,
+        pulse=pulse,
         anti_entropy=anti_entropy,
         tally=tally,
         coverage=coverage,

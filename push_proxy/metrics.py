@@ -211,7 +211,7 @@ class NodeMetrics:
         self._sent_bytes[_ANSWERS] += nbytes
 
     def stall(self, seconds: float) -> None:
-        """How late the loop was at one look; from the tick, about 20 times a second."""
+        """How late the loop was at one look; from the tick, 20 times a second while it is busy, less often at rest."""
         self.stall_s.observe(seconds)
 
     def gauge(self, name: GaugeName, read: Callable[[], int]) -> None:

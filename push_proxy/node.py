@@ -7,7 +7,7 @@ asked by its other half, the `reader`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -49,12 +49,15 @@ class StreamNode:
         clock: Clock,
         tally: ReachTally,
         metrics: NodeMetrics,
+        hurry: Callable[[], None],
     ) -> None:
+        """`hurry` is called when `tick` has something to look at that it had not."""
         self._settings = settings
         self._interest = interest
         self._clock = clock
         self._tally = tally
         self._metrics = metrics
+        self._hurry = hurry
         self._hub = Hub()
         self.coverage = CoverageCount()
         """Which stage-map versions the devices here hold (R7)."""
@@ -120,7 +123,7 @@ class StreamNode:
         self._register(followed, subscription)
         self._answering.answer(followed, subscription, give_up=self.reader.store_down and followed.opening is None)
         if subscription.phase < Phase.LIVE:
-            self._unsettled[topic] = None
+            self.unsettle(followed)
             if subscription.needs_read(followed.state):
                 self.reader.request_read(followed)
 
@@ -192,7 +195,7 @@ class StreamNode:
     # Time.
 
     def tick(self) -> None:
-        """Deadlines of topics; called about every 50 ms. Costs nothing while everything is settled."""
+        """Deadlines of topics; called about every 50 ms while anything is unsettled, and now and then."""
         now_s = self._clock.monotonic_s()
         self.count_answers(now_s)
         for topic in list(self._unsettled):
@@ -208,6 +211,11 @@ class StreamNode:
             self._answer_all(followed, [s for s in waiting if s.overdue(now_s)])
             if not waiting and not followed.state.holding:
                 del self._unsettled[topic]
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether somebody waits for an answer, or a hole is open: `tick` must look before long."""
+        return bool(self._unsettled)
 
     def count_answers(self, now_s: float) -> None:
         """Count what was answered alike since the last call."""
@@ -282,7 +290,9 @@ class StreamNode:
             self._answer_all(followed, self._hub.unanswered(followed.topic))
 
     def unsettle(self, followed: FollowedTopic) -> None:
-        self._unsettled[followed.topic] = None
+        if followed.topic not in self._unsettled:
+            self._unsettled[followed.topic] = None
+            self._hurry()
 
     def pass_on(self, followed: FollowedTopic, schedule: TopicSchedule) -> None:
         if not followed.put_schedule(schedule):
@@ -351,7 +361,7 @@ class StreamNode:
             # Repeats too: what anti-entropy found in the log first was routed all the same.
             self._tally.routed(broadcast.topic, broadcast.timestamp, at_ms=received_at_ms, now_s=now_s)
         if accepted.read_log:
-            self._unsettled[followed.topic] = None
+            self.unsettle(followed)
             if broadcast not in accepted.send:
                 delivery.begin()
                 followed.awaited.setdefault(broadcast.timestamp, []).append(delivery)

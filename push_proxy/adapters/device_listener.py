@@ -23,6 +23,7 @@ from contract.runtime.socket_table import AVAILABLE, ServedListener, SocketTable
 from push_proxy.adapters.connection import Connection
 from push_proxy.adapters.graphql_connection import stream_documents
 from push_proxy.adapters.head_reader import HeadReader
+from push_proxy.adapters.pulse import TICK_S
 from push_proxy.admission import Admission, Room, Source
 from push_proxy.drain import drain_begins_ms, plan_drain
 from push_proxy.forms import PreparedFrame
@@ -40,9 +41,8 @@ from push_proxy.sse import EventsRequest
 from push_proxy.terms import Terms
 from push_proxy.timer_wheel import TimerWheel
 
-__all__ = ["LINGER_S", "TICK_S", "DeviceListener"]
+__all__ = ["LINGER_S", "DeviceListener"]
 
-TICK_S: Final = 0.05
 """How often deadlines are looked at; no bound of the protocol is finer than ten of these."""
 LINGER_S: Final = 1.0
 """How long a client may take to read its answer and close."""
@@ -71,9 +71,11 @@ class DeviceListener:
         sock: socket.socket,
         tls: ssl.SSLContext | None,
         siblings: Siblings,
+        hurry: Callable[[], None],
         status: Callable[[], Mapping[str, object]],
         isolated: Callable[[], bool],
     ) -> None:
+        """`hurry` is called when a deadline was set before the moment `look_again_s` told."""
         self.settings = settings
         self.node = node
         self.node_id = node_id
@@ -99,8 +101,7 @@ class DeviceListener:
         self._others: dict[HeadReader | Connection, None] = {}
         """Without a session: in their handshake, or closing."""
         self._sessions: dict[Connection, None] = {}
-        self._wheel: TimerWheel[HeadReader | Connection] = TimerWheel(TICK_S, now_s=clock.monotonic_s())
-        self._ticked_s = clock.monotonic_s()
+        self._wheel: TimerWheel[HeadReader | Connection] = TimerWheel(TICK_S, now_s=clock.monotonic_s(), sooner=hurry)
         self._due_mark = (0, 0)
         self._due_known_s = float("-inf")
         self._refusal_lines = KindLimit(burst=1, window_s=60.0)
@@ -150,11 +151,10 @@ class DeviceListener:
 
     # Time.
 
-    def tick(self) -> None:
-        """Called every TICK_S."""
+    def tick(self, late_s: float) -> None:
+        """Called at `look_again_s`, and within TICK_S of a `hurry`; `late_s`: how late the loop was meanwhile."""
         now_s = self.clock.monotonic_s()
-        self.metrics.stall(max(0.0, now_s - self._ticked_s - TICK_S))
-        self._ticked_s = now_s
+        self.metrics.stall(late_s)
         for connection in self._wheel.due(now_s):
             try:
                 connection.on_time(now_s)
@@ -162,6 +162,10 @@ class DeviceListener:
                 # Raised from here it would end the node, and with it everybody.
                 _log.exception("connection_failed")
                 connection.abort()
+
+    def look_again_s(self, latest_s: float) -> float:
+        """When the next deadline of a connection may have passed, monotonic, `latest_s` at most."""
+        return self._wheel.look_again_s(latest_s)
 
     def every_second(self) -> None:
         """What changes slowly: due times, the reconnect window, what siblings know, addresses that are quiet again."""
