@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from types import TracebackType
@@ -28,6 +27,7 @@ import msgspec
 from contract.device_operations import CHANNEL, FIRST, MAP, document_hash
 from contract.errors import BroadcastSystemError, InvalidRequest, Unavailable
 from device_sim.client import DeviceClient, now_ms
+from device_sim.dgs_answers import ChannelTopic, Refused, channel_of, data_of, is_unknown_hash, max_age_s
 from device_sim.stage_map import StageMap, stage_map_from_answer
 
 __all__ = [
@@ -50,27 +50,9 @@ _RETRY_BASE_S: Final = 0.2
 _RETRY_MAX_S: Final = 5.0
 _PICTURE_MAX_BYTES: Final = 4 << 20
 _RECORDED_PER_DEVICE_MAX: Final = 64
-_REFUSAL_MAX_BYTES: Final = 4_096
 _UNMODIFIED: Final = 304
 _NO_HASHES: Final = (400, 405)
 """What a DGS says that wants a document, or one by POST."""
-_NOT_PERSISTED: Final = ("PERSISTED_QUERY_NOT_FOUND", "PERSISTED_QUERY_NOT_SUPPORTED")
-_MAX_AGE: Final = re.compile(r"max-age=(\d{1,9})")
-
-
-class ChannelTopic(msgspec.Struct, frozen=True, rename="camel"):
-    event_id: str
-    topic: str
-    state_key: str | None
-    last_broadcast_at: int
-
-
-class _Channel(msgspec.Struct, frozen=True, rename="camel"):
-    url: str
-    subprotocol: str
-    token: str
-    connect_window_ms: int
-    topics: tuple[ChannelTopic, ...]
 
 
 class Prefetched(msgspec.Struct, frozen=True):
@@ -109,14 +91,6 @@ class PrefetchCounts(msgspec.Struct):
     """Operations sent as text, since their hash was not known."""
     moved: int = 0
     """Refreshes that went to another URL than the first request."""
-
-
-class Refused(InvalidRequest):
-    """The DGS said no, and would say so again; `messages` are its own words, if it has any."""
-
-    def __init__(self, where: str, body: bytes) -> None:
-        self.messages = _messages(body)
-        super().__init__(f"{where}: {'; '.join(self.messages) or repr(body[:200])}", field="prefetch")
 
 
 class Heard(NamedTuple):
@@ -206,9 +180,9 @@ class Prefetcher:
         assert event_ids, "a device follows at least one event"
         variables = {"eventId": event_ids[0], "eventIds": list(event_ids), "profileId": profile_id}
         heard = await self._operation(FIRST, variables | {"device": dict(device)}, self._headers(profile_id, device_id))
-        first = _data(heard)
+        first = data_of(heard.body)
         self._record(profile_id, device_id, event_ids[0], heard.body)
-        channel = _channel(first)
+        channel = channel_of(first)
         topics = {each.event_id: each.topic for each in channel.topics}
         if not topics.keys() >= set(event_ids):
             raise InvalidRequest("the channel has no topic for an event", field="broadcastChannel.topics")
@@ -228,8 +202,9 @@ class Prefetcher:
     ) -> Prefetched:
         """The channel alone, no maps; errors as `prefetch`."""
         variables = {"eventIds": list(event_ids), "profileId": profile_id, "device": dict(device)}
-        found = _data(await self._operation(CHANNEL, variables, self._headers(profile_id, device_id)))
-        channel = _channel(found)
+        heard = await self._operation(CHANNEL, variables, self._headers(profile_id, device_id))
+        found = data_of(heard.body)
+        channel = channel_of(found)
         return Prefetched(channel.url, channel.token, channel.connect_window_ms, channel.topics, {}, frozenset())
 
     # MapFetcher
@@ -315,7 +290,7 @@ class Prefetcher:
             ttl_s = held.ttl_s if heard.max_age_s is None else heard.max_age_s
             server_time = heard.at_ms + clock_offset_ms
             return _Came(msgspec.structs.replace(held, ttl_s=ttl_s, server_time=server_time), heard)
-        return self._map(_data(heard), heard, etag=heard.etag)
+        return self._map(data_of(heard.body), heard, etag=heard.etag)
 
     def _record(self, profile_id: str, device_id: str, event_id: str, body: bytes) -> None:
         if not self._records:
@@ -344,7 +319,7 @@ class Prefetcher:
         url = url or self.url
         if self._by_hash:
             heard = await self._ask_by_hash(url, digest, variables, headers, get=get)
-            if heard.status not in _NO_HASHES and not _unknown_hash(heard.body):
+            if heard.status not in _NO_HASHES and not is_unknown_hash(heard.body):
                 return heard
         self.counts.whole_documents += 1
         persisted = {"persistedQuery": {"version": 1, "sha256Hash": digest}}
@@ -434,7 +409,7 @@ class Prefetcher:
                         received += await answer.content.read(_PICTURE_MAX_BYTES)
                     if answer.status in (200, _UNMODIFIED) or answer.status in also:
                         etag = answer.headers.get("ETag", "")
-                        return Heard(answer.status, received, now_ms(), etag, _max_age_s(answer.headers))
+                        return Heard(answer.status, received, now_ms(), etag, max_age_s(answer.headers))
                     if answer.status not in (408, 429, 500, 502, 503, 504):
                         raise Refused(f"{url[:200]} answered {answer.status}", received)
                     last = f"status {answer.status}"
@@ -448,50 +423,3 @@ class Prefetcher:
                 await asyncio.sleep(wait_s * (0.5 + self._random.random()))
         self.counts.failures += 1
         raise Unavailable(f"{url[:200]}: {last} after {_TRIES} tries")
-
-
-def _data(heard: Heard) -> dict[str, Any]:
-    """The answer's `data`. Raises InvalidRequest for errors in it, Unavailable for what is no GraphQL."""
-    try:
-        answer = msgspec.json.decode(heard.body)
-        errors, found = answer.get("errors"), answer.get("data")
-    except (msgspec.DecodeError, AttributeError) as exc:
-        raise Unavailable(f"the DGS answered something else than GraphQL: {heard.body[:80]!r}") from exc
-    if errors or not isinstance(found, dict):
-        raise Refused("the DGS refused", heard.body)
-    return found
-
-
-def _channel(data: Mapping[str, Any]) -> _Channel:
-    """Raises InvalidRequest for what is none."""
-    try:
-        return msgspec.convert(data.get("broadcastChannel"), _Channel)
-    except msgspec.ValidationError as exc:
-        raise InvalidRequest(f"not a channel: {exc}", field="broadcastChannel", rule="see the GraphQL schema") from exc
-
-
-def _messages(body: bytes) -> tuple[str, ...]:
-    """What the errors of a GraphQL answer say, the first few; or the detail of an RFC 9457 problem."""
-    try:
-        answer = msgspec.json.decode(body)
-        if "detail" in answer:
-            return (str(answer["detail"])[:400],)
-        return tuple(str(each["message"])[:400] for each in answer["errors"][:5])
-    except (msgspec.DecodeError, LookupError, TypeError):
-        return ()
-
-
-def _unknown_hash(body: bytes) -> bool:
-    """Whether it is Apollo's answer for a hash nobody told it, or for a server without hashes."""
-    if len(body) > _REFUSAL_MAX_BYTES or b"PERSISTED_QUERY_NOT_" not in body:
-        return False
-    try:
-        errors = msgspec.json.decode(body)["errors"]
-        return any(each["extensions"]["code"] in _NOT_PERSISTED for each in errors)
-    except (msgspec.DecodeError, LookupError, TypeError):
-        return False
-
-
-def _max_age_s(headers: Mapping[str, str]) -> int | None:
-    found = _MAX_AGE.search(headers.get("Cache-Control", ""))
-    return int(found[1]) if found is not None else None
