@@ -8,7 +8,7 @@ from typing import Final
 from loadtest.gameday.scenario import Scenario, ScenarioError, read_scenario
 from loadtest.nearest import meant
 
-__all__ = ["SHIPPED", "load_scenario", "shipped_scenarios"]
+__all__ = ["SHIPPED", "load_scenario", "read_text", "shipped_scenarios"]
 
 SHIPPED: Final = Path(__file__).parent / "scenarios"
 _BYTES_MAX: Final = 1 << 20
@@ -30,13 +30,19 @@ def load_scenario(name_or_path: str) -> Scenario:
     return _read(shipped[name_or_path])
 
 
-def _read(path: Path) -> Scenario:
+def read_text(path: Path) -> str:
+    """A file of at most a MiB, with or without the mark that some programs put first. Raises ScenarioError."""
     try:
-        if path.stat().st_size > _BYTES_MAX:
-            raise ScenarioError(str(path), "", "too large for a scenario")
-        text = path.read_text()
+        with path.open("rb") as file:
+            content = file.read(_BYTES_MAX + 1)
+        if len(content) > _BYTES_MAX:
+            raise ScenarioError(str(path), "", f"too large: more than {_BYTES_MAX:,} bytes")
+        return content.decode("utf-8-sig")
     except OSError as exc:
         raise ScenarioError(str(path), "", f"cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
         raise ScenarioError(str(path), "", "is not UTF-8 text") from None
-    return read_scenario(text, str(path))
+
+
+def _read(path: Path) -> Scenario:
+    return read_scenario(read_text(path), str(path))

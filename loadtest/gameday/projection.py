@@ -61,7 +61,7 @@ class Projection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 def read_projection(text: str, file: str) -> Projection:
     """From TOML, or CSV when `file` ends so. Raises ScenarioError naming file and field."""
-    found = _from_csv(text, file) if file.endswith(".csv") else _from_toml(text, file)
+    found = _from_csv(text, file) if file.lower().endswith(".csv") else _from_toml(text, file)
     for given, kind, prefix in ((found, Projection, ""), (found.get("requests_per_s"), ByClass, "requests_per_s.")):
         known = [field.name for field in msgspec.structs.fields(kind)]
         if isinstance(given, dict):
@@ -75,8 +75,8 @@ def read_projection(text: str, file: str) -> Projection:
 
 
 def _check(projection: Projection, file: str) -> None:
-    if projection.devices < 1:
-        raise ScenarioError(file, "devices", "at least 1")
+    if not 1 <= projection.devices < float("inf"):
+        raise ScenarioError(file, "devices", "a number from 1 on")
     rates = msgspec.structs.asdict(projection.requests_per_s)
     for name, value in {"joins_per_s": projection.joins_per_s, **rates}.items():
         if not 0 <= value < float("inf"):
@@ -99,11 +99,18 @@ def _from_toml(text: str, file: str) -> dict[str, Any]:
 def _from_csv(text: str, file: str) -> dict[str, Any]:
     """One `name,value` a line; a dot in the name is a table."""
     found: dict[str, Any] = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    try:
+        rows = list(csv.reader(text.splitlines()))
+    except csv.Error as exc:
+        raise ScenarioError(file, "", f"not CSV: {exc}") from None
+    for number, row in enumerate(rows, start=1):
         if not row or row[0].strip().startswith("#") or row == ["name", "value"]:
             continue
         if len(row) != 2:
             raise ScenarioError(file, row[0], "a name and a value", line=number)
         table, dot, field = row[0].strip().rpartition(".")
-        (found.setdefault(table, {}) if dot else found)[field] = row[1].strip()
+        into = found.setdefault(table, {}) if dot else found
+        if not isinstance(into, dict) or isinstance(into.get(field), dict):
+            raise ScenarioError(file, row[0], "stands for one number and for several", line=number)
+        into[field] = row[1].strip()
     return found

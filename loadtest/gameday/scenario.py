@@ -71,6 +71,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         if self.devices is None:
             raise ScenarioError(self.file or self.name, "--devices", "no devices connect in a run of this kind")
         given = {**msgspec.to_builtins(self.parameters), "devices": devices}
+        if "scale" in given:
+            given["scale"] = None  # asked for by number, they are not asked for in proportion
         parameters = _converted(given, type(self.parameters), self.file or self.name, "--devices", "")
         return msgspec.structs.replace(self, parameters=parameters)
 

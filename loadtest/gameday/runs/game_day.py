@@ -23,6 +23,7 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.overload.judge import served_between
 from loadtest.bench.overload.plan import CRITICAL, OTHER, Stretch
 from loadtest.gameday.events import AN_HOUR_S, event_request
+from loadtest.gameday.library import read_text
 from loadtest.gameday.open_load import (
     EVENT_ID,
     OpenLoad,
@@ -59,7 +60,6 @@ _COMPRESSED: Final = 8.0
 """Browsing users think so many times faster: each stands for so many."""
 _ASKS_PER_S: Final = 0.6
 """Of one browsing user at that speed, about."""
-_BYTES_MAX: Final = 1 << 20
 
 
 class _Night(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,11 +108,7 @@ async def run(stage: Stage, parameters: GameDay) -> str:
 
 def _projection(path: Path) -> Projection:
     try:
-        if path.stat().st_size > _BYTES_MAX:
-            raise CouldNotRun(f"{path}: too large for a projection")
-        return read_projection(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise CouldNotRun(f"{path}: cannot be read: {exc}") from exc
+        return read_projection(read_text(path), str(path))
     except ScenarioError as exc:
         raise CouldNotRun(str(exc)) from exc
 

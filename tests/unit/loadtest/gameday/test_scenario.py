@@ -8,7 +8,7 @@ import pytest
 
 from loadtest.gameday.kinds import KINDS
 from loadtest.gameday.library import load_scenario, shipped_scenarios
-from loadtest.gameday.parameters import ReconnectStorm
+from loadtest.gameday.parameters import GameDay, ReconnectStorm
 from loadtest.gameday.scenario import ScenarioError, read_scenario
 
 GOOD = """
@@ -84,6 +84,17 @@ def test_devices_of_the_command_line_follow_the_same_rules() -> None:
         load_scenario("non-critical-flood").with_devices(800)
 
 
+def test_devices_of_the_command_line_stand_instead_of_a_proportion() -> None:
+    text = (
+        GOOD.replace("reconnect-storm", "game-day")
+        .replace("devices = 500", "scale = 0.1")
+        .replace("attempts_ratio", "missed")
+    )
+    found = read_scenario(text.replace("handshakes_per_s = 300", ""), "night.toml").with_devices(50).parameters
+    assert isinstance(found, GameDay)
+    assert (found.devices, found.scale) == (50, None)
+
+
 def test_everything_that_ships_is_well_formed_and_named_as_its_file() -> None:
     shipped = shipped_scenarios()
     assert {each.kind for each in shipped} == set(KINDS)
@@ -101,6 +112,8 @@ def test_a_file_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
     assert load_scenario(str(tmp_path / "mine.toml")).name == "my-storm"
     with pytest.raises(ScenarioError, match="cannot be read: No such file"):
         load_scenario(str(tmp_path / "other.toml"))
+    with pytest.raises(ScenarioError, match="/dev/zero: too large: more than"):
+        load_scenario("/dev/zero")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ScenarioError, match="not UTF-8"):
         load_scenario(str(tmp_path / "bytes.toml"))
