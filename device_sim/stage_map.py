@@ -73,7 +73,7 @@ def stage_map_from_answer(answer: Mapping[str, Any], *, keep_content: bool = Tru
             server_time=int(answer["serverTime"]),
             entries={key: _entry(value, keep_content) for key, value in by_key.items() if key != DEFAULT_STATE},
             default=_entry(by_key[DEFAULT_STATE], keep_content),
-            times={key: value.get("startsAt") for key, value in by_key.items() if key != DEFAULT_STATE},
+            times={key: _moment(value.get("startsAt")) for key, value in by_key.items() if key != DEFAULT_STATE},
             artwork=frozenset(artwork_urls(answer)),
             refresh_url=_refresh_url(answer),
         )
@@ -98,6 +98,12 @@ def artwork_urls(answer: Mapping[str, Any]) -> Iterator[str]:
                     if url and url not in seen and len(seen) < MAX_ARTWORK_PER_MAP:
                         seen.add(url)
                         yield url
+
+
+def _moment(value: Any) -> int | None:
+    if value is not None and type(value) is not int:
+        raise TypeError(f"a moment is an integer, not {value!r:.40}")
+    return value
 
 
 def _entry(value: Any, keep_content: bool) -> MapEntry:

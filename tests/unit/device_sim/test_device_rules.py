@@ -605,7 +605,11 @@ def test_pictures_are_held_with_the_map() -> None:
     assert book.device.artwork_missing(TOPIC) == 0
 
 
-@pytest.mark.parametrize("broken", [{}, {"byKey": {}}, {"byKey": {"default": 3}}, {"byKey": None}])
+@pytest.mark.parametrize(
+    "broken",
+    [{}, {"byKey": {}}, {"byKey": {"default": 3}}, {"byKey": None},
+     {"byKey": {"default": {}, "live": {"startsAt": "soon"}}}, {"byKey": {"default": {}, "live": {"startsAt": True}}}],
+)  # fmt: skip
 def test_a_broken_map_names_itself(broken) -> None:
     answer = {"event": {"id": "fight"}, "version": 1, "revision": 1, "ttlSeconds": 60, "serverTime": T0}
     with pytest.raises(InvalidRequest, match="not a stage map"):
