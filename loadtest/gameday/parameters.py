@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "REQUESTS_MAX",
     "Flood",
     "GameDay",
     "JoinSurge",
@@ -22,9 +23,17 @@ __all__ = [
 Devices = Annotated[int, Meta(ge=10, le=18_000)]
 """Connected to one node: it holds 18,000."""
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0, le=3_600)]
-Rate = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=1_200)]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
 Factor = Annotated[float, Meta(ge=1, le=1_000)]
+REQUESTS_MAX: Final = 20_000_000
+"""Of one half of a run: when each is due lies in memory."""
+
+
+def _bounded(requests: float) -> None:
+    """Raises ValueError, which reading a scenario tells with its file."""
+    if not requests <= REQUESTS_MAX:
+        raise ValueError(f"these come to {requests:,.0f} requests; at most {REQUESTS_MAX:,}")
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +102,10 @@ class RetryStorm(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refetch_window_s: Seconds = 10.0
     """Over which a client whose budget is spent asks again; production's is a minute."""
 
+    def __post_init__(self) -> None:
+        capacity = self.slots * 1000 / self.slot_ms
+        _bounded(self.load * capacity * (self.before_s + self.trouble_s + self.after_s))
+
 
 class JoinSurge(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: Devices = 6_000
@@ -112,6 +125,9 @@ class JoinSurge(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     timeout_s: Seconds = 5.0
     """A prefetch that was not answered by then failed."""
 
+    def __post_init__(self) -> None:
+        _bounded(self.prefetches_per_s * (self.before_s + self.factor * self.surge_s + self.after_s))
+
 
 class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slots: Count = 8
@@ -130,6 +146,10 @@ class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Usual load, after it: recovery is looked for here."""
     profiles: Annotated[int, Meta(ge=100, le=500_000)] = 20_000
     """Of each kind of request; the first comes again once all have."""
+
+    def __post_init__(self) -> None:
+        capacity, lasts_s = self.slots * 1000 / self.slot_ms, self.before_s + self.flood_s + self.after_s
+        _bounded((1 + self.critical_load + self.flood) * capacity * lasts_s)
 
 
 class SlipAndCancel(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):

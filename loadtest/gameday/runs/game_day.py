@@ -33,7 +33,7 @@ from loadtest.gameday.open_load import (
     latencies_ms,
     operations_file,
 )  # fmt: skip
-from loadtest.gameday.parameters import GameDay
+from loadtest.gameday.parameters import REQUESTS_MAX, GameDay
 from loadtest.gameday.projection import Projection, read_projection
 from loadtest.gameday.scenario import ScenarioError
 from loadtest.gameday.stage import Stage, System
@@ -120,6 +120,13 @@ def _scaled(projection: Projection, parameters: GameDay) -> _Night:
     if not 10 <= devices <= 18_000:
         raise CouldNotRun(f"parameters.scale: {factor:g} of the projection are {devices} devices, 10 to 18000 fit here")
     rates = found.requests_per_s
+    lasts_s = _LEAD_S + parameters.slip_s + _ENDED_AFTER_S
+    requests = (rates.critical + rates.best_effort) * lasts_s
+    if requests > REQUESTS_MAX:
+        raise CouldNotRun(
+            f"requests_per_s: {factor:g} of the projection are {requests:,.0f} requests in {lasts_s:g} s, at most "
+            f"{REQUESTS_MAX:,} fit here"
+        )
     return _Night(
         devices=devices,
         late=min(devices // 2, round(found.joins_per_s * _LATE_S)),

@@ -70,6 +70,24 @@ def test_what_is_wrong_is_named(written: str, instead: str, said: str) -> None:
     assert said in refusal(GOOD.replace(written, instead, 1))
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("join-surge", "factor = 1000\nsurge_s = 1000"),
+        ("join-surge", "prefetches_per_s = 1e6"),
+        ("non-critical-flood", "slots = 1000000"),
+        ("non-critical-flood", "slot_ms = 0.000001"),
+        ("retry-storm", "slots = 1000000000"),
+    ],
+)
+def test_more_requests_than_can_be_planned_are_refused_before_anything_starts(kind: str, given: str) -> None:
+    bar = next(iter(KINDS[kind].measures))
+    text = GOOD.partition("[parameters]")[0].replace("reconnect-storm", kind)
+    said = refusal(f'{text}[parameters]\n{given}\n[[bars]]\nname = "{bar}"\nop = ">="\nvalue = 1\n')
+    assert "parameters: these come to" in said
+    assert "at most 20,000,000" in said
+
+
 def test_without_bars_no_run_could_fail() -> None:
     assert "bars: a scenario has at least one" in refusal(GOOD.partition("[[bars]]")[0])
 
