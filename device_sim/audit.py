@@ -129,7 +129,7 @@ class FleetAudit(msgspec.Struct, kw_only=True):
     unknown_frames: int
     """Frames received that the outbox does not have, or has differently: must be 0."""
     not_newest: int
-    """Devices and topics whose cursor is not the outbox's newest at the end."""
+    """Devices and topics that end elsewhere than at the outbox's newest: the cursor, or what the screen shows."""
     provisional_renders: int
 
 
@@ -176,7 +176,7 @@ class _Judge:
         self._live_ms: dict[tuple[str, int], list[float]] = {}
         self._replay_ms: dict[tuple[str, int], list[float]] = {}
         self._recorded = recorded
-        self._maps: dict[bytes, tuple[str, dict[str, str], str]] = {}
+        self._maps: dict[bytes, tuple[str, int, dict[str, str], str]] = {}
         self._unsubscribed = self._unknown_frames = self._not_newest = self._provisional = self._wrong = 0
         for entry in sorted(outbox, key=lambda each: (each.topic, each.timestamp)):
             key = (entry.topic, entry.timestamp)
@@ -232,13 +232,15 @@ class _Judge:
             explained.update((frame.topic, timestamp) for timestamp in frame.skipped)
         # Applied without a frame of its own: a continuity that moved the cursor there and was shown.
         explained.update((r.topic, r.timestamp) for r in log.renders if r.timestamp is not None)
+        showing = {render.topic: render.timestamp for render in log.renders}
         for topic, cursor in log.cursors.items():
             baseline = first_latest.get(topic)
             entries = self._by_topic.get(topic, ())
             if baseline is None:
                 self._unsubscribed += 1
                 continue
-            if entries and cursor != entries[-1].timestamp:
+            shows = showing.get(topic) if showing else cursor  # a fleet may keep no log of its screens
+            if entries and not cursor == shows == entries[-1].timestamp:
                 self._not_newest += 1
             for entry in entries:
                 if entry.timestamp > baseline:
@@ -290,23 +292,28 @@ class _Judge:
             newest[render.topic] = max(newest.get(render.topic, 0), render.timestamp)
 
     def _expected(self, log: DeviceLog, render: _Render) -> str:
-        """Fingerprint of the entry in the newest answer this device had got for the topic by then; '' for none."""
+        """Fingerprint of the entry in the newest answer this device had got for the topic by then; '' for none.
+
+        An answer of a lower version came from an origin that lagged: what was held stays.
+        """
         assert self._recorded is not None
-        expected = ""
+        expected, newest = "", -1
         for answer in self._recorded.get(log.profile_id, ()):
             if answer.device_id != log.device_id or answer.at_ms > render.at_ms:
                 continue
-            topic, entries, default = self._map(answer.body)
-            if topic == render.topic:
-                expected = entries.get(render.state_key, default)
+            topic, version, entries, default = self._map(answer.body)
+            if topic == render.topic and version >= newest:
+                expected, newest = entries.get(render.state_key, default), version
         return expected
 
-    def _map(self, body: bytes) -> tuple[str, dict[str, str], str]:
+    def _map(self, body: bytes) -> tuple[str, int, dict[str, str], str]:
+        """Topic, version, fingerprints by state key, the default row's."""
         found = self._maps.get(body)
         if found is None:
             answer = json.loads(body)["data"]["prefetchEvent"]
             entries = {key: _fingerprint(entry) for key, entry in answer["byKey"].items()}
-            found = self._maps[body] = (answer["event"]["topic"], entries, entries[DEFAULT_STATE])
+            topic, version = answer["event"]["topic"], answer["version"]
+            found = self._maps[body] = (topic, version, entries, entries[DEFAULT_STATE])
         return found
 
 

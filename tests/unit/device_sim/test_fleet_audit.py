@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,15 +24,15 @@ OUTBOX = [
 ]
 
 
-def body(text: str = "") -> bytes:
+def body(text: str = "", version: int = 1) -> bytes:
     by_key = {key: {"key": key, "headline": f"é {key} {text}"} for key in ("upcoming", "live", "ended", "default")}
-    scalars = {"version": 1, "revision": 1, "ttlSeconds": 60, "serverTime": 0}
+    scalars = {"version": version, "revision": 1, "ttlSeconds": 60, "serverTime": 0}
     stage_map = {"event": {"id": "fight", "topic": TOPIC}, **scalars, "byKey": by_key}
     return json.dumps({"data": {"prefetchEvent": stage_map}}).encode()
 
 
-def answer(device: str = "d-1", *, at_ms: int = 0, text: str = "") -> Any:
-    return SimpleNamespace(at_ms=at_ms, device_id=device, body=body(text))
+def answer(device: str = "d-1", *, at_ms: int = 0, text: str = "", version: int = 1) -> Any:
+    return SimpleNamespace(at_ms=at_ms, device_id=device, body=body(text, version))
 
 
 def shown(key: str, timestamp: int | None, *, at_ms: int = 1000, text: str = "", look: str | None = None) -> Render:
@@ -104,6 +105,21 @@ def test_devices_that_never_subscribed_or_stand_still() -> None:
     assert (audit.unsubscribed, audit.not_newest) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("renders", "not_newest"),
+    [
+        ([], 0),  # a fleet without a log of its screens
+        ([shown("live", 205), shown("ended", 300)], 0),
+        ([shown("ended", 300), shown("ended", 300, text="a new map")], 0),
+        ([shown("live", 205)], 1),  # its cursor moved on, its screen did not
+        ([shown("ended", 300), shown("ended", None)], 1),  # never confirmed
+    ],
+)
+def test_a_screen_that_stays_behind_its_cursor_is_not_in_the_newest_state(renders: list[Any], not_newest: int) -> None:
+    everything = [frame(index, 400) for index in range(3)]
+    assert audit_fleet(OUTBOX, [log(continuity(0), *everything, renders=renders)]).not_newest == not_newest
+
+
 def test_the_screen_never_goes_back() -> None:
     renders = [shown("ended", 300), shown("live", 205), shown("live", None), shown("ended", 300)]
     audit = audit_fleet(OUTBOX, [log(continuity(300), renders=renders)])
@@ -131,6 +147,14 @@ def test_wrong_rows_are_seen() -> None:
     for render in wrong:
         audit = audit_fleet(OUTBOX, [log(continuity(300), renders=[render])], recorded)
         assert audit.wrong_renders == 1, render
+
+
+def test_an_answer_of_an_origin_that_lags_is_not_what_a_device_shows() -> None:
+    """It came later and is older: a device keeps the newer one it holds."""
+    recorded = {"p-1": [answer(text="new", version=2), answer(at_ms=500, text="old")]}
+    for text, wrong in (("new", 0), ("old", 1)):
+        audit = audit_fleet(OUTBOX, [log(continuity(300), renders=[shown("ended", 300, text=text)])], recorded)
+        assert audit.wrong_renders == wrong
 
 
 def test_distinct_maps() -> None:
