@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -55,6 +56,14 @@ class Reporter:
         for row in rows:
             table.add_row(*(Text(shown(value)) for value in row))
         self._tables.print(table)
+
+    def say(self, line: str, *, indent: int = 0, heading: bool = False) -> None:
+        """A line of text where tables go."""
+        style = "bold" if heading else ""
+        if self._tables.is_terminal:
+            self._tables.print(Padding(Text(line, style), (0, 0, 0, indent)))
+        else:
+            self._tables.print(Text(" " * indent + line, style), soft_wrap=True)
 
     def emit(self, result: dict[str, Any]) -> None:
         """The result object, if JSON was asked for."""

@@ -26,8 +26,17 @@ from loadtest.gameday.stage import Stage
 from loadtest.machine import MachineFacts, Shape, fit, read_machine
 from loadtest.report.files import write_report
 from loadtest.report.record import RunRecord
+from loadtest.report.scales import amount_with_unit
 
-__all__ = ["DEFAULT_OUTPUT", "GamedayOptions", "check_machine", "list_scenarios", "run_gameday", "run_scenario"]
+__all__ = [
+    "DEFAULT_OUTPUT",
+    "GamedayOptions",
+    "check_machine",
+    "list_scenarios",
+    "promises_of",
+    "run_gameday",
+    "run_scenario",
+]
 
 DEFAULT_OUTPUT: Final = Path("reports") / "gameday"
 _NOT_ANSWERED: Final = "The run was interrupted; below is what was measured until then."
@@ -119,14 +128,14 @@ async def _answered(run: Runner, stage: Stage, scenario: Scenario) -> tuple[str,
                 raise
             stage.mark("interrupted")
             return _NOT_ANSWERED, True
-        except CouldNotRun:
-            # Children share our terminal: what they die of first is the same signal.
+        except Exception as exc:
+            # Children share our terminal: what they die of first is the same signal, and what follows may be anything.
             if interrupted.told:
                 stage.mark("interrupted")
                 return _NOT_ANSWERED, True
+            if isinstance(exc, BroadcastSystemError):
+                raise CouldNotRun(str(exc)) from exc
             raise
-        except BroadcastSystemError as exc:
-            raise CouldNotRun(str(exc)) from exc
 
 
 def _record(scenario: Scenario, stage: Stage, *, answer: str, partial: bool, envelope: dict[str, Any]) -> RunRecord:
@@ -134,9 +143,10 @@ def _record(scenario: Scenario, stage: Stage, *, answer: str, partial: bool, env
     for name, value in stage.measured.items():
         if value is not None and name not in {bar.name for bar in bars}:
             measure = scenario.runs.measures[name]
-            stage.fact("measured without a bar", f"{name}{f', {measure.unit}' if measure.unit else ''}", value)
+            stage.fact("measured without a bar", name, amount_with_unit(value, measure.unit))
     for name, value in msgspec.to_builtins(scenario.parameters).items():
-        stage.fact("parameters", name, value)
+        if value is not None:
+            stage.fact("parameters", name, value)
     return RunRecord(
         scenario=scenario.name,
         title=scenario.title,
@@ -211,9 +221,13 @@ def show(record: RunRecord, output: Path, reporter: Reporter) -> None:
     reporter.table(
         f"{record.title}: {record.verdict}",
         ("bar", "promised", "measured", "held"),
-        [(bar.name, bar.bar, bar.measured, "yes" if bar.held else "NO") for bar in record.bars],
-        caption=f"{record.answer}\n{report}",
+        [
+            (bar.name, bar.bar, amount_with_unit(bar.measured, bar.unit), "yes" if bar.held else "NO")
+            for bar in record.bars
+        ],
     )
+    reporter.say(record.answer)
+    reporter.say(str(report))
     bars = [{"name": b.name, "bar": b.bar, "measured": b.measured, "held": b.held} for b in record.bars]
     reporter.emit(
         {
@@ -227,6 +241,11 @@ def show(record: RunRecord, output: Path, reporter: Reporter) -> None:
     )
 
 
+def promises_of(scenario: Scenario) -> str:
+    """Its bars in a line."""
+    return "Holds if " + ", ".join(f"{bar.name} {bar.op} {bar.value:g}" for bar in scenario.bars)
+
+
 def list_scenarios(*, as_json: bool, note: Callable[[str], None] | None = None) -> int:
     """What ships: name and question."""
     reporter = Reporter(as_json=as_json)
@@ -238,6 +257,8 @@ def list_scenarios(*, as_json: bool, note: Callable[[str], None] | None = None) 
     if as_json:
         reporter.emit({"scenarios": [{"name": e.name, "title": e.title, "question": e.question} for e in found]})
         return ExitCode.HELD
-    rows = [(each.name, each.question, ", ".join(f"{b.name} {b.op} {b.value:g}" for b in each.bars)) for each in found]
-    reporter.table("Game days", ("name", "question", "bars"), rows)
+    for each in found:
+        reporter.say(each.name, heading=True)
+        reporter.say(each.question, indent=2)
+        reporter.say(promises_of(each), indent=2)
     return ExitCode.HELD

@@ -31,6 +31,7 @@ from loadtest.gameday.watching import ROLES, CurrentPages, watch_system
 from loadtest.report.histograms import keep_histogram
 from loadtest.report.record import Chart, Fact, HistogramFile, Series, StageReach
 from loadtest.report.sampling import Sampler
+from loadtest.report.scales import amount
 from loadtest.report.sources import Processes, watch_cpu, watch_kernel_memory, watch_memory
 
 __all__ = ["Stage", "System"]
@@ -181,7 +182,7 @@ class Stage:
         self.devices = devices
 
     def fact(self, heading: str, label: str, value: object) -> None:
-        shown = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        shown = amount(value) if isinstance(value, int | float) else str(value)
         self._facts.setdefault(heading, []).append(Fact(label, shown))
 
     def note(self, line: str) -> None:

@@ -122,6 +122,9 @@ def amount(value: float, unit: str = "", *, step: float | None = None) -> str:
         digits = 0
     else:
         digits = max(0, 2 - math.floor(math.log10(size / large))) if size else 0
+        if 0.9 < size < 1:
+            # A share that is nearly whole is not shown as if it were.
+            digits = 1 - math.floor(math.log10(1 - size))
     text = f"{value / large:,.{min(digits, 9)}f}"
     if step is None and "." in text:
         text = text.rstrip("0").rstrip(".")

@@ -39,8 +39,28 @@ def gameday() -> None:
     """
 
 
+class _Run(click.Command):
+    """Its help says what the scenario asks: read when somebody wants to know."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from loadtest.gameday.library import load_scenario
+        from loadtest.gameday.running import promises_of
+        from loadtest.gameday.scenario import ScenarioError
+
+        assert self.name is not None
+        try:
+            scenario = load_scenario(self.name)
+        except ScenarioError as exc:
+            raise click.UsageError(str(exc), ctx) from exc
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"{scenario.title}: {scenario.question}")
+            formatter.write_paragraph()
+            formatter.write_text(f"{promises_of(scenario)}.")
+
+
 def _scenario(name: str) -> click.Command:
-    @click.command(name, help=f"Run {name}: see `stagecue gameday list`.")
+    @click.command(name, cls=_Run)
     @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
     @click.option(
         "--output", type=click.Path(file_okay=False, path_type=Path), help="Of the report. [reports/gameday/NAME-TIME]"

@@ -97,7 +97,7 @@ def _console() -> Console:
 
 
 def _print_run(console: Console, record: RunRecord) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from loadtest.report.scales import amount_with_unit
@@ -111,7 +111,7 @@ def _print_run(console: Console, record: RunRecord) -> None:
     for reason in reservations(record):
         console.print(Text(f"  {_plain(reason)}", style=_COLOURS[verdict]))
     console.print(Text(_plain(record.answer)))
-    table = Table("what", "promised", "measured", "held")
+    table = Table(Column("what", overflow="fold"), "promised", "measured", "held")
     for bar in record.bars:
         told = Text("not measured", "red") if bar.measured is None else Text("no", "red")
         table.add_row(
@@ -127,7 +127,7 @@ def _print_run(console: Console, record: RunRecord) -> None:
 
 
 def _print_differences(console: Console, a: RunRecord, b: RunRecord) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from loadtest.report.differences import bar_differences
@@ -144,7 +144,7 @@ def _print_differences(console: Console, a: RunRecord, b: RunRecord) -> None:
         )
 
     colours = {"better": "green", "worse": "red"}
-    table = Table("what", "A", "B", "difference", "")
+    table = Table(Column("what", overflow="fold"), "A", "B", "difference", "")
     for each in bar_differences(a, b):
         told = "" if each.turn == "unknown" else each.turn
         table.add_row(

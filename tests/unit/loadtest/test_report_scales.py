@@ -86,6 +86,7 @@ def test_a_percentile_axis_ends_where_the_values_do() -> None:
     [
         (0, "0"), (1.0, "1"), (1.5, "1.5"), (1_234_567, "1,234,567"), (0.00234, "0.00234"), (123.456, "123"),
         (-4.25, "-4.25"), (math.inf, "-"), (math.nan, "-"), (999.96, "1,000"),
+        (0.9996, "0.9996"), (0.95, "0.95"), (-0.99983, "-0.99983"),
     ],
 )  # fmt: skip
 def test_numbers_in_tables_have_three_digits_or_all(value: float, shown: str) -> None:

@@ -111,6 +111,31 @@ async def test_children_that_die_of_the_same_signal_do_not_hide_it(scenario: Sce
     assert record.verdict == "partial"
 
 
+async def test_whatever_an_interrupted_run_falls_over_does_not_hide_what_it_had(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    async def interrupted(stage: Stage, parameters: Any) -> str:
+        stage.measure(attempts_ratio=3.0)
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        try:
+            await asyncio.sleep(30)
+        finally:
+            raise ConnectionResetError("the node is gone, too")
+        return "never"
+
+    record = await run_scenario(scenario, output=tmp_path, seed=1, reporter=Reporter(as_json=True), runner=interrupted)
+    assert (record.verdict, record.bars[0].measured) == ("partial", 3.0)
+
+
+async def test_a_run_that_falls_over_by_itself_is_not_taken_for_interrupted(scenario: Scenario, tmp_path: Path) -> None:
+    async def falls(stage: Stage, parameters: Any) -> str:
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError):
+        await run_scenario(scenario, output=tmp_path / "r", seed=1, reporter=Reporter(as_json=True), runner=falls)
+    assert not (tmp_path / "r").exists()
+
+
 async def test_what_cannot_run_has_no_report(scenario: Scenario, tmp_path: Path) -> None:
     async def missing(stage: Stage, parameters: Any) -> str:
         raise CouldNotRun("gcc is not on PATH")
@@ -131,6 +156,25 @@ async def test_the_result_object_has_the_promised_keys(
     assert found["bars"] == [{"name": "attempts_ratio", "bar": ">= 5 x", "measured": 12.5, "held": True}]
     assert found["report"] == str(tmp_path / "report.html")
     assert {"machine", "versions", "commit", "seed", "started_at", "wall_s", "valid"} <= set(found)
+
+
+async def test_a_person_reads_names_as_they_are_and_a_share_that_is_not_whole_as_it_is(
+    scenario: Scenario, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def nearly(stage: Stage, parameters: Any) -> str:
+        stage.measure(attempts_ratio=0.99983, attempts_per_device_window=0.0001)
+        return "nearly [all] of them " + "and " * 40
+
+    named = msgspec.structs.replace(scenario, title="Storm [/red]")
+    record = await run_scenario(named, output=tmp_path, seed=1, reporter=Reporter(as_json=True), runner=nearly)
+    assert ("attempts_per_device_window", "0.0001") in [
+        (fact.label, fact.value) for fact in record.facts["measured without a bar"]
+    ]
+    show(record, tmp_path, Reporter(as_json=False))
+    said = capsys.readouterr().out
+    assert "Storm [/red]: failed" in " ".join(said.split())
+    assert "0.99983 x" in said
+    assert record.answer in said
 
 
 async def test_a_report_that_cannot_be_written_is_refused_before_the_run(scenario: Scenario, tmp_path: Path) -> None:
@@ -165,3 +209,14 @@ def test_the_list_names_every_scenario_and_its_question() -> None:
     found = json.loads(CliRunner().invoke(gameday, ["list", "--json"]).output)
     assert "reconnect-storm" in [each["name"] for each in found["scenarios"]]
     assert all(each["question"].endswith("?") for each in found["scenarios"])
+    said = CliRunner().invoke(gameday, ["list"]).output
+    assert [each["question"] for each in found["scenarios"] if f"  {each['question']}\n" not in said] == []
+
+
+def test_help_says_what_a_scenario_asks_and_promises_and_that_there_is_none_of_that_name() -> None:
+    said = " ".join(CliRunner().invoke(gameday, ["reconnect-storm", "--help"]).output.split())
+    assert "Does the window the server announces flatten" in said
+    assert "Holds if attempts_ratio >= 5, late_devices == 0" in said
+    found = CliRunner().invoke(gameday, ["reconnect-strom", "--help"])
+    assert found.exit_code == 2
+    assert "nearest: reconnect-storm" in " ".join(found.output.split())
