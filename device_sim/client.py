@@ -128,7 +128,10 @@ class DeviceClient:
             self._back_at = None
         if self._frozen:
             self._thaw()
-        self._carry_out(now_ms(), self.device.stop())
+        now = now_ms()
+        if not self.device.connection.network_up:
+            self.device.network(now, up=True, draw=self._draw())  # nobody else would say so after a `start`
+        self._carry_out(now, self.device.stop())
 
     def address_of(self, conn: int) -> int:
         """Index into `channels` of where connection `conn` goes."""
@@ -155,12 +158,12 @@ class DeviceClient:
 
     def offline(self, seconds: float) -> None:
         """Lose the network now; it returns after `seconds`, and with it the device, within its window (R21)."""
+        if self._back_at is not None:
+            self._back_at.cancel()
         if self._frozen:
             self._thaw()
         now = now_ms()
         self._carry_out(now, self.device.network(now, up=False, draw=self._draw()))
-        if self._back_at is not None:
-            self._back_at.cancel()
         self._back_at = self.context.loop.call_later(seconds, self._network_back)
 
     def half_open(self, seconds: float) -> bool:

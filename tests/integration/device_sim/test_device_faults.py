@@ -164,6 +164,36 @@ def test_who_leaves_comes_back_with_its_cursor_or_is_replaced(run: Run) -> None:
     play(run, part, devices=20)
 
 
+def test_who_leaves_without_a_network_has_one_when_it_returns() -> None:
+    """Leaving may be planned before the network goes; what comes back is a whole device, which returns again."""
+
+    async def part(scene: Scene) -> None:
+        client = scene.client
+        client.offline(60.0)
+        client.stop()
+        client.start()
+        await eventually(lambda: client.device.online)
+        client.drop()
+        await eventually(lambda: scene.stats.handshakes == 3 and client.device.online)
+
+    play(run_devices, part)
+
+
+def test_a_frozen_device_that_loses_its_network_has_one_fault() -> None:
+    """What was to thaw it must not end the other one's count."""
+
+    async def part(scene: Scene) -> None:
+        client = scene.client
+        client.freeze(0.05)
+        client.offline(0.3)
+        await asyncio.sleep(0.15)
+        assert client.is_befallen
+        assert not client.device.online
+        await eventually(lambda: client.device.online)
+
+    play(run_devices, part)
+
+
 def test_everything_at_once(run: Run) -> None:
     async def part(scene: Scene) -> None:
         faults = scene.faults
