@@ -11,7 +11,17 @@ from typing import Final, Literal, NamedTuple
 
 import gevent
 
-from loadtest.users.asking import Ask, Heard, HttpRequest, NotAnAnswer, answered, is_unknown_hash, request_of
+from loadtest.users.asking import (
+    Ask,
+    Heard,
+    HttpRequest,
+    NotAnAnswer,
+    answered,
+    is_unknown_hash,
+    origin_of,
+    request_of,
+    target_of,
+)
 from loadtest.users.caller import Caller, CallFailed
 from loadtest.users.plan import Crowd
 from loadtest.users.retrying import RetryBudget, is_retryable, next_try_after_s
@@ -34,7 +44,7 @@ class _Tried(NamedTuple):
 
 
 class Asker:
-    """Asks of one user to one origin. Used by one greenlet at a time."""
+    """Asks of one user to one origin, and to where its answers lead. Used by one greenlet at a time."""
 
     def __init__(
         self,
@@ -51,30 +61,48 @@ class Asker:
         self._crowd = crowd
         self._headers = headers
         self._chance = chance
-        self._caller = Caller(url, timeout_s=world.plan.timeout_s)
+        self._caller = Caller(origin_of(url), timeout_s=world.plan.timeout_s)
+        self._elsewhere: Caller | None = None
 
-    def ask(self, request: str, asked: Ask, *, due_s: float) -> Heard | None:
-        """An operation of the DGS, due at `due_s`: its answer (200 without errors in it, or 304); None: given up."""
-        by_hash = request_of(asked, _PATH, self._headers)
+    def ask(self, request: str, asked: Ask, *, due_s: float, at: str = "") -> Heard | None:
+        """An operation of the DGS, due at `due_s`: its answer (200 without errors in it, or 304); None: given up.
+
+        `at`: the URL to ask at; empty: where this user asks first.
+        """
+        origin, path = target_of(at) if at else ("", _PATH)
+        by_hash = request_of(asked, path, self._headers)
         return self._tried(
             request,
             by_hash,
             due_s=due_s,
+            origin=origin,
             check=answered,
-            whole=lambda: request_of(asked, _PATH, self._headers, whole=True),
+            whole=lambda: request_of(asked, path, self._headers, whole=True),
         )
 
-    def send(self, request: str, sent: HttpRequest, *, due_s: float) -> Heard | None:
+    def send(self, request: str, sent: HttpRequest, *, due_s: float, origin: str = "") -> Heard | None:
         """Any other request, the same way: its answer (2xx or 304); None: given up."""
-        return self._tried(request, sent, due_s=due_s, check=None, whole=None)
+        return self._tried(request, sent, due_s=due_s, origin=origin, check=None, whole=None)
 
     def rest(self, until_next_s: float) -> None:
         """Close the connection if the next request is far off, as devices do."""
         if until_next_s > 5.0:
-            self._caller.close()
+            self.close()
 
     def close(self) -> None:
-        self._caller.close()
+        for each in (self._caller, self._elsewhere):
+            if each is not None:
+                each.close()
+
+    def _caller_to(self, origin: str) -> Caller:
+        """The own one, or the one to where answers last led."""
+        if not origin or origin == self._caller.origin:
+            return self._caller
+        if self._elsewhere is None or self._elsewhere.origin != origin:
+            if self._elsewhere is not None:
+                self._elsewhere.close()
+            self._elsewhere = Caller(origin, timeout_s=self._world.plan.timeout_s)
+        return self._elsewhere
 
     def _tried(
         self,
@@ -82,23 +110,31 @@ class Asker:
         sent: HttpRequest,
         *,
         due_s: float,
+        origin: str,
         check: Callable[[Heard], object] | None,
         whole: Callable[[], HttpRequest] | None,
     ) -> Heard | None:
         world, of = self._world, f"{self._crowd.name}/{request}"
-        if world.stopping:
+        if due_s > world.stopped_s:
             gevent.sleep(_FOR_EVER_S)  # this user is about to be ended
+        caller = self._caller_to(origin)
         world.book.count(of, "asks")
-        world.asks_under_way += 1
+        # Due before the end and never begun: it is counted with what it waited, and holds nobody up.
+        begins = not world.stopping
+        world.asks_under_way += begins
+        world.book.count(of, "moved", int(begins and caller is not self._caller))
         outcome = "unfinished"
         tries = 0
         try:
-            while not world.stopping or not tries:
-                tried = self._once(of, sent, check)
+            while begins and (not world.stopping or not tries):
+                tried = self._once(caller, of, sent, check)
                 if tried.verdict == "unknown_hash" and whole is not None:
                     # Learning an operation is no retry: its first user makes it known for all others.
                     sent, whole = whole(), None
                     continue
+                if tried.verdict == "unknown_hash":
+                    world.book.count(of, "failed")
+                    world.book.reason(of, "operation unknown even as sent whole")
                 if tried.verdict == "answer":
                     self.budget.answered()
                     outcome = "answered"
@@ -113,7 +149,7 @@ class Asker:
             gevent.sleep(_FOR_EVER_S)
             return None
         finally:
-            world.asks_under_way -= 1
+            world.asks_under_way -= begins
             world.book.count(of, outcome)
             world.book.time(of, "time", max(0.0, world.now_s() - due_s) * 1000)
 
@@ -124,14 +160,14 @@ class Asker:
         policy, draw = self._crowd.retries, self._chance.random()
         return next_try_after_s(policy, tries, budget=self.budget, retry_after_s=tried.retry_after_s, draw=draw)
 
-    def _once(self, of: str, sent: HttpRequest, check: Callable[[Heard], object] | None) -> _Tried:
+    def _once(self, caller: Caller, of: str, sent: HttpRequest, check: Callable[[Heard], object] | None) -> _Tried:
         """One request on the wire."""
         world = self._world
         began_s = world.now_s()
         bin_number = world.bin_of(began_s)
         world.book.count_in(of, "sent", bin_number)
         try:
-            heard = self._caller.call(sent)
+            heard = caller.call(sent)
         except CallFailed as exc:
             return self._failed(of, bin_number, str(exc), began_s)
         world.book.count(of, f"={heard.status}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -34,7 +34,9 @@ __all__ = [
     "is_unknown_hash",
     "map_ask",
     "map_of",
+    "origin_of",
     "request_of",
+    "target_of",
 ]
 
 HOME: Final = (
@@ -122,7 +124,10 @@ def channel_ask(event_ids: tuple[str, ...], profile_id: str, device: Mapping[str
 
 
 def request_of(ask: Ask, path: str, headers: Mapping[str, str], *, whole: bool = False) -> HttpRequest:
-    """The request, by hash; `whole`: with the document and its hash, for a DGS that does not know it yet."""
+    """The request, by hash; `whole`: with the document and its hash, for a DGS that does not know it yet.
+
+    `path` may have a query of its own.
+    """
     digest = document_hash(ask.document)
     sent = {"Accept": "application/json", **headers}
     if ask.etag:
@@ -131,7 +136,7 @@ def request_of(ask: Ask, path: str, headers: Mapping[str, str], *, whole: bool =
         sent["X-Stagecue-Version"] = str(ask.told_version)
     if ask.by_get and not whole:
         query = {"documentId": f"sha256:{digest}", "variables": msgspec.json.encode(ask.variables)}
-        return HttpRequest("GET", f"{path}?{urlencode(query)}", b"", sent)
+        return HttpRequest("GET", f"{path}{'&' if '?' in path else '?'}{urlencode(query)}", b"", sent)
     sent["Content-Type"] = "application/json"
     if whole:
         persisted = {"persistedQuery": {"version": 1, "sha256Hash": digest}}
@@ -150,6 +155,19 @@ def is_unknown_hash(heard: Heard) -> bool:
         return any(each["extensions"]["code"] in _NOT_PERSISTED for each in errors)
     except (msgspec.DecodeError, LookupError, TypeError):
         return False
+
+
+def origin_of(url: str) -> str:
+    """`scheme://host:port` of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def target_of(url: str) -> tuple[str, str]:
+    """Origin of a URL, empty for one without, and what is asked for there."""
+    parts = urlsplit(url)
+    path = parts.path if parts.path.startswith("/") else f"/{parts.path}"
+    return (origin_of(url) if parts.netloc else ""), path + (f"?{parts.query}" if parts.query else "")
 
 
 def map_of(heard: Heard, held: StageMap | None, *, server_time_ms: int) -> StageMap:

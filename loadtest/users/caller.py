@@ -6,23 +6,47 @@ a request again unseen when a connection breaks, and every try is to be counted 
 
 from __future__ import annotations
 
+import errno
+import select
 import socket
 import ssl
+from functools import cache
 from typing import Final
 from urllib.parse import urlsplit
 
 import gevent
+import gevent.monkey
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError, HTTPSocketResponse
 
 from loadtest.users.asking import Heard, HttpRequest
+from loadtest.users.figures import NO_FILE, NO_PORT
 
-__all__ = ["CallFailed", "Caller"]
+__all__ = ["CallFailed", "Caller", "reason_of", "tls_context"]
 
 _BLOCK_BYTES: Final = 64 * 1024
+_poll: Final = gevent.monkey.get_original("select", "poll")
+"""Asks the kernel at once; the one of gevent would let others run."""
 
 
 class CallFailed(Exception):
     """No answer; `str()` is the reason, of low cardinality."""
+
+
+def reason_of(exc: OSError) -> str:
+    """Why there was no answer, or no connection; of low cardinality."""
+    if isinstance(exc, TimeoutError):
+        return "timeout"
+    if isinstance(exc, ConnectionRefusedError):
+        return "connection refused"
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        return NO_FILE
+    return NO_PORT if exc.errno == errno.EADDRNOTAVAIL else "connection lost"
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for all of a process: each would read all authorities anew."""
+    return ssl.create_default_context()
 
 
 class Caller:
@@ -31,8 +55,9 @@ class Caller:
     def __init__(self, url: str, *, timeout_s: float) -> None:
         parts = urlsplit(url)
         assert parts.hostname, "an origin has a host"
+        self.origin = url
         self._host = parts.hostname
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = tls_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._head_end = f"Host: {parts.netloc}\r\n"
         self._timeout_s = timeout_s
@@ -41,24 +66,20 @@ class Caller:
     def call(self, request: HttpRequest) -> Heard:
         """Send it and read the whole answer within the timeout. Raises CallFailed.
 
-        A kept connection that its server had closed meanwhile is not a failed request: it goes out on a new one.
+        A kept connection that its server has closed meanwhile is left for a new one before anything is sent: what was
+        sent is never sent again here.
         """
         sent = self._bytes(request)
         try:
             with gevent.Timeout(self._timeout_s, TimeoutError("timeout")):
-                if self._socket is not None:
-                    try:
-                        return self._exchange(self._socket, request.method, sent)
-                    except (HTTPConnectionClosed, BrokenPipeError, ConnectionResetError):
-                        self.close()
-                return self._exchange(self._connect(), request.method, sent)
+                if self._socket is not None and _has_ended(self._socket):
+                    self.close()
+                return self._exchange(self._socket or self._connect(), request.method, sent)
         except BaseException as exc:
             self.close()
-            if isinstance(exc, TimeoutError):
-                raise CallFailed("timeout") from exc
-            if isinstance(exc, ConnectionRefusedError):
-                raise CallFailed("connection refused") from exc
-            if isinstance(exc, (OSError, HTTPConnectionClosed)):
+            if isinstance(exc, OSError):
+                raise CallFailed(reason_of(exc)) from exc
+            if isinstance(exc, HTTPConnectionClosed):
                 raise CallFailed("connection lost") from exc
             if isinstance(exc, HTTPParseError):
                 raise CallFailed("not HTTP") from exc
@@ -95,6 +116,13 @@ class Caller:
         length = f"Content-Length: {len(request.body)}\r\n" if request.method != "GET" else ""
         head = f"{request.method} {request.target} HTTP/1.1\r\n{self._head_end}{lines}{length}\r\n"
         return head.encode() + request.body
+
+
+def _has_ended(kept: socket.socket) -> bool:
+    """Whether something came on a connection that waits for nothing: its end, or what nobody asked for."""
+    poll = _poll()
+    poll.register(kept, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
 
 
 def _text(found: str | list[str] | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -25,13 +26,19 @@ from loadtest.users.sharing import EvenDispatcher
 from loadtest.users.world import World
 
 _REPORT_EVERY_S = 1.0
+_NEVER_MISSED = 1_000_000
 
 
 def main(arguments: list[str]) -> int:
     directory = Path(arguments[0])
     plan = msgspec.json.decode((directory / PLAN_FILE).read_bytes(), type=UsersPlan)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     runners.WORKER_REPORT_INTERVAL = _REPORT_EVERY_S
+    # A worker that was silent for a while is late and says so by its lag; locust would take it for dead, and with the
+    # last one stop the test. That a worker died is seen by its process.
+    runners.HEARTBEAT_LIVENESS = _NEVER_MISSED
     # A master has no users, and yet wants their classes.
     world = World(plan)
     classes: list[type[User]] = [user_class(world, crowd) for crowd in plan.crowds]

@@ -17,7 +17,9 @@ import msgspec
 from contract.errors import InvalidRequest
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
+from loadtest.machine import read_machine
 from loadtest.nearest import meant
+from loadtest.users.fitting import lacking
 from loadtest.users.plan import Crowd, Kind, UsersPlan, surge
 from loadtest.users.result import UsersResult, UsersSnapshot
 from loadtest.users.run import LocustRun
@@ -238,6 +240,9 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
 
 
 async def _run(plan: UsersPlan, directory: Path, reporter: Reporter) -> UsersResult:
+    lacks = await asyncio.to_thread(lambda: lacking(plan, read_machine()))
+    if lacks:
+        raise CouldNotRun(f"this machine cannot carry {plan.users} users: {'; '.join(lacks)}")
     await check_targets(plan)
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()

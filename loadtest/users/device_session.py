@@ -94,8 +94,8 @@ class DeviceSession:
         self._group.kill(block=False)
 
     def spawn(self, work: Callable[[], None]) -> None:
-        """Something this device does beside; it ends with it."""
-        self._group.spawn(work)
+        """Something this device does beside; it ends with it. An error of ours is counted, as of the device itself."""
+        self._group.spawn(work).link_exception(lambda _: self._world.book.count(self._crowd.name, "crashed"))
 
     def carry_out(self, actions: Sequence[Action]) -> None:
         """What an input of the device asked for."""
@@ -144,7 +144,8 @@ class DeviceSession:
         try:
             frame = self._world.decode(item.payload)
         except MalformedFrame:
-            self._world.book.count(self._crowd.name, "malformed")
+            self._count_now("lost")
+            self._world.book.reason(self._crowd.name, "malformed frame")
             self.carry_out([CloseSocket(item.conn, CloseCode.PROTOCOL_ERROR)])
             self.carry_out(device.disconnected(wall_ms(), item.conn, 1006, self._chance.random()))
             return
@@ -219,6 +220,7 @@ class DeviceSession:
             self._world.book.count(self._crowd.name, f"={item.status}")
         else:
             self._world.book.count(self._crowd.name, "handshakes_failed")
+            self._world.book.reason(self._crowd.name, item.reason or "connection lost")
         draw = self._chance.random()
         actions = self.device.disconnected(wall_ms(), item.conn, item.code, draw, retry_after_ms=item.retry_after_ms)
         self.carry_out(actions)
@@ -229,7 +231,7 @@ class DeviceSession:
         self._wanted_at_s[conn] = self._world.now_s()
         url = self._urls[address_of_attempt(self._number, conn - 1, len(self._urls))]
         self._sockets[conn] = DeviceSocket(
-            conn, url, self.device.token, self._inbox, self._group, timeout_s=self._world.plan.timeout_s
+            conn, url, self.device.token, self._inbox, self.spawn, timeout_s=self._world.plan.timeout_s
         )
 
     def _start_fetch(self, topic: str) -> None:
@@ -237,7 +239,16 @@ class DeviceSession:
         if fetch is None:
             self.device.map_failed(wall_ms(), topic, self._chance.random())
             return
-        self._group.spawn(lambda: self._inbox.put(_MapFetched(topic, fetch(topic))))
+
+        def fetched() -> None:
+            try:
+                found = fetch(topic)
+            except Exception:
+                self._inbox.put(_MapFetched(topic, None))
+                raise
+            self._inbox.put(_MapFetched(topic, found))
+
+        self.spawn(fetched)
 
     def _no_longer_open(self, conn: int) -> None:
         if conn in self._counted_open:

@@ -1,124 +1,39 @@
-"""The four kinds of users, as locust's. Their classes are made per crowd (`user_class`); an import patches with gevent.
-
-A user waits for the beginning, takes a number, and is there whenever its crowd's curve says so. Everything it does by
-chance comes from a generator seeded with the plan's seed, its crowd and its number.
-"""
+"""The four kinds of users, as locust's; a class for each crowd (`user_class`). An import patches with gevent."""
 
 from __future__ import annotations
 
-import logging
-import random
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, cast
 
-import gevent
 import msgspec
-from locust import User, constant, task
 
-from contract.errors import InvalidRequest
 from device_sim.device import Device, DeviceOptions
-from device_sim.return_window import return_delay_ms
 from device_sim.stage_map import StageMap
 from loadtest.users.asker import Asker
 from loadtest.users.asking import (
-    KINDS,
     Channel,
+    Heard,
     HttpRequest,
-    NotAnAnswer,
     channel_ask,
-    channel_of,
     first_ask,
     home_ask,
     map_ask,
     map_of,
+    target_of,
 )
 from loadtest.users.device_session import DeviceSession
+from loadtest.users.maps import Maps
 from loadtest.users.operating import OperatorLife
-from loadtest.users.pacing import refresh_after_s, stays, think_s
+from loadtest.users.pacing import refresh_after_s, think_s
 from loadtest.users.plan import Crowd, Kind
+from loadtest.users.planned import PlannedUser
 from loadtest.users.retrying import RetryBudget
 from loadtest.users.world import World, wall_ms
 
 __all__ = ["BrowsingDevice", "ConnectedDevice", "NaiveDevice", "Operator", "PlannedUser", "user_class"]
 
-_LOG: Final = logging.getLogger("loadtest.users")
-_AGAIN_WINDOW_MS: Final = 10_000
-_AGAIN_CAP_MS: Final = 120_000
-"""A device that got no answer asks again within a window that grows (R21); compressed like think times."""
 _NAIVE_ASKS_MAX: Final = 8
 """Of one naive device at a time; beyond that it would not ask faster, only hold more connections."""
-
-
-class _Leave(BaseException):
-    """The curve says that this user goes now."""
-
-
-class PlannedUser(User):
-    """A user of a crowd. Subclasses live in `live`, which is ended from outside."""
-
-    abstract = True
-    wait_time = constant(0)
-    crowd: ClassVar[Crowd]
-    world: ClassVar[World]
-
-    def __init__(self, environment: Any) -> None:
-        super().__init__(environment)
-        self.number = 0
-        self.chance = random.Random(0)
-        self.profile_id = ""
-        self.device_id = ""
-        self.kind: Mapping[str, str] = KINDS[0]
-
-    @task
-    def be_there(self) -> None:
-        """Come and go as the curve says; never returns."""
-        world, crowd = self.world, self.crowd
-        world.began.wait()
-        self._become(world.take_number(crowd))
-        for stay in stays(crowd, self.number, self.chance.random()):
-            world.sleep_until(stay.from_s)
-            world.present[crowd.name] += 1
-            try:
-                seconds = None if stay.until_s is None else max(0.0, stay.until_s - world.now_s())
-                with gevent.Timeout(seconds, _Leave()):
-                    self.live()
-            except _Leave:
-                pass
-            except Exception:
-                # An error of ours, not of the system: the run says that it does not count.
-                _LOG.exception("user %s of %s", self.number, crowd.name)
-                world.book.count(crowd.name, "crashed")
-            finally:
-                world.present[crowd.name] -= 1
-        while True:
-            gevent.sleep(3600)
-
-    def live(self) -> None:
-        """Be a user; ended by an exception."""
-        raise NotImplementedError
-
-    def _become(self, number: int) -> None:
-        self.number = number
-        self.chance = random.Random(f"{self.world.plan.seed}/{self.crowd.name}/{number}")
-        profile = self.world.plan.first_profile(self.crowd.name) + number
-        self.profile_id, self.device_id = f"p-{profile}", f"d-{profile}"
-        self.kind = KINDS[profile % len(KINDS)]
-
-    # shared by devices
-    def asker(self, *, budget: RetryBudget | None = None) -> Asker:
-        world = self.world
-        headers = world.headers_of(self.crowd, self.device_id)
-        return Asker(world, self.crowd, world.plan.dgs_url, headers=headers, chance=self.chance, budget=budget)
-
-    def connect_in_ms(self, channel: Channel) -> int:
-        within_s = self.crowd.connect_within_s
-        window_ms = channel.connect_window_ms if within_s is None else within_s * 1000
-        return int(self.chance.random() * window_ms)
-
-    def again_after_s(self, failures: int) -> float:
-        """Before an ask that failed is made anew: uniform over a window that grows."""
-        delay_ms = return_delay_ms(_AGAIN_WINDOW_MS, failures, self.chance.random(), cap_ms=_AGAIN_CAP_MS)
-        return delay_ms / 1000 / self.world.plan.time_compression
 
 
 class BrowsingDevice(PlannedUser):
@@ -129,6 +44,7 @@ class BrowsingDevice(PlannedUser):
 
     def live(self) -> None:
         world, asker = self.world, self.asker()
+        asks = Maps(world, self.crowd, asker, profile_id=self.profile_id, kind=self.kind)
         maps: dict[str, StageMap] = {}
         refresh_at: dict[str, float] = {}
         failures = 0
@@ -142,51 +58,67 @@ class BrowsingDevice(PlannedUser):
                 asker.rest(due_s - world.now_s())
                 world.sleep_until(due_s)
                 if not event_id:
-                    self._screen(asker, due_s, maps, refresh_at)
-                    screen_at_s = due_s + self._think_s()
-                elif self._fetch(asker, "refresh", event_id, due_s, maps, refresh_at):
+                    screen_at_s += self._think_s()
+                    self._screen(asker, asks, due_s, maps, refresh_at)
+                    continue
+                del refresh_at[event_id]
+                if self._fetch(asks, "refresh", event_id, due_s, maps, refresh_at):
                     failures = 0
                 else:
                     failures += 1
                     refresh_at[event_id] = world.now_s() + self.again_after_s(failures)
         finally:
+            self._count_overdue(screen_at_s, maps, refresh_at)
             asker.close()
 
-    def _screen(self, asker: Asker, due_s: float, maps: dict[str, StageMap], refresh_at: dict[str, float]) -> None:
-        world = self.world
-        if self.chance.random() < self.crowd.home_share:
+    def _screen(
+        self, asker: Asker, asks: Maps, due_s: float, maps: dict[str, StageMap], refresh_at: dict[str, float]
+    ) -> None:
+        world, event_id = self.world, self._next_screen()
+        if not event_id:
             asker.ask("home", home_ask(self.profile_id, self.kind), due_s=due_s)
-            return
-        event_id = self.chance.choice(world.plan.event_ids)
-        if event_id in maps:
+        elif event_id in maps:
             world.book.count(self.crowd.name, "cache_hits")
         else:
-            self._fetch(asker, "map", event_id, due_s, maps, refresh_at)
+            self._fetch(asks, "map", event_id, due_s, maps, refresh_at)
+
+    def _next_screen(self) -> str:
+        """An event's id for its page, empty for the home row."""
+        return "" if self.chance.random() < self.crowd.home_share else self.chance.choice(self.world.plan.event_ids)
 
     def _fetch(
         self,
-        asker: Asker,
+        asks: Maps,
         request: str,
         event_id: str,
         due_s: float,
         maps: dict[str, StageMap],
         refresh_at: dict[str, float],
     ) -> bool:
-        held = maps.get(event_id)
-        asked = map_ask(event_id, self.profile_id, self.kind, held=held)
-        heard = asker.ask(request, asked, due_s=due_s)
-        if heard is None:
-            return False
-        try:
-            found = map_of(heard, held, server_time_ms=wall_ms())
-        except NotAnAnswer as exc:
-            self.world.book.reason(f"{self.crowd.name}/{request}", str(exc))
+        found = asks.ask(request, event_id, held=maps.get(event_id), due_s=due_s)
+        if found is None:
             return False
         maps[event_id] = found
         compression = self.world.plan.time_compression
         pause_s = refresh_after_s(self.crowd, found.ttl_s, self.chance.random(), compression=compression)
         refresh_at[event_id] = self.world.now_s() + pause_s
         return True
+
+    def _count_overdue(self, screen_at_s: float, maps: Mapping[str, StageMap], refresh_at: Mapping[str, float]) -> None:
+        """What was due before the end, and had not begun because this user still waited for something else.
+
+        Without it a server that stops answering for good would be seen by one ask of each user, however long it lasts.
+        """
+        world, crowd = self.world, self.crowd
+        ended_s = world.ended_s()
+        for due_s in refresh_at.values():
+            if due_s < ended_s:
+                world.overdue(crowd, "refresh", due_s)
+        while screen_at_s < ended_s:
+            event_id = self._next_screen()
+            if event_id not in maps and not world.overdue(crowd, "map" if event_id else "home", screen_at_s):
+                return
+            screen_at_s += self._think_s()
 
     def _think_s(self) -> float:
         compression = self.world.plan.time_compression
@@ -202,87 +134,83 @@ class ConnectedDevice(PlannedUser):
     def live(self) -> None:
         asker = self.asker()
         try:
-            channel, maps = self._prefetch(asker)
+            channel, urls, maps = self._prefetch(asker)
         finally:
             asker.close()
-        refetcher = self.asker(budget=asker.budget)
         device = Device(self.device_id, self._options(), token=channel.token)
-        event_of = {each.topic: each.event_id for each in channel.topics}
         session = DeviceSession(
             self.world,
             self.crowd,
             device,
             number=self.number,
-            urls=self.world.plan.push_urls or (channel.url,),
+            urls=urls,
             chance=self.chance,
-            fetch=lambda topic: self._refetch(refetcher, device, topic, event_of[topic]),
+            fetch=self._refetcher(device, channel, asker.budget),
         )
         try:
             for each in channel.topics:
                 session.carry_out(device.follow(wall_ms(), each.topic))
                 found = maps.get(each.event_id)
-                if found is not None:
-                    fetched = device.map_fetched(wall_ms(), each.topic, self._compressed(found), self.chance.random())
-                    session.carry_out(fetched)
+                if found is None:
+                    device.map_failed(wall_ms(), each.topic, self.chance.random())
+                    continue
+                fetched = device.map_fetched(wall_ms(), each.topic, self._compressed(found), self.chance.random())
+                session.carry_out(fetched)
             session.run(delay_ms=self.connect_in_ms(channel))
         finally:
             session.leave()
-            refetcher.close()
 
     def _options(self) -> DeviceOptions:
         return DeviceOptions(ttl_spread=self.crowd.ttl_spread)
 
-    def _prefetch(self, asker: Asker) -> tuple[Channel, dict[str, StageMap]]:
-        """Channel and maps; asked for until there is an answer."""
-        world, failures = self.world, 0
-        due_s = world.now_s()
-        while True:
-            asked = first_ask(world.plan.event_ids, self.profile_id, self.kind)
-            heard = asker.ask("first", asked, due_s=due_s)
-            try:
-                if heard is not None:
-                    maps = {world.plan.event_ids[0]: map_of(heard, None, server_time_ms=wall_ms())}
-                    channel = channel_of(heard)
-                    break
-            except NotAnAnswer as exc:
-                world.book.reason(f"{self.crowd.name}/first", str(exc))
-            failures += 1
-            due_s = world.now_s() + self.again_after_s(failures)
-            world.sleep_until(due_s)
-        for event_id in world.plan.event_ids[1:]:
-            found = self._ask_map(asker, "map", event_id, None, 0)
+    def _maps(self, asker: Asker) -> Maps:
+        return Maps(self.world, self.crowd, asker, profile_id=self.profile_id, kind=self.kind)
+
+    def _prefetch(self, asker: Asker) -> tuple[Channel, Sequence[str], dict[str, StageMap]]:
+        """Channel, where to connect, and maps; asked for until there is an answer."""
+        event_ids = self.world.plan.event_ids
+
+        def read(heard: Heard) -> tuple[Channel, Sequence[str], dict[str, StageMap]]:
+            return *self.push_urls(heard), {event_ids[0]: map_of(heard, None, server_time_ms=wall_ms())}
+
+        channel, urls, maps = self.until_answered(
+            asker, "first", first_ask(event_ids, self.profile_id, self.kind), read
+        )
+        asks = self._maps(asker)
+        for event_id in event_ids[1:]:
+            found = asks.ask("map", event_id, held=None, due_s=self.world.now_s())
             if found is not None:
                 maps[event_id] = found
         if self.crowd.artwork:
             for found in maps.values():
                 self._artwork(asker, found)
-        return channel, maps
+        return channel, urls, maps
 
-    def _refetch(self, asker: Asker, device: Device, topic: str, event_id: str) -> StageMap | None:
-        state = device.topics.get(topic)
-        held = None if state is None else state.stage_map
-        told = 0 if state is None else max(0, state.version)
-        found = self._ask_map(asker, "refresh", event_id, held, told)
-        asker.rest(60.0)
-        return None if found is None else self._compressed(found)
+    def _refetcher(self, device: Device, channel: Channel, budget: RetryBudget) -> Callable[[str], StageMap | None]:
+        """Asks for the map of a topic; of several topics side by side, each over a connection of its own."""
+        event_of = {each.topic: each.event_id for each in channel.topics}
+        askers = {topic: self.asker(budget=budget) for topic in event_of}
+        maps = {topic: self._maps(asker) for topic, asker in askers.items()}
 
-    def _ask_map(
-        self, asker: Asker, request: str, event_id: str, held: StageMap | None, told_version: int
-    ) -> StageMap | None:
-        asked = map_ask(event_id, self.profile_id, self.kind, held=held, told_version=told_version)
-        heard = asker.ask(request, asked, due_s=self.world.now_s())
-        if heard is None:
-            return None
-        try:
-            return map_of(heard, held, server_time_ms=wall_ms())
-        except NotAnAnswer as exc:
-            self.world.book.reason(f"{self.crowd.name}/{request}", str(exc))
-            return None
+        def refetch(topic: str) -> StageMap | None:
+            state = device.topics.get(topic)
+            held = None if state is None else state.stage_map
+            told = 0 if state is None else max(0, state.version)
+            due_s = self.world.now_s()
+            try:
+                found = maps[topic].ask("refresh", event_of[topic], held=held, due_s=due_s, told_version=told)
+            finally:
+                askers[topic].close()
+            return None if found is None else self._compressed(found)
+
+        return refetch
 
     def _artwork(self, asker: Asker, found: StageMap) -> None:
-        """Every picture, one after the other, as a device's radio would."""
+        """Every picture, one after the other, as a device's radio would; from where its URL says."""
         for url in sorted(found.artwork):
-            asker.send("artwork", HttpRequest("GET", _path_of(url), b"", {}), due_s=self.world.now_s())
+            origin, target = target_of(url)
+            if not origin or self.world.may_go(self.crowd, url):
+                asker.send("artwork", HttpRequest("GET", target, b"", {}), due_s=self.world.now_s(), origin=origin)
 
     def _compressed(self, found: StageMap) -> StageMap:
         """The map with its lifetime compressed as the run's time is."""
@@ -298,7 +226,8 @@ class NaiveDevice(PlannedUser):
     def live(self) -> None:
         asker = self.asker()
         try:
-            channel = self._channel(asker)
+            asked = channel_ask(self.world.plan.event_ids, self.profile_id, self.kind)
+            channel, urls = self.until_answered(asker, "channel", asked, self.push_urls)
         finally:
             asker.close()
         device = Device(self.device_id, DeviceOptions(fetches_maps=False, keeps_renders=False), token=channel.token)
@@ -316,7 +245,10 @@ class NaiveDevice(PlannedUser):
 
         def applied(topic: str) -> None:
             if asking[0] >= _NAIVE_ASKS_MAX:
-                self.world.book.count(self.crowd.name, "asks_skipped")
+                of = f"{self.crowd.name}/naive"
+                self.world.book.count(of, "asks")
+                self.world.book.count(of, "gave_up")
+                self.world.book.reason(of, f"{_NAIVE_ASKS_MAX} asks of the same device under way already")
                 return
             due_s = self.world.now_s()
             session.spawn(lambda: ask(topic, due_s))
@@ -326,7 +258,7 @@ class NaiveDevice(PlannedUser):
             self.crowd,
             device,
             number=self.number,
-            urls=self.world.plan.push_urls or (channel.url,),
+            urls=urls,
             chance=self.chance,
             fetch=None,
             on_applied=applied,
@@ -337,20 +269,6 @@ class NaiveDevice(PlannedUser):
             session.run(delay_ms=self.connect_in_ms(channel))
         finally:
             session.leave()
-
-    def _channel(self, asker: Asker) -> Channel:
-        world, failures = self.world, 0
-        due_s = world.now_s()
-        while True:
-            heard = asker.ask("channel", channel_ask(world.plan.event_ids, self.profile_id, self.kind), due_s=due_s)
-            try:
-                if heard is not None:
-                    return channel_of(heard)
-            except NotAnAnswer as exc:
-                world.book.reason(f"{self.crowd.name}/channel", str(exc))
-            failures += 1
-            due_s = world.now_s() + self.again_after_s(failures)
-            world.sleep_until(due_s)
 
 
 class Operator(PlannedUser):
@@ -390,14 +308,3 @@ def user_class(world: World, crowd: Crowd) -> type[PlannedUser]:
     name = f"{base.__name__}_{crowd.name.replace('-', '_')}"
     attributes = {"abstract": False, "crowd": crowd, "world": world, "fixed_count": crowd.users}
     return cast("type[PlannedUser]", type(name, (base,), attributes))
-
-
-def _path_of(url: str) -> str:
-    """The target of a picture's URL: the DGS serves them itself."""
-    if "://" not in url:
-        return url if url.startswith("/") else f"/{url}"
-    _, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    if not host:
-        raise InvalidRequest(url[:80], field="artwork.url", rule="an address")
-    return f"{slash}{path}" or "/"

@@ -15,7 +15,11 @@ import msgspec
 
 from loadtest.bench.histogram import LatencyHistogram
 
-__all__ = ["REASONS_MAX", "Book", "BookReport", "corrected_ms", "reasons_of"]
+__all__ = ["NO_FILE", "NO_PORT", "REASONS_MAX", "Book", "BookReport", "corrected_ms", "reasons_of"]
+
+NO_FILE: Final = "too many open files here"
+NO_PORT: Final = "no free port here"
+"""Reasons of failures that are the generator's own."""
 
 REASONS_MAX: Final = 32
 """Different reasons of failures kept per request; more are counted as `other`."""
@@ -65,10 +69,6 @@ class Book:
     def time(self, of: str, what: str, value_ms: float) -> None:
         self.histograms[of][what].record_ms(value_ms)
 
-    def time_corrected(self, of: str, what: str, value_ms: float, interval_ms: float) -> None:
-        """A time that kept the measurer from taking the samples due every `interval_ms`: they are added (see below)."""
-        self.histograms[of][what].record_all_ms(corrected_ms(value_ms, interval_ms))
-
     def total(self, what: str) -> int:
         """One counter summed over everything that has it."""
         return sum(found.get(what, 0) for found in self.counters.values())
@@ -84,7 +84,11 @@ class Book:
         for of, histograms in other.histograms.items():
             for what, histogram in histograms.items():
                 self.histograms[of][what].merge(histogram)
-        self.facts.update(other.facts)
+        for of, facts in other.facts.items():
+            held = self.facts.get(of)
+            # Who heard late may know a later schedule, by which a stage was not due when it went out.
+            if held is None or held.get("due_ms") is None:
+                self.facts[of] = facts
 
     def report(self) -> BookReport:
         return BookReport(

@@ -9,7 +9,7 @@ from typing import Final
 import gevent
 import psutil
 
-from loadtest.users.figures import Book
+from loadtest.users.lag import Lag
 from loadtest.users.result import Generator
 
 __all__ = ["GeneratorMeter", "worst_share"]
@@ -23,7 +23,7 @@ class GeneratorMeter:
     """Runs from `start` until `figures`."""
 
     def __init__(self) -> None:
-        self._book = Book()
+        self._lag = Lag(nap_s=_NAP_S, stretch_s=_WORST_OF_S)
         self._samples: list[tuple[float, float]] = []
         self._greenlets: list[gevent.Greenlet] = []
 
@@ -35,12 +35,13 @@ class GeneratorMeter:
         """Since `start`; measuring ends."""
         gevent.killall(self._greenlets)
         self._sample()
-        lag = self._book.histograms["generator"]["lag"]
+        lag = self._lag.whole
         (first_s, first_cpu_s), (last_s, last_cpu_s) = self._samples[0], self._samples[-1]
         return Generator(
             worker=worker,
             lag_p50_ms=round(lag.percentile_ms(50) or 0.0, 2),
             lag_p99_ms=round(lag.percentile_ms(99) or 0.0, 2),
+            lag_worst_ms=round(self._lag.worst_p99_ms(), 2),
             lag_max_ms=round(lag.max_ms or 0.0, 2),
             cpu_mean=round((last_cpu_s - first_cpu_s) / max(1e-6, last_s - first_s), 3),
             cpu_worst=round(worst_share(self._samples, _WORST_OF_S), 3),
@@ -49,11 +50,10 @@ class GeneratorMeter:
 
     def _nap(self) -> None:
         while True:
-            due = time.monotonic() + _NAP_S
+            due_s = time.monotonic() + _NAP_S
             gevent.sleep(_NAP_S)
-            late_ms = max(0.0, (time.monotonic() - due) * 1000)
-            # A late waking kept this greenlet from noticing that it would have been late again and again meanwhile.
-            self._book.time_corrected("generator", "lag", late_ms, _NAP_S * 1000)
+            woke_s = time.monotonic()
+            self._lag.woke(woke_s, max(0.0, (woke_s - due_s) * 1000))
 
     def _samples_for_ever(self) -> None:
         while True:

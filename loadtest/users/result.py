@@ -9,7 +9,7 @@ from typing import Final, Literal, get_args
 import msgspec
 
 from loadtest.bench.histogram import LatencyHistogram
-from loadtest.users.figures import Book, reasons_of
+from loadtest.users.figures import NO_FILE, NO_PORT, Book, reasons_of
 from loadtest.users.plan import Crowd, Kind, UsersPlan
 
 __all__ = [
@@ -43,8 +43,17 @@ stood at the bin's end: `users` present, connections `open`."""
 _CURVES: Final[tuple[CurveOf, ...]] = get_args(CurveOf)
 _REQUEST_COUNTS: Final = (
     "asks", "answered", "gave_up", "unfinished", "sent", "retries", "refused", "refused_with_retry_after", "failed",
-    "unmodified",
+    "unmodified", "moved",
 )  # fmt: skip
+
+
+_OURS: Final = {
+    "crashed": "{} users ended by an error of their own: see the log",
+    "kept_here": "{} times an answer named an address outside this machine, which is not asked in a plan that is not "
+    "remote",
+    "overdue_uncounted": "more asks were overdue at the end than are counted, by {} users",
+}
+"""Counted where the run and not the system is at fault."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +103,7 @@ class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
     gave_up: int
     """Asks that ended without an answer after all tries their policy allowed."""
     unfinished: int
-    """Asks under way when the run ended."""
+    """Asks under way when the run ended, and those due by then that waited for another ask of their user."""
     sent: int
     """Requests on the wire, all tries."""
     retries: int
@@ -105,6 +114,8 @@ class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that met anything else than an answer or a refusal."""
     unmodified: int
     """Answered 304."""
+    moved: int
+    """Asks that went to another address than their user's first: where the map held, or a picture's URL, said."""
     statuses: Mapping[str, int]
     reasons: Mapping[str, int]
     """Of failed requests: `timeout`, `connection refused`, `status 500`, ..."""
@@ -133,6 +144,10 @@ class SocketFigures(msgspec.Struct, frozen=True, kw_only=True):
     """At the end of the run."""
     given_up: int
     """Devices the server told not to come back."""
+    statuses: Mapping[str, int]
+    """Of refused handshakes."""
+    reasons: Mapping[str, int]
+    """Why handshakes failed: `timeout`, `connection refused`, ...; and `malformed frame` of connections lost."""
     open_time: Times
     """From the moment the device wanted the connection to its welcome."""
 
@@ -186,6 +201,8 @@ class Generator(msgspec.Struct, frozen=True, kw_only=True):
     lag_p50_ms: float
     lag_p99_ms: float
     """How late a greenlet woke that slept 10 ms at a time; corrected for the wakings it missed."""
+    lag_worst_ms: float
+    """p99 of the worst five seconds."""
     lag_max_ms: float
     cpu_mean: float
     """Share of one core, over the run."""
@@ -313,9 +330,9 @@ def result_of(
         if (found := series.get(what)) is not None
     ]
     users = {each.of: each.peak for each in curves if each.what == "users"}
-    crashed = book.total("crashed")
-    crashes = [f"{crashed} users ended by an error of their own: see the log"] if crashed else []
-    because = [*invalid_because, *crashes, *(reason for each in generators for reason in each.invalid_because())]
+    ours = [said.format(number) for what, said in _OURS.items() if (number := book.total(what))]
+    ours += [f"{number} connections failed: {what}" for what in (NO_FILE, NO_PORT) if (number := book.total(what))]
+    because = [*invalid_because, *ours, *(reason for each in generators for reason in each.invalid_because())]
     return UsersResult(
         began_at_ms=began_at_ms,
         lasted_s=lasted_s,
@@ -341,16 +358,19 @@ def result_of(
 def _request(book: Book, of: str) -> RequestFigures:
     crowd, _, request = of.partition("/")
     counted = book.counters[of]
-    statuses = {what[1:]: number for what, number in sorted(counted.items()) if what.startswith("=")}
     return RequestFigures(
         crowd=crowd,
         request=request,
         **{what: counted.get(what, 0) for what in _REQUEST_COUNTS},
-        statuses=statuses,
+        statuses=_statuses(counted),
         reasons=dict(book.counters[reasons_of(of)]),
         time=Times.of_histogram(book.histograms[of]["time"]),
         service=Times.of_histogram(book.histograms[of]["service"]),
     )
+
+
+def _statuses(counted: Mapping[str, int]) -> dict[str, int]:
+    return {what[1:]: number for what, number in sorted(counted.items()) if what.startswith("=")}
 
 
 def _sockets(book: Book, crowd: Crowd) -> SocketFigures:
@@ -360,6 +380,8 @@ def _sockets(book: Book, crowd: Crowd) -> SocketFigures:
         refused=counted.get("handshakes_refused", 0),
         failed=counted.get("handshakes_failed", 0),
         **{what: counted.get(what, 0) for what in ("handshakes", "opened", "welcomed", "lost", "given_up")},
+        statuses=_statuses(counted),
+        reasons=dict(book.counters[reasons_of(crowd.name)]),
         open=counted.get("open_at_end", 0),
         open_time=Times.of_histogram(book.histograms[crowd.name]["open_time"]),
     )

@@ -51,7 +51,7 @@ class Drain:
         """The run is over: what is open is counted, and nothing is asked any more."""
         world = self._world
         world.note_levels(world.bin_of(world.now_s()))
-        world.stopping = True
+        world.stop()
         for crowd, level in world.open.items():
             world.book.count(crowd, "open_at_end", level)
 
@@ -73,8 +73,11 @@ def note_levels_for_ever(world: World) -> None:
         world.sleep_until((number + 1) * world.plan.bin_s - _LEVEL_BEFORE_END_S)
         if world.stopping:
             return
-        world.note_levels(number)
-        number = max(number + 1, world.bin_of(world.now_s()))
+        # Woken late, it fills the bins it slept through: a curve has no holes.
+        reached = max(number, world.bin_of(world.now_s() + _LEVEL_BEFORE_END_S) - 1)
+        for each in range(number, reached + 1):
+            world.note_levels(each)
+        number = reached + 1
 
 
 def serve(environment: Environment, world: World, *, number: int, port: int) -> int:

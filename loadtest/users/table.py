@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loadtest.bench.report import Reporter
 from loadtest.users.result import UsersResult
 
@@ -52,17 +54,28 @@ def tabulate(result: UsersResult, reporter: Reporter) -> None:
         )  # fmt: skip
     reporter.table(
         "Generators",
-        ("process", "lag p50 ms", "p99 ms", "max ms", "cores", "at worst", "MB"),
+        ("process", "lag p50 ms", "p99 ms", "p99 of worst 5 s", "max ms", "cores", "at worst", "MB"),
         [
-            (each.worker, each.lag_p50_ms, each.lag_p99_ms, each.lag_max_ms, each.cpu_mean, each.cpu_worst,
-             each.rss_bytes / 1e6)
+            (each.worker, each.lag_p50_ms, each.lag_p99_ms, each.lag_worst_ms, each.lag_max_ms, each.cpu_mean,
+             each.cpu_worst, each.rss_bytes / 1e6)
             for each in result.generators
         ],
     )  # fmt: skip
-    for each in result.requests:
-        for reason, number in sorted(each.reasons.items(), key=lambda item: -item[1])[:5]:
-            reporter.note(f"{each.crowd}/{each.request}: {number} x {reason}")
+    for asked in result.requests:
+        _note_most(reporter, f"{asked.crowd}/{asked.request}", asked.reasons)
+        if asked.moved:
+            reporter.note(
+                f"{asked.crowd}/{asked.request}: {asked.moved} asked where an answer said, not at the first DGS"
+            )
+    for connected in result.sockets:
+        refused = {f"refused with {status}": number for status, number in connected.statuses.items()}
+        _note_most(reporter, connected.crowd, {**refused, **connected.reasons})
     if result.partial:
         reporter.note(f"partial: ended after {result.lasted_s:.1f} s")
     for because in result.invalid_because:
         reporter.note(f"does not count: {because}")
+
+
+def _note_most(reporter: Reporter, of: str, counted: Mapping[str, int]) -> None:
+    for what, number in sorted(counted.items(), key=lambda item: -item[1])[:5]:
+        reporter.note(f"{of}: {number} x {what}")

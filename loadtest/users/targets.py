@@ -11,25 +11,26 @@ import aiohttp
 
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.machine.here import is_here
-from loadtest.users.asking import Heard, NotAnAnswer, answered, map_ask, request_of
+from loadtest.users.asking import Ask, Heard, NotAnAnswer, answered, channel_ask, channel_of, map_ask, request_of
 from loadtest.users.plan import UsersPlan
 
 __all__ = ["check_targets"]
 
 _WITHIN_S: Final = 5.0
+_SHED: Final = (429, 503)
 
 
 async def check_targets(plan: UsersPlan) -> None:
     """Raises CouldNotRun naming the first target that is not up, that lies outside this machine in a plan that is not
     `remote`, or that does not know an event or a token."""
     for option, url in _targets(plan):
-        if not plan.remote and not await asyncio.to_thread(is_here, url):
-            raise CouldNotRun(f"{url} is not this machine: a load test of another one wants to be meant (--remote)")
-        await _is_up(option, url)
+        await _may_be_asked(plan, option, url)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=False) as session:
         if plan.dgs_url:
             for event_id in plan.event_ids:
                 await _knows_event(session, plan, event_id)
+        if not plan.push_urls and any(crowd.kind in ("connect", "naive") for crowd in plan.crowds):
+            await _names_a_node(session, plan)
         if plan.producer_url and plan.operator_token:
             await _knows_token(session, plan)
 
@@ -41,6 +42,14 @@ def _targets(plan: UsersPlan) -> Iterator[tuple[str, str]]:
         yield "the producer", plan.producer_url
     for url in plan.push_urls:
         yield "the push node", url
+
+
+async def _may_be_asked(plan: UsersPlan, option: str, url: str) -> None:
+    if not plan.remote and not await asyncio.to_thread(is_here, url):
+        raise CouldNotRun(
+            f"{option} at {url} is not this machine: a load test of another one wants to be meant (--remote)"
+        )
+    await _is_up(option, url)
 
 
 async def _is_up(what: str, url: str) -> None:
@@ -60,14 +69,8 @@ async def _is_up(what: str, url: str) -> None:
 
 
 async def _knows_event(session: aiohttp.ClientSession, plan: UsersPlan, event_id: str) -> None:
-    request = request_of(map_ask(event_id, "p-0", {"kind": "TV"}), "/graphql", {}, whole=True)
-    try:
-        url = plan.dgs_url.rstrip("/") + request.target
-        async with session.post(url, data=request.body, headers=dict(request.headers)) as answer:
-            heard = Heard(answer.status, await answer.read())
-    except (aiohttp.ClientError, TimeoutError) as exc:
-        raise CouldNotRun(f"the DGS does not answer at {plan.dgs_url}: {exc!r}") from exc
-    if heard.status in (429, 503):
+    heard = await _asked(session, plan, map_ask(event_id, "p-0", {"kind": "TV"}))
+    if heard.status in _SHED:
         return  # it sheds: for the run to find out, not to prevent it
     try:
         answered(heard)
@@ -78,11 +81,35 @@ async def _knows_event(session: aiohttp.ClientSession, plan: UsersPlan, event_id
         ) from exc
 
 
+async def _names_a_node(session: aiohttp.ClientSession, plan: UsersPlan) -> None:
+    """The node that this channel names is up and may be connected to; others may be named later."""
+    heard = await _asked(session, plan, channel_ask(plan.event_ids, "p-0", {"kind": "TV"}))
+    if heard.status in _SHED:
+        return
+    try:
+        url = channel_of(heard).url
+    except NotAnAnswer as exc:
+        raise CouldNotRun(f"the DGS at {plan.dgs_url} names no broadcast channel ({exc})") from exc
+    await _may_be_asked(plan, "the push node that the DGS names", url)
+
+
+async def _asked(session: aiohttp.ClientSession, plan: UsersPlan, ask: Ask) -> Heard:
+    request = request_of(ask, "/graphql", {}, whole=True)
+    try:
+        url = plan.dgs_url.rstrip("/") + request.target
+        async with session.post(url, data=request.body, headers=dict(request.headers)) as answer:
+            return Heard(answer.status, await answer.read())
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise CouldNotRun(f"the DGS does not answer at {plan.dgs_url}: {exc!r}") from exc
+
+
 async def _knows_token(session: aiohttp.ClientSession, plan: UsersPlan) -> None:
     url = plan.producer_url.rstrip("/") + "/v1/events?limit=1"
     try:
         async with session.get(url, headers={"Authorization": f"Bearer {plan.operator_token}"}) as answer:
             if answer.status in (401, 403):
                 raise CouldNotRun(f"the producer at {plan.producer_url} refuses the operator's token ({answer.status})")
+            if answer.status not in (200, *_SHED):
+                raise CouldNotRun(f"{plan.producer_url} is no producer: it answers {answer.status} to /v1/events")
     except (aiohttp.ClientError, TimeoutError) as exc:
         raise CouldNotRun(f"the producer does not answer at {plan.producer_url}: {exc!r}") from exc

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import gevent
 import msgspec
-from gevent.pool import Group
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
@@ -24,6 +23,7 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from contract.close_codes import CloseCode
 from contract.frames import SUBPROTOCOL
+from loadtest.users.caller import reason_of, tls_context
 
 __all__ = ["Arrived", "Beat", "DeviceSocket", "Ended", "Inbox", "Opened"]
 
@@ -62,6 +62,8 @@ class Ended(msgspec.Struct, frozen=True):
     retry_after_ms: int = 0
     opened: bool = False
     """Whether the handshake had succeeded."""
+    reason: str = ""
+    """Of low cardinality; why there was no handshake, where that is known."""
 
 
 class Inbox(Protocol):
@@ -72,9 +74,18 @@ class Inbox(Protocol):
 
 
 class DeviceSocket:
-    """Opens at once, in a greenlet of `group`. `send` and `close` are for the device's greenlet."""
+    """Opens at once, in a greenlet of its own. `send` and `close` are for the device's greenlet."""
 
-    def __init__(self, conn: int, url: str, token: str, inbox: Inbox, group: Group, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        conn: int,
+        url: str,
+        token: str,
+        inbox: Inbox,
+        spawn: Callable[[Callable[[], None]], None],
+        *,
+        timeout_s: float,
+    ) -> None:
         self.conn = conn
         self._uri: WebSocketURI = parse_uri(url)
         self._token = token
@@ -85,7 +96,7 @@ class DeviceSocket:
         self._parts: list[bytes] = []
         self._opened = False
         self._at_end = False
-        group.spawn(self._run)
+        spawn(self._run)
 
     def send(self, payload: bytes) -> None:
         """One text message; nothing where the connection is no longer open."""
@@ -113,7 +124,7 @@ class DeviceSocket:
             ended = found if found is not None else self._read_to_the_end()
         except (OSError, TimeoutError) as exc:
             _LOG.debug("connection %d: %s", self.conn, exc)
-            ended = Ended(self.conn, 1006, opened=self._opened)
+            ended = Ended(self.conn, 1006, opened=self._opened, reason=reason_of(exc))
         finally:
             self._opened = False
             found_socket, self._socket = self._socket, None
@@ -125,7 +136,7 @@ class DeviceSocket:
         made = socket.create_connection((self._uri.host, self._uri.port), timeout=self._timeout_s)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._uri.secure:
-            made = ssl.create_default_context().wrap_socket(made, server_hostname=self._uri.host)
+            made = tls_context().wrap_socket(made, server_hostname=self._uri.host)
         self._socket = made
         protocol = ClientProtocol(
             self._uri, subprotocols=[Subprotocol(SUBPROTOCOL)], max_size=_MESSAGE_MAX_BYTES, logger=_LOG
@@ -150,7 +161,7 @@ class DeviceSocket:
             if self._protocol.handshake_exc is not None:
                 return _refused(self.conn, self._protocol.handshake_exc)
             if self._at_end and not self._opened:
-                return Ended(self.conn, 1006)
+                return Ended(self.conn, 1006, reason="connection lost")
         if self._socket is not None:
             self._socket.settimeout(None)  # the device itself judges silence, by what the node announced
         return None
@@ -204,7 +215,7 @@ class DeviceSocket:
 
 def _refused(conn: int, exc: Exception) -> Ended:
     if not isinstance(exc, InvalidStatus):
-        return Ended(conn, 1006)
+        return Ended(conn, 1006, reason="not WebSocket")
     status = exc.response.status_code
     retry_after = exc.response.headers.get("Retry-After", "")
     # 401 and 403 will be the same tomorrow; everything else may pass.

@@ -6,14 +6,19 @@ read one machine's monotonic clock.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import urlsplit
 
 import gevent
 from gevent.event import Event
 
 from contract.frames import ServerFrame, decode_server_frame
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.machine.here import is_here
 from loadtest.users.figures import Book
 from loadtest.users.plan import Crowd, UsersPlan
 
@@ -22,7 +27,10 @@ __all__ = ["OnRequest", "World", "wall_ms"]
 OnRequest = Callable[[str, str, float, int, Exception | None], None]
 """(method, name, milliseconds, bytes, error): for locust's own statistics."""
 
-_DECODED_MAX = 512
+_DECODED_MAX: Final = 512
+_HOSTS_MAX: Final = 1_024
+_OVERDUE_MAX: Final = 200_000
+"""Of a process: about a second of counting, at the very end."""
 
 
 class World:
@@ -36,6 +44,8 @@ class World:
         self.began = Event()
         self.stopping = False
         """No new asks; those under way may still end."""
+        self.stopped_s = math.inf
+        """When that began."""
         self.asks_under_way = 0
         self.present: dict[str, int] = defaultdict(int)
         """Crowd -> users there now."""
@@ -44,6 +54,8 @@ class World:
         self.began_at_ms = 0
         self._began_s = 0.0
         self._share, self._shares = 0, 1
+        self._overdue_left = _OVERDUE_MAX
+        self._here: dict[str, bool] = {}
         self._made: dict[str, int] = defaultdict(int)
         self._decoded: dict[bytes, ServerFrame | None] = {}
 
@@ -79,6 +91,44 @@ class World:
 
     def bin_of(self, at_s: float) -> int:
         return max(0, int(at_s / self.plan.bin_s))
+
+    # the end
+    def stop(self) -> None:
+        """The run is over: what is due from now on is nobody's any more."""
+        self.stopped_s, self.stopping = self.now_s(), True
+
+    def ended_s(self) -> float:
+        """Until when something was due that counts: now, or the end of the run."""
+        return min(self.now_s(), self.stopped_s)
+
+    def overdue(self, crowd: Crowd, request: str, due_s: float) -> bool:
+        """Count an ask that was due before the end and had not begun: it has waited since. False: too many of them."""
+        if not self._overdue_left:
+            self.book.count(crowd.name, "overdue_uncounted")
+            return False
+        self._overdue_left -= 1
+        of = f"{crowd.name}/{request}"
+        self.book.count(of, "asks")
+        self.book.count(of, "unfinished")
+        self.book.time(of, "time", max(0.0, self.now_s() - due_s) * 1000)
+        return True
+
+    # where to go
+    def may_go(self, crowd: Crowd, url: str) -> bool:
+        """Whether an address that an answer named may be asked: on this machine, or anywhere in a `remote` plan."""
+        if self.plan.remote:
+            return True
+        host = urlsplit(url).netloc
+        if host not in self._here:
+            if len(self._here) >= _HOSTS_MAX:
+                self._here.clear()
+            try:
+                self._here[host] = is_here(url)
+            except CouldNotRun:
+                self._here[host] = False
+        if not self._here[host]:
+            self.book.count(crowd.name, "kept_here")
+        return self._here[host]
 
     # the book
     def take(self) -> Book:

@@ -64,6 +64,19 @@ async def serving(respond: Respond) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+def stage_map(event_id: str, refresh_url: str) -> dict[str, Any]:
+    found = {
+        "event": {"id": event_id}, "version": 1, "revision": 1, "ttlSeconds": 5, "serverTime": 1,
+        "refreshUrl": refresh_url, "byKey": {"default": {"headline": "Soon"}},
+    }  # fmt: skip
+    return {"prefetchEvent": found}
+
+
+def channel(*event_ids: str, url: str = "ws://127.0.0.1:9/v1/stream") -> dict[str, Any]:
+    topics = [{"eventId": each, "topic": f"event:{each}", "stateKey": None, "lastBroadcastAt": 0} for each in event_ids]
+    return {"broadcastChannel": {"url": url, "token": "t", "connectWindowMs": 0, "topics": topics}}
+
+
 def home(users: int, **changes: Any) -> Crowd:
     given: dict[str, Any] = {"home_share": 1.0, "think_median_s": 0.1, "think_sigma": 0.0}
     return Crowd(name="home", kind="browse", users=users, **(given | changes))
@@ -157,34 +170,35 @@ async def test_all_four_kinds_on_two_workers_against_the_embedded_system(tmp_pat
 
 @pytest.mark.slow
 async def test_a_stall_is_seen_by_every_ask_that_was_due_in_it(tmp_path: Path) -> None:
-    """A tool that waits for each answer before it thinks of the next request would see it once per user."""
-    stalled = asyncio.Event()
+    """A tool that waits for each answer before it thinks of the next request would see it once per user; and a stall
+    that does not end by the one request of each that was on the wire."""
     loop = asyncio.get_running_loop()
-    until_s = 0.0
+    stalls: list[float] = []
 
     async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
-        nonlocal until_s
         if number == 20:
-            until_s = loop.time() + 1.0
-            stalled.set()
-        await asyncio.sleep(max(0.0, until_s - loop.time()))
+            stalls.append(loop.time() + 1.0)
+        elif stalls and loop.time() > stalls[0] + 0.8:
+            stalls.append(loop.time() + 3.0)
+        await asyncio.sleep(max(0.0, stalls[-1] - loop.time()) if stalls else 0.0)
         return 200, {}, ANSWER
 
     async with serving(respond) as url:
-        plan = UsersPlan(crowds=(home(4),), dgs_url=url, event_ids=("e",), duration_s=2.5)
+        plan = UsersPlan(crowds=(home(4),), dgs_url=url, event_ids=("e",), duration_s=3.5, drain_s=0.1)
         async with LocustRun(plan, tmp_path) as run:
             await run.ended()
             result = await run.finish()
     found = result.request("home", "home")
-    assert stalled.is_set()
     assert found is not None
-    assert found.asks == found.answered > 60
+    assert found.asks == found.answered + found.unfinished
     # Four users, ten asks a second each: some forty were due while nothing was answered, four of them on the wire.
     late, served_late = (
         sum(count for value_ms, count in recorded(times.hdr) if value_ms > 100) for times in (found.time, found.service)
     )
     assert served_late <= 4
-    assert late >= 25
+    assert late - found.unfinished >= 25
+    assert found.unfinished >= 25
+    assert found.sent < found.asks
 
 
 @pytest.mark.slow
@@ -204,6 +218,81 @@ async def test_refusals_are_no_failures_and_are_obeyed(tmp_path: Path) -> None:
     assert found.statuses == {"200": 4, "503": 4}
     assert (found.time.histogram().percentile_ms(0) or 0) > 1000
     assert (found.service.max_ms or 0) < 1000
+
+
+@pytest.mark.slow
+async def test_maps_are_refreshed_where_their_answers_said(tmp_path: Path) -> None:
+    """Two events, so that two refreshes are under way at once. Nobody listens at the channel's address."""
+    asked: dict[str, int] = {"home": 0, "elsewhere": 0}
+
+    def responding(where: str) -> Respond:
+        async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
+            asked[where] = number
+            await asyncio.sleep(0.05)
+            return 200, {}, json.dumps({"data": {**stage_map("e", told), **channel("e", "f")}}).encode()
+
+        return respond
+
+    async with serving(responding("elsewhere")) as elsewhere, serving(responding("home")) as url:
+        told = f"{elsewhere}/graphql"
+        crowd = Crowd(name="tv", kind="connect", users=1, ttl_spread=0.0, connect_within_s=0.0)
+        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e", "f"), duration_s=2.8, time_compression=10.0)
+        async with LocustRun(plan, tmp_path) as run:
+            await run.ended()
+            result = await run.finish()
+    refreshed = result.request("tv", "refresh")
+    assert refreshed is not None
+    assert refreshed.asks == refreshed.answered == refreshed.moved == asked["elsewhere"] >= 2
+    assert asked["home"] == 2  # the first map with the channel, and the other event's map
+    (found,) = result.sockets
+    assert found.handshakes == found.failed == found.reasons["connection refused"] > 0
+    assert result.invalid_because == []
+
+
+@pytest.mark.slow
+async def test_after_a_refresh_that_failed_where_it_was_sent_the_next_one_asks_at_home(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def responding(where: str) -> Respond:
+        async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
+            asked.append(where)
+            fails = where == "elsewhere" and number == 1
+            return (400, {}, b"") if fails else (200, {}, json.dumps({"data": stage_map("e", told)}).encode())
+
+        return respond
+
+    async with serving(responding("elsewhere")) as elsewhere, serving(responding("home")) as url:
+        told = f"{elsewhere}/graphql?here=b"
+        crowd = Crowd(name="phone", kind="browse", users=1, home_share=0.0, ttl_spread=0.0)
+        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e",), duration_s=2.0, time_compression=50.0)
+        async with LocustRun(plan, tmp_path) as run:
+            await run.ended()
+            result = await run.finish()
+    assert asked[:4] == ["home", "elsewhere", "home", "elsewhere"]
+    refreshed = result.request("phone", "refresh")
+    assert refreshed is not None
+    assert refreshed.reasons == {"status 400": 1}
+    assert refreshed.moved == refreshed.sent - 1 == asked.count("elsewhere")
+
+
+@pytest.mark.slow
+async def test_nobody_is_led_outside_this_machine(tmp_path: Path) -> None:
+    async def respond(number: int) -> tuple[int, Mapping[str, str], bytes]:
+        return 200, {}, json.dumps({"data": {**stage_map("e", ""), **channel("e", url="ws://192.0.2.1/v1")}}).encode()
+
+    async with serving(respond) as url:
+        crowd = Crowd(name="tv", kind="connect", users=1, connect_within_s=0.0)
+        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e",), duration_s=0.7)
+        with pytest.raises(CouldNotRun, match=r"192\.0\.2\.1.*--remote"):
+            await check_targets(plan)
+        async with LocustRun(plan, tmp_path) as run:
+            await run.ended()
+            result = await run.finish()
+    first = result.request("tv", "first")
+    assert first is not None
+    assert first.reasons == {"channel outside this machine": 1}
+    assert result.sockets[0].handshakes == 0
+    assert "outside this machine" in result.invalid_because[0]
 
 
 @pytest.mark.slow

@@ -16,8 +16,10 @@ import pytest
 from contract.device_operations import MAP, document_hash
 from contract.errors import InvalidRequest
 from device_sim.stage_map import MapEntry, StageMap
+from loadtest.machine.needs import MachineFacts
 from loadtest.users import asking, run
 from loadtest.users.asking import Heard, NotAnAnswer
+from loadtest.users.fitting import lacking
 from loadtest.users.operating import OperatorLife
 from loadtest.users.pacing import Stay, present_at, refresh_after_s, stays, think_s
 from loadtest.users.plan import USERS_PER_WORKER_MAX, Crowd, Stretch, UsersPlan, surge
@@ -144,6 +146,37 @@ def test_the_plan_in_the_documentation_is_one() -> None:
     assert present_at(found.crowd("living-rooms"), 60.0) == 1000
 
 
+# what this machine carries
+FACTS = MachineFacts(
+    cores=2, memory_bytes=8 << 30, memory_available_bytes=4 << 30, files_per_process=1_024, files_max=None,
+    processes_max=None, port_range=(32_768, 60_999), tracked_max=None, tcp_pages_max=None, backlog_max=None,
+    epoll_watches_max=None,
+)  # fmt: skip
+
+
+def test_a_plan_that_fits_lacks_nothing() -> None:
+    assert lacking(plan(), FACTS) == []
+
+
+@pytest.mark.parametrize(
+    ("crowds", "changes", "said"),
+    [
+        ((crowd(users=2_000),), {}, ["824 users would fit", "--workers 3"]),
+        ((crowd(users=2_000),), {"files_per_process": 100}, ["0 users would fit", "ulimit -Hn"]),
+        ((crowd(users=15_000, kind="connect"), crowd(name="b", users=15_000, kind="naive")),
+         {"files_per_process": 40_000}, ["30000 connections to push nodes", "28232 would fit"]),
+        ((crowd(users=800),), {"memory_available_bytes": 150 << 20}, ["memory", "170 would fit"]),
+    ],
+)  # fmt: skip
+def test_what_there_is_too_little_of_is_named_with_how_many_would_fit(
+    crowds: tuple[Crowd, ...], changes: dict[str, Any], said: list[str]
+) -> None:
+    found = lacking(plan(crowds=crowds, workers=len(crowds)), msgspec.structs.replace(FACTS, **changes))
+    assert len(found) == 1
+    for each in said:
+        assert each in found[0]
+
+
 # coming and going
 def test_ten_times_as_many_in_thirty_seconds() -> None:
     found = crowd(users=1000, curve=surge(100, factor=10, after_s=20, over_s=30))
@@ -235,6 +268,13 @@ def test_an_operation_the_dgs_does_not_know_is_sent_whole_with_its_hash() -> Non
     unknown = b'{"errors":[{"message":"PersistedQueryNotFound","extensions":{"code":"PERSISTED_QUERY_NOT_FOUND"}}]}'
     assert asking.is_unknown_hash(Heard(200, unknown))
     assert not asking.is_unknown_hash(Heard(200, b'{"data":{}}'))
+
+
+def test_a_url_is_taken_apart_into_where_and_what() -> None:
+    assert asking.target_of("http://h:1/graphql?cluster=b") == ("http://h:1", "/graphql?cluster=b")
+    assert asking.target_of("art/x.png") == ("", "/art/x.png")
+    asked = asking.map_ask("e", "p-1", {"kind": "TV"})
+    assert asking.request_of(asked, "/graphql?cluster=b", {}).target.startswith("/graphql?cluster=b&documentId=")
 
 
 def test_a_304_gives_the_map_held_a_new_life() -> None:

@@ -11,7 +11,8 @@ from hdrh.histogram import HdrHistogram
 
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.users.exchange import Begun, Line, Over, Standing, encode_line
-from loadtest.users.figures import REASONS_MAX, Book, BookReport, corrected_ms, reasons_of
+from loadtest.users.figures import NO_FILE, REASONS_MAX, Book, BookReport, corrected_ms, reasons_of
+from loadtest.users.lag import Lag
 from loadtest.users.plan import Crowd, UsersPlan
 from loadtest.users.result import BroadcastTimes, Generator, UsersResult, UsersSnapshot, result_of
 
@@ -29,6 +30,7 @@ def generator(**changes: Any) -> Generator:
         "worker": 0,
         "lag_p50_ms": 0.1,
         "lag_p99_ms": 2.0,
+        "lag_worst_ms": 5.0,
         "lag_max_ms": 9.0,
         "cpu_mean": 0.2,
         "cpu_worst": 0.4,
@@ -58,9 +60,8 @@ def asked(book: Book, *, bin_number: int, time_ms: float) -> None:
 def test_the_correction_is_that_of_the_hdr_histogram(value_ms: float, interval_ms: float) -> None:
     oracle = HdrHistogram(1, 3_600_000_000, 3)
     oracle.record_corrected_value(round(value_ms * 1000), round(interval_ms * 1000))
-    book = Book()
-    book.time_corrected("generator", "lag", value_ms, interval_ms)
-    ours = book.histograms["generator"]["lag"]
+    ours = LatencyHistogram()
+    ours.record_all_ms(corrected_ms(value_ms, interval_ms))
     assert ours.count == oracle.get_total_count()
     for percent in (1, 10, 50, 90, 99):
         assert ours.percentile_ms(percent) == pytest.approx(oracle.get_value_at_percentile(percent) / 1000, rel=0.002)
@@ -70,6 +71,22 @@ def test_one_pause_of_a_second_is_a_hundred_late_looks() -> None:
     assert list(corrected_ms(1000, 10))[:3] == [1000, 990, 980]
     assert len(list(corrected_ms(1000, 10))) == 100
     assert list(corrected_ms(7, 10)) == [7]
+
+
+def test_a_moment_of_lag_is_found_in_its_seconds_however_long_the_run() -> None:
+    lag = Lag(nap_s=0.01, stretch_s=5.0)
+    for number in range(60_000):
+        lag.woke(number * 0.01, 400.0 if number == 30_000 else 0.5)
+    assert (lag.whole.percentile_ms(99) or 0) < 1
+    assert 330 <= lag.worst_p99_ms() <= 400
+
+
+def test_a_run_shorter_than_a_stretch_is_judged_whole() -> None:
+    lag = Lag(nap_s=0.01, stretch_s=5.0)
+    assert lag.worst_p99_ms() == 0.0
+    for number in range(100):
+        lag.woke(number * 0.01, 7.0)
+    assert lag.worst_p99_ms() == 7.0
 
 
 def test_a_moved_histogram_keeps_its_counts_and_says_what_fell_below_zero() -> None:
@@ -198,6 +215,39 @@ def test_users_that_crashed_make_the_run_invalid() -> None:
     book = Book()
     book.count("home", "crashed", 3)
     assert "3 users" in result(book).invalid_because[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("kept_here", "outside this machine"), ("overdue_uncounted", "overdue at the end")]
+)
+def test_what_the_run_itself_left_out_makes_it_invalid(what: str, said: str) -> None:
+    book = Book()
+    book.count("home", what, 2)
+    assert said in result(book).invalid_because[0]
+
+
+def test_too_few_files_of_the_generator_make_the_run_invalid() -> None:
+    book = Book()
+    book.reason("tv", NO_FILE)
+    book.reason("home/map", NO_FILE)
+    (said,) = result(book).invalid_because
+    assert said == "2 connections failed: too many open files here"
+
+
+def test_refused_and_failed_handshakes_say_why() -> None:
+    book = Book()
+    book.count("tv", "handshakes_refused", 2)
+    book.count("tv", "=503", 2)
+    book.reason("tv", "connection refused")
+    (found,) = result(book).sockets
+    assert (found.statuses, found.reasons) == ({"503": 2}, {"connection refused": 1})
+
+
+def test_a_due_time_once_known_is_not_forgotten_for_somebody_who_heard_late() -> None:
+    merged = Book()
+    for due_ms in (None, 4_990, None):
+        merged.add(delivered(due_ms))
+    assert result(merged).deliveries[0].due_ms == 4_990
 
 
 def test_a_result_is_json_and_its_histograms_come_back() -> None:
