@@ -78,13 +78,17 @@ class Channel(msgspec.Struct, frozen=True):
     @classmethod
     def from_url(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Channel:
         """From a `ws://` or `wss://` URL (`wss` without a context gets the default one). Raises InvalidRequest."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or not url.isprintable() or " " in url:
             raise InvalidRequest(f"{url[:80]!r}", field="url", rule="ws://host:port/path or wss://")
         secure = parts.scheme == "wss"
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         context = (tls or ssl.create_default_context()) if secure else None
-        return cls(parts.hostname, parts.port or (443 if secure else 80), path, context)
+        return cls(parts.hostname, port or (443 if secure else 80), path, context)
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -220,7 +224,8 @@ class ClientContext:
         if found is None:
             if len(self._heads) >= _HEADS_MAX:
                 self._heads.clear()
-            head = wire.handshake_head(f"{channel.host}:{channel.port}", channel.path, subprotocol=SUBPROTOCOL)
+            host = f"[{channel.host}]" if ":" in channel.host else channel.host
+            head = wire.handshake_head(f"{host}:{channel.port}", channel.path, subprotocol=SUBPROTOCOL)
             found = self._heads[id(channel)] = (channel, head)
         return found[1]
 
