@@ -103,7 +103,9 @@ class DeviceSession:
             seed=secrets.randbits(32) if plan.seed is None else plan.seed,
         )
         async with Fleet(options, recorder=self) as fleet:
-            prefetched = await self._prefetch(fleet)
+            prefetched = await self._prefetch_until(stop, fleet)
+            if prefetched is None:
+                return None
             self._begin(fleet, prefetched)
             async with asyncio.TaskGroup() as tasks:
                 network = tasks.create_task(self._lose_the_network(), name="device.network")
@@ -111,6 +113,17 @@ class DeviceSession:
                 network.cancel()
             self._look()
         return code
+
+    async def _prefetch_until(self, stop: asyncio.Event, fleet: Fleet) -> Prefetched | None:
+        """None: it is to leave before the DGS has answered, which may take its time with the tries it is given."""
+        asking, leaving = asyncio.create_task(self._prefetch(fleet)), asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((asking, leaving), return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        finally:
+            for task in (asking, leaving):
+                task.cancel()
+            await asyncio.gather(asking, leaving, return_exceptions=True)
 
     async def _prefetch(self, fleet: Fleet) -> Prefetched:
         assert fleet.prefetcher is not None

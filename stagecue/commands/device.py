@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -48,7 +51,9 @@ _SECONDS: Final = click.FloatRange(0, 30 * 86_400, min_open=True)
 )
 @click.option("--device-id", default="terminal-1", show_default=True, help="What it calls itself.")
 @click.option("--offline-after", "offline_after_s", type=_SECONDS, metavar="S", help="Lose the network then.")
-@click.option("--offline-for", "offline_for_s", type=_SECONDS, default=20.0, show_default=True, metavar="S")
+@click.option(
+    "--offline-for", "offline_for_s", type=_SECONDS, metavar="S", help="And for so long.  [default: 20]"
+)
 @click.option("--for", "for_s", type=_SECONDS, metavar="S", help="Leave after so long.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line and change, and nothing else.")
 def device(
@@ -87,8 +92,17 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
             Channel.from_url(url)
         except InvalidRequest as exc:
             raise click.BadParameter(str(exc), param_hint="--push") from exc
-    if not given["dgs_url"].startswith(("http://", "https://")):
+    try:
+        found = urlsplit(given["dgs_url"])
+        good = found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0
+    except ValueError:
+        good = False
+    if not good:
         raise click.BadParameter(f"{given['dgs_url']!r} is no http(s) address", param_hint="--dgs")
+    if given["offline_for_s"] is None:
+        del given["offline_for_s"]
+    elif given["offline_after_s"] is None:
+        raise click.BadParameter("says how long, but not when: --offline-after does", param_hint="--offline-for")
     return given
 
 
@@ -107,18 +121,19 @@ async def _follow(plan: DevicePlan, new_session: type[DeviceSession], for_s: flo
             ending.cancel()
 
 
-async def _as_json(plan: DevicePlan, new_session: type[DeviceSession], stop: asyncio.Event) -> int | None:
-    import os
-    import sys
+def _nobody_reads(stop: asyncio.Event) -> None:
+    """Whoever read it has seen enough; what follows goes nowhere, the flush at the exit included."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    stop.set()
 
+
+async def _as_json(plan: DevicePlan, new_session: type[DeviceSession], stop: asyncio.Event) -> int | None:
     def tell(change: Change) -> None:
         try:
             sys.stdout.buffer.write(change.as_json() + b"\n")
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            # Whoever read it has seen enough; what follows goes nowhere, the flush at the exit included.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            stop.set()
+            _nobody_reads(stop)
 
     return await new_session(plan, tell).run(stop)
 
@@ -128,6 +143,10 @@ async def _as_screen(plan: DevicePlan, new_session: type[DeviceSession], stop: a
 
     from stagecue.device_screen import DeviceScreen
 
-    with DeviceScreen(Console(highlight=False)) as screen:
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            _nobody_reads(stop)
+
+    with DeviceScreen(Screen(highlight=False)) as screen:
         screen.session = new_session(plan, screen.tell)
         return await screen.session.run(stop)
