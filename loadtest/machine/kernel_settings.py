@@ -16,13 +16,16 @@ _SYS: Final = Path("/proc/sys")
 def kernel_settings(settings: Sequence[str], *, root: Path = _SYS) -> Iterator[None]:
     """Have these `key=value` settings inside; what was there before is put back afterwards, last one first.
 
-    Raises OSError (PermissionError without the right to) when one cannot be set; none is set then.
+    Raises OSError (PermissionError without the right to) that names the file when one cannot be set; none is set then.
     """
     with ExitStack() as stack:
         for setting in settings:
             key, _, value = setting.partition("=")
             path = root / key.replace(".", "/")
             before = path.read_text()
-            path.write_text(value)
+            try:
+                path.write_text(value)
+            except OSError as exc:  # of a value the kernel does not take, it does not know the file
+                raise type(exc)(exc.errno, exc.strerror, str(path)) from exc
             stack.callback(path.write_text, before)
         yield

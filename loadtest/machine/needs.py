@@ -65,8 +65,9 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     addresses_per_fleet: int = 1
     other_processes: int = 24
     """Brokers, stores and services beside push nodes and fleets."""
-    listening_ports: tuple[int, int] = (10_000, 32_000)
-    """Where listeners are put: outside `port_range`, or an outgoing connection may take one first."""
+    listening_ports: tuple[int, int] | None = (10_000, 32_000)
+    """Where listeners are put: outside `port_range`, or an outgoing connection may take one first. None: each looks for
+    a free one."""
     backlog: int = 4_096
     """Of each listener."""
     node_bytes: int = 52 * _MIB
@@ -241,7 +242,9 @@ def _ports(facts: MachineFacts, devices: int, shape: Shape) -> Need:
     )
 
 
-def _listeners(facts: MachineFacts, shape: Shape) -> Need:
+def _listeners(facts: MachineFacts, shape: Shape) -> Need | None:
+    if shape.listening_ports is None:
+        return None
     (low, high), (first, last) = facts.port_range, shape.listening_ports
     return Need(
         name="listening ports",

@@ -165,3 +165,17 @@ def test_a_setting_that_is_not_there_leaves_the_others_as_they_were(tmp_path: Pa
     with pytest.raises(OSError, match="No such file"):
         enter()
     assert path.read_text() == "1"
+
+
+def test_a_value_the_kernel_does_not_take_is_told_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("1")
+
+    def refuse(path: Path, text: str) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match="Invalid argument") as caught, kernel_settings(["a=much"], root=tmp_path):
+        raise AssertionError("entered")
+    assert caught.value.filename == str(tmp_path / "a")
