@@ -201,17 +201,24 @@ def _reach_cells(each: StageReach | None) -> list[Markup]:
 
 
 def _environment(found: dict[str, list[Difference]]) -> Markup:
-    """A line of each; those that differ are marked by word and colour."""
-    rows = [
-        element(
-            "tr",
-            element("th", f"{heading}: {line.label}", scope="row"),
-            element("td", line.a, cls="free"),
-            element("td", line.b, cls="free"),
-            element("td", "differs" if line.differs else "same"),
-            cls="differs" if line.differs else None,
-        )
-        for heading, lines in found.items()
-        for line in lines
-    ]
-    return carded(table(("", "A", "B", ""), rows))
+    """What differs; what does not, folded below."""
+    rows: dict[bool, list[Markup]] = {True: [], False: []}
+    for heading, lines in found.items():
+        for line in lines:
+            row = element(
+                "tr",
+                element("th", f"{heading}: {line.label}", scope="row"),
+                element("td", line.a, cls="free"),
+                element("td", line.b, cls="free"),
+            )
+            rows[line.differs].append(row)
+    differing = (
+        carded(table(("What differs", "A", "B"), rows[True])) if rows[True] else element("p", "Nothing differs.")
+    )
+    same = element(
+        "details",
+        element("summary", f"{len(rows[False])} lines that are the same"),
+        carded(table(("", "A", "B"), rows[False])),
+        cls="same",
+    )
+    return joined([differing, same]) if rows[False] else differing

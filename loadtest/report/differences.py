@@ -17,6 +17,7 @@ __all__ = [
     "devices_of",
     "environment_differences",
     "incomparable_because",
+    "short_commit",
 ]
 
 Turn = Literal["better", "worse", "same", "other", "unknown"]
@@ -141,6 +142,13 @@ def _turn(a: Bar, b: Bar, moved: float) -> Turn:
     return "better" if (moved < 0) == (limit.direction == "at most") else "worse"
 
 
+def short_commit(commit: Any) -> str:
+    """Ten characters of it, and whether files differed; empty for what is none."""
+    if not isinstance(commit, str) or not commit:
+        return ""
+    return commit[:10] + (" with changes" if commit.endswith("-dirty") else "")
+
+
 def _mapping(found: Any) -> Mapping[str, Any]:
     return {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
 
@@ -150,6 +158,8 @@ def _shown(key: str, value: Any) -> str:
         return "-"
     if key.endswith("_bytes") and isinstance(value, int | float):
         return amount(float(value), "bytes")
+    if key == "commit":
+        return short_commit(value)
     if key == "wall_s" and isinstance(value, int | float):
         return f"{value:.1f} s"
     return str(value)

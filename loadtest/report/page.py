@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from loadtest.report.differences import short_commit
 from loadtest.report.document import RECORD_ID, document
 from loadtest.report.figures import (
     Curve,
@@ -81,7 +82,7 @@ def verdict_banner(record: RunRecord) -> Markup:
 def _head(record: RunRecord) -> Markup:
     verdict = standing(record)
     stamp = element("span", f" {WORDS[verdict].word.upper()} RUN. ", cls="stamp") if verdict in _NO_RESULT else ""
-    about = [record.scenario, _moment(record.envelope.get("started_at")), _commit(record.envelope)]
+    about = [record.scenario, _moment(record.envelope.get("started_at")), short_commit(record.envelope.get("commit"))]
     if record.devices is not None:
         about.insert(1, f"{record.devices:,} devices")
     line = " \u00b7 ".join(str(part) for part in about if part)
@@ -239,7 +240,7 @@ def _facts_of(facts: Mapping[str, Sequence[Fact]]) -> Markup:
     lists = [
         element(
             "section",
-            element("h3", heading),
+            element("h3", f"{heading[:1].upper()}{heading[1:]}"),
             element("dl", *(element("div", element("dt", fact.label), element("dd", fact.value)) for fact in lines)),
             cls="card",
         )
@@ -291,14 +292,6 @@ def _moment(started_at: Any) -> str:
     text = "" if started_at is None else str(started_at)
     day, _, hour = text.partition("T")
     return f"{day} {hour[:8]} UTC" if hour.endswith(("+00:00", "Z")) else text
-
-
-def _commit(envelope: Mapping[str, Any]) -> str:
-    """Ten characters of it, and whether files differed."""
-    commit = envelope.get("commit")
-    if not isinstance(commit, str) or not commit:
-        return ""
-    return commit[:10] + (" with changes" if commit.endswith("-dirty") else "")
 
 
 def table(columns: Sequence[str], rows: Sequence[Markup], cls: str = "") -> Markup:

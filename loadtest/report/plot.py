@@ -28,8 +28,9 @@ __all__ = [
 
 SIDE: Final = 1000
 _COLOURS: Final = 8
-_MARK_DISTANCE: Final = 0.035
-"""Share of the width below which two marks share a badge."""
+_MARK_DISTANCE: Final = 0.045
+_GROUP_DISTANCE: Final = 0.07
+"""Shares of the width below which a mark shares the badge of the one before, or of those before: `3-4` is wider."""
 
 At = Callable[[float], float]
 
@@ -114,7 +115,7 @@ def clustered(marks: Sequence[VerticalMark], axis: Axis) -> list[tuple[float, Se
         if not axis.low <= mark.at <= axis.high:
             continue
         share = axis.share(mark.at)
-        if groups and share - groups[-1][0] < _MARK_DISTANCE:
+        if groups and share - groups[-1][0] < (_MARK_DISTANCE if len(groups[-1][1]) == 1 else _GROUP_DISTANCE):
             groups[-1][1].append(mark)
         else:
             groups.append((share, [mark]))
