@@ -26,6 +26,9 @@ Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=1_200)]
 Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
 Factor = Annotated[float, Meta(ge=1, le=1_000)]
+_COUNTED_S_MAX: Final = 450.0
+Counted = Annotated[float, Meta(gt=0, le=_COUNTED_S_MAX)]
+"""Seconds in which the DGS's own count is asked for afterwards: it remembers the last ten minutes."""
 REQUESTS_MAX: Final = 20_000_000
 """Of one half of a run: when each is due lies in memory."""
 
@@ -50,6 +53,11 @@ class NaiveVsPrefetch(Parameters, frozen=True, kw_only=True, forbid_unknown_fiel
     ask_timeout_s: Seconds = 5.0
     """A naive device asks again, at once, when there was no answer by then."""
 
+    def __post_init__(self) -> None:
+        if self.stages * self.spacing_s > _COUNTED_S_MAX:
+            lasts = f"{self.stages} stages {self.spacing_s:g} s apart last {self.stages * self.spacing_s:g} s"
+            raise ValueError(f"{lasts}; requests are counted over at most {_COUNTED_S_MAX:g} s")
+
 
 class TtlHerds(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: Devices = 600
@@ -60,7 +68,7 @@ class TtlHerds(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Devices of the compressed run join within this: a push notification, compressed."""
     ttl_s: Annotated[int, Meta(ge=10, le=600)] = 10
     """Mean lifetime in the compressed run; production's is six hours."""
-    lasts_s: Seconds = 45.0
+    lasts_s: Counted = 45.0
     """Of the compressed run, from when all have joined."""
 
 
@@ -155,11 +163,11 @@ class Flood(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SlipAndCancel(Parameters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     devices: Devices = 2_000
     """Connected, with prefetched maps of both events."""
-    lead_s: Annotated[float, Meta(ge=4, le=600)] = 8.0
+    lead_s: Annotated[float, Meta(ge=4, le=240)] = 8.0
     """From the last device's arrival to the due time that will not be kept."""
     slips_before_s: Annotated[float, Meta(ge=0.1, le=60)] = 1.0
     """The operator moves one event, and cancels another, so long before their stage is due."""
-    slip_s: Annotated[int, Meta(ge=2, le=600)] = 8
+    slip_s: Annotated[int, Meta(ge=2, le=200)] = 8
     """By so much the one moves."""
 
 

@@ -292,7 +292,9 @@ class Rehearsal:
         why = await target.end(self.shadow["id"])
         if why:
             self._notes.append(f"The shadow event could not be cancelled ({why}); it is over after its last stage.")
-        self._note("shadow event cancelled" if not why else self._notes[-1])
+        else:
+            self._notes.append("The shadow event was cancelled at the end: it is over.")
+        self._note(self._notes[-1])
 
     # watching
     def _watch(self, fleet: Fleet) -> None:
@@ -363,7 +365,7 @@ class Rehearsal:
 
     def _answer(self, partial: bool) -> str:
         if partial:
-            return "The rehearsal was interrupted; below is what was measured until then. The shadow event is ended."
+            return "The rehearsal was interrupted; below is what was measured until then."
         found: Mapping[str, float | None] = self._measured
         last_s = found.get("last_s")
         late = "none was delivered live" if last_s is None else f"the slowest delivery took {last_s * 1000:.0f} ms"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -34,8 +34,10 @@ __all__ = [
     "check_machine",
     "list_scenarios",
     "promises_of",
+    "reserved",
     "run_gameday",
     "run_scenario",
+    "show",
 ]
 
 DEFAULT_OUTPUT: Final = Path("reports") / "gameday"
@@ -86,10 +88,7 @@ async def run_scenario(
     check_machine(scenario, read_machine())
     run = runner or runner_of(scenario.runs)
     envelope, cores = Envelope(seed=seed), choose_cores()
-    # Found out now, and not after the run. A run that fails leaves no empty directory.
-    await asyncio.to_thread(_make_directory, output)
-    with ExitStack() as unless_written:
-        unless_written.callback(_remove_empty, output)
+    with reserved(output):
         return await _run(scenario, run, output=output, seed=seed, reporter=reporter, envelope=envelope, cores=cores)
 
 
@@ -167,7 +166,7 @@ def _record(scenario: Scenario, stage: Stage, *, answer: str, partial: bool, env
 
 def check_machine(scenario: Scenario, machine: MachineFacts) -> None:
     """Raises CouldNotRun saying how many devices would fit when the asked number does not."""
-    devices, shape = scenario.devices or 1, Shape(spare_nodes=0, other_processes=8)
+    devices, shape = scenario.devices or 1, Shape(spare_nodes=0, other_processes=8, listening_ports=None)
     files = machine.files_per_process
     most = min(shape.per_node(files), shape.per_fleet(files))
     if devices > most:
@@ -180,16 +179,23 @@ def check_machine(scenario: Scenario, machine: MachineFacts) -> None:
         raise CouldNotRun("\n".join(found.lines()))
 
 
-def _make_directory(output: Path) -> None:
+@contextmanager
+def reserved(output: Path) -> Iterator[None]:
+    """Make the report's directory, or find out before a run that it cannot be written: raises CouldNotRun. A run that
+    fails leaves no empty one, nor those above it that were made for it."""
+    made = [directory for directory in (output, *output.parents) if not directory.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
     except OSError as exc:
         raise CouldNotRun(f"--output: {output} cannot be written: {exc.strerror}") from exc
-
-
-def _remove_empty(output: Path) -> None:
-    with suppress(OSError):
-        output.rmdir()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for directory in made:
+                directory.rmdir()
 
 
 def run_gameday(options: GamedayOptions, *, as_json: bool) -> int:

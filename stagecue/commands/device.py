@@ -51,9 +51,7 @@ _SECONDS: Final = click.FloatRange(0, 30 * 86_400, min_open=True)
 )
 @click.option("--device-id", default="terminal-1", show_default=True, help="What it calls itself.")
 @click.option("--offline-after", "offline_after_s", type=_SECONDS, metavar="S", help="Lose the network then.")
-@click.option(
-    "--offline-for", "offline_for_s", type=_SECONDS, metavar="S", help="And for so long.  [default: 20]"
-)
+@click.option("--offline-for", "offline_for_s", type=_SECONDS, metavar="S", help="And for so long.  [default: 20]")
 @click.option("--for", "for_s", type=_SECONDS, metavar="S", help="Leave after so long.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line and change, and nothing else.")
 def device(

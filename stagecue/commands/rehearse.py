@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["rehearse"]
 
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_NOT_OF_A_FILE: Final = re.compile(r"[^\w.-]")
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, None: 1_000}
 _PROFILE_TOKENS_LIVE_S: Final = 6 * 3_600
 
@@ -131,23 +132,24 @@ def rehearse(
         **given,
     )
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    where = output or Path("reports") / "gameday" / f"rehearse-{event_id}-{stamp}"
+    where = output or Path("reports") / "gameday" / f"rehearse-{_NOT_OF_A_FILE.sub('_', event_id)}-{stamp}"
     raise SystemExit(_run(plan, Rehearsal(plan, output=where, reporter=reporter), where, reporter))
 
 
 def _run(plan: RehearsalPlan, rehearsal: Rehearsal, output: Path, reporter: Reporter) -> int:
     """Play, report, and return the exit code."""
     from loadtest.bench.outcome import CouldNotRun, ExitCode
-    from loadtest.gameday.running import show
+    from loadtest.gameday.running import reserved, show
     from loadtest.report.files import write_report
 
     try:
         reporter.note(f"Rehearsing {plan.event_id} on {plan.producer_url} with {plan.devices} devices")
-        partial = asyncio.run(_interruptible(rehearsal))
-        if partial:
-            reporter.note("interrupted: the run is partial")
-        record = rehearsal.record(partial=partial)
-        write_report(record, output)
+        with reserved(output):
+            partial = asyncio.run(_interruptible(rehearsal))
+            if partial:
+                reporter.note("interrupted: the run is partial")
+            record = rehearsal.record(partial=partial)
+            write_report(record, output)
     except CouldNotRun as exc:
         reporter.note(f"could not run: {exc}")
         return ExitCode.COULD_NOT_RUN
@@ -177,7 +179,8 @@ async def _interruptible(rehearsal: Rehearsal) -> bool:
         loop.add_signal_handler(number, interrupt)
     try:
         await playing
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception):
+        # What an interrupted one falls over on its way out says nothing of the system.
         if not told:
             raise
     return told

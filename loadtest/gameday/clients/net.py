@@ -15,6 +15,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Final
 
+from loadtest.bench.histogram import LatencyHistogram
+
 __all__ = ["Net", "Wire"]
 
 _EVENTS_PER_TURN: Final = 1_024
@@ -34,14 +36,13 @@ class Net:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = 0
         self._stopped = False
-        self.lag_s: list[float] = []
-        """How late timers were called, one in sixteen of them."""
+        self.lag = LatencyHistogram()
+        """How late timers were called, one in sixteen of them; of one size, however many there were."""
 
     @property
     def lag_p99_ms(self) -> float:
-        """Of `lag_s`; 0 where no timer was looked at."""
-        lag_s = sorted(self.lag_s)
-        return lag_s[int(len(lag_s) * 0.99)] * 1000 if lag_s else 0.0
+        """Of `lag`; 0 where no timer was looked at."""
+        return self.lag.percentile_ms(99) or 0.0
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self._readers[fd] = callback
@@ -83,7 +84,7 @@ class Net:
         while timers and timers[0][0] <= now_s:
             due_s, number, callback = heappop(timers)
             if number % 16 == 0:
-                self.lag_s.append(now_s - due_s)
+                self.lag.record_ms((now_s - due_s) * 1000)
             callback()
 
     # for wires

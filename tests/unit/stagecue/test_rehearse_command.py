@@ -32,6 +32,14 @@ def test_a_rehearsal_that_cannot_be_ends_with_2(words: list[str], told: str, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_report_that_could_not_be_written_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    given = ["rehearse", "--event", "../night", "--token", "t", "--producer", "http://127.0.0.1:1"]
+    done = CliRunner().invoke(gameday, [*given, "--output", str(tmp_path / "file" / "report")])
+    assert done.exit_code == 2
+    assert "cannot be written: Not a directory" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -140,9 +140,10 @@ async def test_what_cannot_run_has_no_report(scenario: Scenario, tmp_path: Path)
     async def missing(stage: Stage, parameters: Any) -> str:
         raise CouldNotRun("gcc is not on PATH")
 
+    output = tmp_path / "reports" / "r"
     with pytest.raises(CouldNotRun, match="gcc"):
-        await run_scenario(scenario, output=tmp_path / "r", seed=1, reporter=Reporter(as_json=True), runner=missing)
-    assert not (tmp_path / "r").exists()
+        await run_scenario(scenario, output=output, seed=1, reporter=Reporter(as_json=True), runner=missing)
+    assert not (tmp_path / "reports").exists()
 
 
 async def test_the_result_object_has_the_promised_keys(
@@ -191,6 +192,8 @@ def test_more_devices_than_a_process_may_open_files_are_refused_with_how_many_fi
     check_machine(scenario.with_devices(500), few_files)
     with pytest.raises(CouldNotRun, match=r"2000 devices on one push node.* 1024 files here: 783 would fit; .*ulimit"):
         check_machine(scenario.with_devices(2_000), few_files)
+    every_port = msgspec.structs.replace(facts, port_range=(1_024, 65_535))
+    check_machine(scenario.with_devices(500), every_port)
     little_memory = msgspec.structs.replace(facts, memory_available_bytes=200 << 20)
     with pytest.raises(CouldNotRun, match="2000 devices do not fit on this machine as it is set; 0 would"):
         check_machine(scenario.with_devices(2_000), little_memory)

@@ -88,6 +88,12 @@ def test_more_requests_than_can_be_planned_are_refused_before_anything_starts(ki
     assert "at most 20,000,000" in said
 
 
+def test_a_run_longer_than_requests_are_remembered_is_refused_before_it() -> None:
+    text = GOOD.replace("reconnect-storm", "naive-vs-prefetch").replace("attempts_ratio", "herd_peak")
+    said = refusal(text.replace("handshakes_per_s = 300", "stages = 20\nspacing_s = 30"))
+    assert "parameters: 20 stages 30 s apart last 600 s; requests are counted over at most 450 s" in said
+
+
 def test_without_bars_no_run_could_fail() -> None:
     assert "bars: a scenario has at least one" in refusal(GOOD.partition("[[bars]]")[0])
 
