@@ -48,7 +48,7 @@ class BrowsingDevice(PlannedUser):
         maps: dict[str, StageMap] = {}
         refresh_at: dict[str, float] = {}
         failures = 0
-        screen_at_s = world.now_s()
+        screen_at_s = self.came_s
         try:
             while True:
                 event_id, due_s = "", screen_at_s
@@ -282,7 +282,7 @@ class Operator(PlannedUser):
         asker = Asker(world, self.crowd, plan.producer_url, headers={}, chance=self.chance)
         name = f"load-{world.began_at_ms}-{self.crowd.name}-{self.number}"
         life = OperatorLife(name, headers=headers)
-        due_s = world.now_s()
+        due_s = self.came_s
         try:
             while True:
                 due_s += self.chance.expovariate(plan.time_compression / self.crowd.act_every_s)

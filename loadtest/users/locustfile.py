@@ -12,6 +12,8 @@ from typing import Any
 from locust import events
 
 from contract.errors import InvalidRequest
+from loadtest.bench.outcome import CouldNotRun
+from loadtest.machine.here import is_here
 from loadtest.users import devices
 from loadtest.users.plan import USERS_PER_WORKER_MAX, Crowd, Kind, UsersPlan
 from loadtest.users.world import World
@@ -49,6 +51,7 @@ def _options(parser: Any) -> None:
         "--compress", type=float, default=1.0, help="Think times and lifetimes, this many times shorter."
     )
     parser.add_argument("--connect-within", type=float, default=None, help="Seconds, instead of the channel's window.")
+    parser.add_argument("--remote", action="store_true", help="Targets may lie outside this machine.")
 
 
 def _set_up(environment: Any, **_: object) -> None:
@@ -59,20 +62,21 @@ def _set_up(environment: Any, **_: object) -> None:
         each for each in (BrowsingDevice, ConnectedDevice, NaiveDevice, Operator) if each in environment.user_classes
     ]
     crowds = []
-    for each in chosen:
+    most = USERS_PER_WORKER_MAX // max(1, len(chosen))
+    for number, each in enumerate(chosen):
         kind, name = _KINDS[each.__name__]
-        # How many there will be only locust knows. Every process has profiles of its own.
+        # How many there will be only locust knows. Every process and every kind has profiles of its own.
         crowd = Crowd(
             name=name,
             kind=kind,
-            users=USERS_PER_WORKER_MAX // len(chosen),
-            first_profile=share * 1_000_000,
+            users=most,
+            first_profile=share * 1_000_000 + number * most,
             retries=options.retries,
             connect_within_s=options.connect_within,
         )
         crowds.append(crowd)
-    token = Path(options.token_file).read_text().strip() if options.token_file else ""
     try:
+        token = Path(options.token_file).read_text().strip() if options.token_file else ""
         plan = UsersPlan(
             crowds=tuple(crowds),
             dgs_url=environment.host or "",
@@ -80,13 +84,21 @@ def _set_up(environment: Any, **_: object) -> None:
             operator_token=token,
             event_ids=(options.event,),
             time_compression=options.compress,
+            remote=options.remote,
         )
-    except InvalidRequest as exc:
-        raise SystemExit(f"{exc}; the DGS is --host") from exc
+        _stay_here(plan)
+    except (InvalidRequest, CouldNotRun, OSError, UnicodeDecodeError) as exc:
+        raise SystemExit(f"{exc} (the DGS is --host)") from exc
     world = World(plan, on_request=_tell_locust(environment))
     for each, crowd in zip(chosen, crowds, strict=True):
         each.world, each.crowd = world, crowd
     world.begin_now()
+
+
+def _stay_here(plan: UsersPlan) -> None:
+    for url in (plan.dgs_url, plan.producer_url):
+        if url and not plan.remote and not is_here(url):
+            raise CouldNotRun(f"{url} is not this machine: a load test of another one wants to be meant: --remote")
 
 
 def _tell_locust(environment: Any) -> Any:

@@ -52,14 +52,18 @@ class PlannedUser(User):
         self.profile_id = ""
         self.device_id = ""
         self.kind: Mapping[str, str] = KINDS[0]
+        self.came_s = 0.0
+        """When it was to come: what it asks first was due then, even if this process was late."""
 
     @task
     def be_there(self) -> None:
         """Come and go as the curve says; never returns."""
         world, crowd = self.world, self.crowd
         world.began.wait()
+        there_s = world.now_s()
         self._become(world.take_number(crowd))
         for stay in stays(crowd, self.number, self.chance.random()):
+            self.came_s = max(there_s, stay.from_s)
             world.sleep_until(stay.from_s)
             world.present[crowd.name] += 1
             try:
@@ -107,7 +111,7 @@ class PlannedUser(User):
     def until_answered(self, asker: Asker, request: str, asked: Ask, read: Callable[[Heard], _T]) -> _T:
         """What `read` makes of an answer (it raises NotAnAnswer for none); asked anew for as long as it takes."""
         world, failures = self.world, 0
-        due_s = world.now_s()
+        due_s = self.came_s
         while True:
             heard = asker.ask(request, asked, due_s=due_s)
             try:

@@ -42,7 +42,8 @@ from loadtest.users.exchange import (
 )
 from loadtest.users.figures import Book
 from loadtest.users.plan import UsersPlan
-from loadtest.users.result import BroadcastTimes, UsersResult, UsersSnapshot, result_of
+from loadtest.users.result import BroadcastTimes, UsersResult, UsersSnapshot
+from loadtest.users.summing import result_of
 
 __all__ = ["LocustRun"]
 

@@ -144,3 +144,16 @@ def test_a_closed_wire_says_nothing_more(reset: bool) -> None:
     net.close()
     assert wire.closed
     assert ends == []
+
+
+def test_late_timers_are_remembered_in_bounded_room() -> None:
+    net = Net()
+    try:
+        began_s = time.monotonic()
+        for _ in range(64):
+            net.at(began_s - 0.25, lambda: None)
+        net.turn()
+        assert net.lag.count == 4
+        assert 250 <= net.lag_p99_ms < 10_000
+    finally:
+        net.close()

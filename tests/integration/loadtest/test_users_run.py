@@ -236,7 +236,7 @@ async def test_maps_are_refreshed_where_their_answers_said(tmp_path: Path) -> No
     async with serving(responding("elsewhere")) as elsewhere, serving(responding("home")) as url:
         told = f"{elsewhere}/graphql"
         crowd = Crowd(name="tv", kind="connect", users=1, ttl_spread=0.0, connect_within_s=0.0)
-        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e", "f"), duration_s=2.8, time_compression=10.0)
+        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e", "f"), duration_s=1.6, time_compression=10.0)
         async with LocustRun(plan, tmp_path) as run:
             await run.ended()
             result = await run.finish()
@@ -264,7 +264,7 @@ async def test_after_a_refresh_that_failed_where_it_was_sent_the_next_one_asks_a
     async with serving(responding("elsewhere")) as elsewhere, serving(responding("home")) as url:
         told = f"{elsewhere}/graphql?here=b"
         crowd = Crowd(name="phone", kind="browse", users=1, home_share=0.0, ttl_spread=0.0)
-        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e",), duration_s=2.0, time_compression=50.0)
+        plan = UsersPlan(crowds=(crowd,), dgs_url=url, event_ids=("e",), duration_s=1.5, time_compression=50.0)
         async with LocustRun(plan, tmp_path) as run:
             await run.ended()
             result = await run.finish()

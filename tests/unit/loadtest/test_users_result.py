@@ -14,7 +14,8 @@ from loadtest.users.exchange import Begun, Line, Over, Standing, encode_line
 from loadtest.users.figures import NO_FILE, REASONS_MAX, Book, BookReport, corrected_ms, reasons_of
 from loadtest.users.lag import Lag
 from loadtest.users.plan import Crowd, UsersPlan
-from loadtest.users.result import BroadcastTimes, Generator, UsersResult, UsersSnapshot, result_of
+from loadtest.users.result import BroadcastTimes, Generator, UsersResult, UsersSnapshot
+from loadtest.users.summing import result_of
 
 PLAN = UsersPlan(
     crowds=(Crowd(name="home", kind="browse", users=4), Crowd(name="tv", kind="connect", users=2)),
@@ -207,6 +208,8 @@ def test_a_generator_at_its_limit_makes_the_run_invalid_and_says_why() -> None:
     slow = result(Book(), generators=(generator(), generator(worker=1, lag_p99_ms=80.0)))
     assert not slow.valid
     assert "generator 1 lagged 80 ms" in slow.invalid_because[0]
+    late = result(Book(), generators=(generator(lag_worst_ms=180.0),))
+    assert "180 ms at p99 of its worst five seconds" in late.invalid_because[0]
     busy = result(Book(), generators=(generator(cpu_worst=0.97),))
     assert "0.97 of its core" in busy.invalid_because[0]
 
