@@ -172,12 +172,14 @@ class Fleet:
             profile_id=left.profile_id,
             device_context=left.device_context,
         )
+        client.device.artwork = left.device.artwork
+        now = now_ms()
         for state in left.device.states:
             client.follow(state.topic)
             if state.stage_map is not None:
-                fetched = client.device.map_fetched(now_ms(), state.topic, state.stage_map, self._random.random())
-                client.carry_out(fetched)
-        client.device.artwork = left.device.artwork
+                # As if it came just now: the server's time in it is that of when it did.
+                held = msgspec.structs.replace(state.stage_map, server_time=now + left.device.clock_offset_ms)
+                client.carry_out(client.device.map_fetched(now, state.topic, held, self._random.random()))
         self.clients[number] = client
         return client
 
@@ -272,6 +274,7 @@ class Fleet:
             device_context=_KINDS[number % len(_KINDS)],
         )
         device, draw = client.device, self._random.random
+        device.artwork_fetched(prefetched.artwork)  # first: what is shown needs no request (R19)
         for topic in prefetched.topics:
             client.follow(topic.topic)
             if topic.topic in prefetched.maps:
@@ -279,7 +282,6 @@ class Fleet:
             if self.options.adopt_channel_state and topic.state_key is not None:
                 adopted = device.adopt(now_ms(), topic.topic, topic.state_key, topic.last_broadcast_at, draw())
                 client.carry_out(adopted)
-        device.artwork_fetched(prefetched.artwork)
 
     # the night
     def start_all(self, *, over_s: float = 0.0, shape: StartShape = "uniform") -> None:

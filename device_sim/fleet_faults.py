@@ -72,8 +72,8 @@ class FleetFaults:
 
     def _leave(self, client: DeviceClient, away_s: float | None) -> None:
         number = client.number
-        if self._fleet.clients[number] is not client:
-            return  # another one sits there by now
+        if self._fleet.closing or self._fleet.clients[number] is not client:
+            return  # everybody leaves, or another one sits there by now
         client.stop()
         if away_s is not None:
             self._fleet.context.loop.call_later(away_s, self._return, client)

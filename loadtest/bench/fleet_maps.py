@@ -19,6 +19,8 @@ __all__ = ["FleetMaps"]
 _TV: Final = {"kind": "TV", "screen": "LARGE"}
 _BATCH: Final = 256
 """Devices given their maps between two looks at the loop's other work."""
+_Came = tuple[Prefetched, int]
+"""And when, by this host's clock in milliseconds."""
 
 
 class FleetMaps:
@@ -64,13 +66,13 @@ class FleetMaps:
         except* BroadcastSystemError as failed:
             self._failed = str(failed.exceptions[0])
         else:
-            self._distinct = len({tuple(_shown(each) for each in one.maps.values()) for one in maps})
+            self._distinct = len({tuple(_shown(each) for each in one.maps.values()) for one, _ in maps})
             await self._share(maps)
             self._took_s = time.monotonic() - self._started_s
 
-    async def _ask_all(self) -> list[Prefetched]:
+    async def _ask_all(self) -> list[_Came]:
         plan = self._plan
-        found: dict[int, Prefetched] = {}
+        found: dict[int, _Came] = {}
         waiting = iter(range(plan.profiles))
         async with Prefetcher(
             plan.dgs_url, concurrency=plan.concurrency, artwork=plan.artwork, timeout_s=plan.timeout_s,
@@ -80,7 +82,8 @@ class FleetMaps:
             async def worker() -> None:
                 for index in waiting:
                     profile = f"p-{plan.first_profile + index}"
-                    found[index] = await prefetcher.prefetch(profile, f"d-{profile}", plan.event_ids, device=_TV)
+                    came = await prefetcher.prefetch(profile, f"d-{profile}", plan.event_ids, device=_TV)
+                    found[index] = came, now_ms()
                     self._done += 1
 
             try:
@@ -91,18 +94,19 @@ class FleetMaps:
                 self._operations, self._retries = prefetcher.counts.operations, prefetcher.counts.retries
         return [found[index] for index in range(plan.profiles)]
 
-    async def _share(self, maps: list[Prefetched]) -> None:
+    async def _share(self, maps: list[_Came]) -> None:
         for number, client in enumerate(self._fleet.clients):
-            _give(client, maps[number % len(maps)], self._fleet.draw())
+            _give(client, *maps[number % len(maps)], self._fleet.draw())
             if number % _BATCH == 0:
                 await asyncio.sleep(0)
 
 
-def _give(client: DeviceClient, prefetched: Prefetched, draw: float) -> None:
+def _give(client: DeviceClient, prefetched: Prefetched, came_ms: int, draw: float) -> None:
+    """Its lifetime, and the server's clock, count from when it came."""
     device = client.device
-    for topic, stage_map in prefetched.maps.items():
-        client.carry_out(device.map_fetched(now_ms(), topic, stage_map, draw))
     device.artwork = prefetched.artwork
+    for topic, stage_map in prefetched.maps.items():
+        client.carry_out(device.map_fetched(came_ms, topic, stage_map, draw))
 
 
 def _shown(stage_map: StageMap) -> tuple[str, ...]:

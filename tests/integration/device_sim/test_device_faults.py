@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from scripted_node import ScriptedNode, eventually, scripted_node
 
-from device_sim.client import Channel, ClientContext, DeviceClient
+from device_sim.client import Channel, ClientContext, DeviceClient, now_ms
 from device_sim.device import Device, DeviceOptions
 from device_sim.device_loop import run_devices
 from device_sim.fleet import Fleet, FleetOptions
 from device_sim.fleet_faults import FleetFaults
+from device_sim.stage_map import MapEntry, StageMap
 from device_sim.wire import accept_key
 
 TOPIC = "event:fight"
@@ -162,6 +163,21 @@ def test_who_leaves_comes_back_with_its_cursor_or_is_replaced(run: Run) -> None:
         await scene.all_at(3000)
 
     play(run, part, devices=20)
+
+
+async def test_who_takes_anothers_place_has_its_clock() -> None:
+    """The map it holds may be hours old: the server's time in it is not the time now."""
+    async with Fleet(FleetOptions(devices=1, device=OPTIONS)) as fleet:
+        left = fleet.add("d", urls=("ws://127.0.0.1:1/",), token="", topics=(TOPIC,)).device
+        came_ms, ahead_ms = now_ms() - 3_600_000, 40_000
+        server_ms = came_ms + ahead_ms
+        times = {"upcoming": server_ms - 60_000, "live": server_ms + 60_000}
+        held = StageMap("fight", 1, 1, 7200, server_ms, entries={}, default=MapEntry("f", b""), times=times)
+        left.map_fetched(came_ms, TOPIC, held, 0.5)
+        assert left.clock_offset_ms == ahead_ms
+        newcomer = fleet.replace(0).device
+        assert newcomer.clock_offset_ms == ahead_ms
+        assert newcomer.topics[TOPIC].shown_key == "live"
 
 
 def test_who_leaves_without_a_network_has_one_when_it_returns() -> None:
