@@ -61,11 +61,13 @@ class FleetTally:
         row = self._known.get(payload)
         if row is None:
             self._rare(client.number, at_ms, payload, frame)
-        elif row.how[client.number]:
-            row.repeats += 1
-        else:
+        elif not row.how[client.number]:
             row.how[client.number] = _LIVE
             row.at_ms.append(at_ms)
+        elif row.how[client.number] == _TOLD:
+            self._rare(client.number, at_ms, payload, frame)
+        else:
+            row.repeats += 1
 
     def render(self, client: DeviceClient, render: Render) -> None:
         """Screens are not judged here."""

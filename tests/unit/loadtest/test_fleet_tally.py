@@ -90,6 +90,14 @@ def test_what_a_later_frame_lists_as_skipped_is_told(before: bool) -> None:
     assert fleet.counts(2) == (1, 0, 0, 1)
 
 
+def test_what_comes_after_all_is_live_whether_others_had_it_or_not() -> None:
+    fleet = Fleet(2)
+    fleet.get(0, 1)
+    fleet.get(1, 2, skipped=(1,))
+    fleet.get(1, 1)
+    assert fleet.counts(1) == (2, 0, 0, 0)
+
+
 def test_a_gap_tells_of_its_latest_and_the_device_of_what_lies_below() -> None:
     fleet = Fleet(2)
     for timestamp in (1, 2):
