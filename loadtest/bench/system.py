@@ -18,6 +18,7 @@ from typing import Final, Self
 import msgspec
 
 from loadtest.bench.outcome import CouldNotRun
+from loadtest.cluster.member import dying_with_us
 
 __all__ = ["Addresses", "EmbeddedSystem", "free_port_base"]
 
@@ -52,7 +53,9 @@ class EmbeddedSystem:
         environment: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
         log_level: str = "WARNING",
+        dies_with_us: bool = False,
     ) -> None:
+        """`dies_with_us`: also when this process is killed; wants util-linux."""
         self.directory = directory
         self.environment = dict(environment or {})
         """Settings of the next start, on top of this process's environment."""
@@ -60,6 +63,7 @@ class EmbeddedSystem:
         self.started_at_s = 0.0
         """Wall clock of the last start, seconds since the epoch."""
         self._port_base = port_base
+        self._dies_with_us = dies_with_us
         self._options = ("--log-level", log_level, *options)
         self._process: Process | None = None
         self._addresses: Addresses | None = None
@@ -97,10 +101,7 @@ class EmbeddedSystem:
         if self._port_base is None:
             self._port_base = free_port_base()
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable, "-m", "stagecue", "up", "--ready-json", "--data-dir", str(self.data_dir),
-            "--port-base", str(self._port_base), "--log-format", "json", *self._options,
-        ]  # fmt: skip
+        command = self.command()
         self.started_at_s = time.time()
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -111,6 +112,14 @@ class EmbeddedSystem:
         except BaseException:
             await self.stop()
             raise
+
+    def command(self) -> list[str]:
+        """Of the next start. Raises CouldNotRun when it is to die with us, and what would see to that is missing."""
+        command = [
+            sys.executable, "-m", "stagecue", "up", "--ready-json", "--data-dir", str(self.data_dir),
+            "--port-base", str(self._port_base), "--log-format", "json", *self._options,
+        ]  # fmt: skip
+        return dying_with_us(command) if self._dies_with_us else command
 
     def kill(self) -> None:
         """`kill -9`: no chance to tidy up. `wait` afterwards."""

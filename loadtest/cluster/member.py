@@ -17,7 +17,7 @@ from typing import ClassVar, Final, Self
 
 from loadtest.bench.outcome import CouldNotRun
 
-__all__ = ["Member", "port_answers", "program", "unprivileged_user"]
+__all__ = ["Member", "dying_with_us", "port_answers", "program", "unprivileged_user"]
 
 _KILL_WITHIN_S: Final = 10.0
 _LOOK_EVERY_S: Final = 0.05
@@ -177,7 +177,7 @@ class Member(ABC):
     """Bytes of the longest line it prints, if that is read."""
 
     async def _spawn(self) -> None:
-        command = _dying_with_us(self.command())
+        command = dying_with_us(self.command())
         self.started_at_s = time.time()
         self._frozen = False
         with self.log_path.open("ab") as log:
@@ -256,11 +256,11 @@ def unprivileged_user() -> str | None:
     raise CouldNotRun(f"running as root, and none of the users {', '.join(_UNPRIVILEGED)} exists to run a server as")
 
 
-def _dying_with_us(command: Sequence[str]) -> list[str]:
+def dying_with_us(command: Sequence[str]) -> list[str]:
     """`command`, told to die when its parent does.
 
     setpriv ends by becoming the command, so that its process id is the member's. A command that begins with setpriv
-    itself, to become somebody else, says it there: the kernel forgets it when the account changes.
+    itself, to become somebody else, says it there: the kernel forgets it when the account changes. Raises CouldNotRun.
     """
     if "--pdeathsig" in command:
         return list(command)

@@ -25,7 +25,7 @@ from loadtest.gameday.scenario import Scenario, ScenarioError
 from loadtest.gameday.stage import Stage
 from loadtest.machine import MachineFacts, Shape, fit, read_machine
 from loadtest.report.files import write_report
-from loadtest.report.record import RunRecord
+from loadtest.report.record import Bar, RunRecord
 from loadtest.report.scales import amount_with_unit
 
 __all__ = [
@@ -227,10 +227,7 @@ def show(record: RunRecord, output: Path, reporter: Reporter) -> None:
     reporter.table(
         f"{record.title}: {record.verdict}",
         ("bar", "promised", "measured", "held"),
-        [
-            (bar.name, bar.bar, amount_with_unit(bar.measured, bar.unit), "yes" if bar.held else "NO")
-            for bar in record.bars
-        ],
+        [(bar.name, bar.bar, amount_with_unit(bar.measured, bar.unit), _held(bar)) for bar in record.bars],
     )
     reporter.say(record.answer)
     reporter.say(str(report))
@@ -245,6 +242,10 @@ def show(record: RunRecord, output: Path, reporter: Reporter) -> None:
             **record.envelope,
         }
     )
+
+
+def _held(bar: Bar) -> str:
+    return "yes" if bar.held else "not measured" if bar.measured is None else "NO"
 
 
 def promises_of(scenario: Scenario) -> str:

@@ -246,7 +246,7 @@ class Stage:
     ) -> AsyncIterator[System]:
         """The whole system in a process of its own, on the server's core; gone afterwards. Raises CouldNotRun."""
         settings = {**_ENDS_AT_ONCE, **(environment or {})}
-        server = EmbeddedSystem(self.directory / name, environment=settings, options=options)
+        server = EmbeddedSystem(self.directory / name, environment=settings, options=options, dies_with_us=True)
         timeout = aiohttp.ClientTimeout(total=_REST_TIMEOUT_S)
         try:
             with kept_on(self.cores.server):

@@ -24,7 +24,7 @@ from loadtest.bench.hops import HOPS, HopFigures, HopRow
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter, shown
 from loadtest.bench.rounds import Round, alternate, ratio_of_rounds
-from loadtest.bench.system import free_port_base
+from loadtest.bench.system import EmbeddedSystem, free_port_base
 from loadtest.bench.validity import GeneratorLimits, GeneratorReport, GeneratorWatch
 
 
@@ -183,6 +183,14 @@ def test_names_in_brackets_are_shown_and_no_markup_and_a_long_line_stays_one(cap
     streams = capsys.readouterr()
     assert "no such scenario [/red] [bold] " + "x" * 100 in streams.err
     assert [each for each in ("[/t]", "[/c]", "[d]", "[/e]") if each not in streams.out] == []
+
+
+# system
+def test_a_system_that_is_to_die_with_us_is_told_so(tmp_path) -> None:
+    assert EmbeddedSystem(tmp_path).command()[1:4] == ["-m", "stagecue", "up"]
+    told = EmbeddedSystem(tmp_path, dies_with_us=True).command()
+    assert told[1:4] == ["--pdeathsig", "KILL", "--"]
+    assert told[5:8] == ["-m", "stagecue", "up"]
 
 
 # dispatch
