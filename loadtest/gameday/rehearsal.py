@@ -51,7 +51,6 @@ __all__ = ["Rehearsal", "RehearsalPlan"]
 
 _BEGINS_IN_MS: Final = 600_000
 """Time to prefetch; then the shadow is shifted to now."""
-_LEAD_MS: Final = 3_000
 _KNOWN_WITHIN_S: Final = 10.0
 """A new event is on its way to the DGS for a moment."""
 _AFTER_LAST_S: Final = 1.0
@@ -75,6 +74,8 @@ class RehearsalPlan(msgspec.Struct, frozen=True, kw_only=True):
     compress: float | None = None
     connect_over_s: float = 2.0
     last_within_s: float = 5.0
+    lead_ms: int = 3_000
+    """From the shift of the shadow to now until its first stage is due."""
     seed: int = 1
     remote: bool = False
     """Targets outside this machine are wanted."""
@@ -224,7 +225,9 @@ class Rehearsal:
         else:
             self._notes.append(f"The server's clock is {ahead_ms} ms ahead of ours; times are corrected by that.")
         first_ms = min(due for due in _due_times(self.shadow))
-        self.shadow = await target.shift(self.shadow["id"], round(time.time() * 1000) + ahead_ms + _LEAD_MS - first_ms)
+        self.shadow = await target.shift(
+            self.shadow["id"], round(time.time() * 1000) + ahead_ms + self.plan.lead_ms - first_ms
+        )
         self._sampler.mark("shifted to now")
         asked_before = fleet.context.stats.map_fetches
         try:

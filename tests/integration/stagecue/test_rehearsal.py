@@ -79,6 +79,7 @@ async def rehearsed(system: EmbeddedSystem, output: Path) -> RunRecord:
         devices=24,
         over_ms=4_000,
         connect_over_s=0.5,
+        lead_ms=1_000,
     )
     rehearsal = Rehearsal(plan, output=output, reporter=Reporter(as_json=True))
     await rehearsal.run()
@@ -135,9 +136,24 @@ async def test_simulated_devices_get_every_stage_and_a_real_one_nothing(tmp_path
         assert [event["cancelled"] for event in await shadows(api)] == [True]
 
 
-async def test_cut_short_it_ends_the_shadow_and_keeps_what_it_has(tmp_path: Path) -> None:
+async def refused(system: EmbeddedSystem, words: str, told: str) -> None:
+    given = [*rehearse_command(system), *words.split()]  # the last of an option repeated is the one that counts
+    done = await asyncio.create_subprocess_exec(*given, stderr=PIPE, stdout=PIPE)
+    out, err = await done.communicate()
+    assert (done.returncode, out) == (2, b"")
+    assert told in " ".join(err.decode().split())
+
+
+async def test_what_cannot_be_leaves_nothing_behind_and_cut_short_it_ends_the_shadow_and_keeps_what_it_has(
+    tmp_path: Path,
+) -> None:
     async with EmbeddedSystem(tmp_path / "system", environment=FAST) as system, operator(system) as api:
         await create_fight(api)
+        refusing = asyncio.gather(
+            refused(system, "--event nobody", "no event 'nobody'"),
+            refused(system, "--over 1s", "over: comes to 1 s"),
+            refused(system, "--dgs http://127.0.0.1:1", "the DGS at http://127.0.0.1:1 serves no maps"),
+        )
         output = tmp_path / "report"
         words = ("--devices", "4", "--over", "60s", "--output", str(output))
         playing = await asyncio.create_subprocess_exec(*rehearse_command(system, *words), stderr=PIPE, stdout=DEVNULL)
@@ -150,32 +166,15 @@ async def test_cut_short_it_ends_the_shadow_and_keeps_what_it_has(tmp_path: Path
         while b"shadow event" not in await killed.stderr.readline():
             pass
         killed.kill()
-        await asyncio.gather(playing.communicate(), killed.communicate())
+        await asyncio.gather(playing.communicate(), killed.communicate(), refusing)
         assert playing.returncode == 1
         record = read_record(output)
         assert record.verdict == "partial"
         assert "interrupted" in record.answer
+        # Of those that were refused there is none.
         found = await shadows(api)
         assert sorted(event["cancelled"] for event in found) == [False, True]
         # What nobody could end is over by itself.
         (left,) = (event for event in found if not event["cancelled"])
         last_due = max(item["due_at_ms"] for item in left["occurrences"] if item["due_at_ms"])
         assert last_due <= now_ms() + 600_000 + 60_000
-
-
-async def test_what_cannot_be_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    async def refused(system: EmbeddedSystem, words: str, told: str) -> None:
-        given = [*rehearse_command(system), *words.split()]  # the last of an option repeated is the one that counts
-        done = await asyncio.create_subprocess_exec(*given, stderr=PIPE, stdout=PIPE)
-        out, err = await done.communicate()
-        assert (done.returncode, out) == (2, b"")
-        assert told in " ".join(err.decode().split())
-
-    async with EmbeddedSystem(tmp_path / "system", environment=FAST) as system, operator(system) as api:
-        await create_fight(api)
-        await asyncio.gather(
-            refused(system, "--event nobody", "no event 'nobody'"),
-            refused(system, "--over 1s", "over: comes to 1 s"),
-            refused(system, "--dgs http://127.0.0.1:1", "the DGS at http://127.0.0.1:1 serves no maps"),
-        )
-        assert await shadows(api) == []
