@@ -221,7 +221,7 @@ class Connection:
         return []
 
     def _plan_open(self, now_ms: int, draw: float) -> None:
-        if not self.network_up:
+        if not self.network_up or self.ended_by is not None:
             return
         not_before, window_ms = self._goaway or (now_ms, self.window_ms)
         spent = self._spend_return(now_ms)

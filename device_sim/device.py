@@ -110,7 +110,11 @@ class Device(Screen):
     def stop(self) -> Sequence[Action]:
         """Leave for good, as a person closing the app."""
         self.wake_at_ms = NEVER
-        return [CloseSocket(conn, CloseCode.NORMAL) for conn in self.connection.stop()]
+        left = self.connection.stop()
+        for conn in left:
+            for state in self.states:
+                state.connection_lost(conn)
+        return [CloseSocket(conn, CloseCode.NORMAL) for conn in left]
 
     # maps (R19)
     def map_fetched(self, now_ms: int, topic: str, stage_map: StageMap, draw: float) -> Sequence[Action]:

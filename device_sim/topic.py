@@ -238,7 +238,8 @@ class TopicState:
         return cause, None if provisional else self.cursor, missing
 
     def shows_other_content(self) -> bool:
-        """Whether the map now held shows something else for what is on the screen."""
+        """Whether the map now held shows something else for what is on the screen; or for a stored state, for the first
+        time."""
         if self.stage_map is None or self.shown_key is None:
-            return False
+            return self.stage_map is not None and self.cursor is not None and self.state_key is not None
         return self.stage_map.lookup(self.shown_key)[0].fingerprint != self.shown_fingerprint

@@ -30,6 +30,7 @@ def holding(*, cursor: int | None = None, state_key: str | None = None, **option
     """A device with a map, connected, before its continuity."""
     book = Playbook(cursor=cursor, state_key=state_key, **options)
     book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES), 0.5)
+    book.device.renders = None  # what it showed before, from its storage
     return book.start()
 
 
@@ -120,6 +121,29 @@ def test_a_replay_on_a_connection_left_for_another_is_cut_short() -> None:
     book.get(continuity(complete, 50, "ended"), conn=first)
     book.frames(continuity(complete, 30, "live"), broadcast(30, "ended", prev=20, replayed=True))
     assert book.screen[1:] == [("ended", 30, "replayed")]
+
+
+def test_a_replay_cut_short_by_leaving_does_not_go_on_after_the_return() -> None:
+    book = holding(cursor=10, state_key="upcoming")
+    book.frames(continuity(complete, 40, "ended"), broadcast(20, prev=10, replayed=True))
+    book.device.stop()
+    book.start()
+    book.frames(continuity(complete, 30, "live"), broadcast(30, "live", prev=20, replayed=True))
+    assert book.screen == [("live", 30, "replayed")]
+
+
+def test_a_device_that_remembers_its_cursor_shows_what_it_stood_for() -> None:
+    """From its storage, as soon as there is a map to show it from; not the stage that the clock calls for."""
+    book = Playbook(cursor=100, state_key="live")
+    assert book.screen == []
+    book.device.map_fetched(book.now, TOPIC, stage_map(*STAGES), 0.5)
+    assert book.screen == [("live", 100, "refreshed")]
+    book.start().get(continuity(complete, 100, "live"))
+    assert len(book.screen) == 1
+    later = Playbook(cursor=100, state_key="live")
+    times = {"live": 100, "ended": T0}
+    later.device.map_fetched(later.now, TOPIC, stage_map(*STAGES, times=times), 0.5)
+    assert later.screen == [("ended", None, "provisional")]
 
 
 def test_each_of_two_questions_with_cursor_null_is_answered_with_the_current_state() -> None:
@@ -397,6 +421,16 @@ def test_it_does_not_come_back_after(code: int) -> None:
     assert book.device.reconnect_at_ms is None
     assert book.device.ended_by == code
     assert book.at(T0 + 10_000_000) == [FetchMap(TOPIC)], "its map still refreshes"
+
+
+def test_who_may_not_come_back_opens_no_second_socket_either() -> None:
+    """Its token is bad: the connection it has may last, and whatever that says, it is the last one."""
+    book = holding().frames(StaleFrame())
+    (opening,) = [a for a in book.at(book.device.reconnect_at_ms) if isinstance(a, OpenSocket)]
+    assert GiveUp(4500) in book.lose(4500, conn=opening.conn)
+    for frame in (StaleFrame(), GoawayFrame("drain", 10, 1_000)):
+        assert book.get(frame).device.reconnect_at_ms is None
+    assert book.device.online
 
 
 def test_a_refused_second_socket_leaves_the_first_alone() -> None:
