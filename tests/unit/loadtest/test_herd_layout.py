@@ -104,9 +104,9 @@ def test_pings_are_productions_until_they_would_take_the_machine() -> None:
     assert layout(10_000).ping_s == 30.0
     assert "PUSH_PING_S" not in layout(10_000).environment
     many = layout(1_000_000)
-    assert many.ping_s == 400.0
-    assert many.environment["PUSH_PONG_DEADLINE_S"] == "40"
-    assert any("PUSH_PING_S=400" in line for line in many.differs)
+    assert many.ping_s == 1250.0
+    assert many.environment["PUSH_PONG_DEADLINE_S"] == "125"
+    assert any("PUSH_PING_S=1250" in line for line in many.differs)
     assert layout(1_000_000, ping_s=60.0).environment["PUSH_PING_S"] == "60"
 
 
