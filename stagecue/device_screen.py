@@ -231,7 +231,8 @@ def _holds(session: DeviceSession) -> Table:
     until = token_expiry_ms(device.token)
     table.add_row("token", "unreadable" if until is None else f"good for {length(until - now)}")
     if abs(device.clock_offset_ms) >= 100:
-        table.add_row("clock", f"the server's is {length(device.clock_offset_ms)} ahead of ours")
+        way = "ahead of" if device.clock_offset_ms > 0 else "behind"
+        table.add_row("clock", f"the server's is {length(abs(device.clock_offset_ms))} {way} ours")
     return table
 
 

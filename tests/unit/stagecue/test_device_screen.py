@@ -80,6 +80,13 @@ def test_a_provisional_screen_says_so() -> None:
     assert any("PROVISIONAL: not connected, by the clock" in line for line in drawn(session(connected=False), 80, 24))
 
 
+@pytest.mark.parametrize(("offset_ms", "said"), [(2_000, "2.0 s ahead of ours"), (-2_000, "2.0 s behind ours")])
+def test_a_clock_that_differs_is_told_with_its_direction(offset_ms: int, said: str) -> None:
+    found = session()
+    found.device.clock_offset_ms = offset_ms
+    assert said in "\n".join(drawn(found, 80, 50))
+
+
 def test_names_from_elsewhere_bring_no_control_characters() -> None:
     whole = "\n".join(drawn(session(name="\x1b[31mred\x07"), 80, 50))
     assert "\x1b" not in whole
