@@ -51,6 +51,8 @@ class World:
         self.device = Device("d", DeviceOptions(reconnect_window_ms=100, fetches_maps=False))
         self.device.follow(self.now, TOPIC, cursor=None if null_start else 0)
         self.connections: dict[int, Connection] = {}
+        self.left: deque[Connection] = deque(maxlen=4)
+        """Those the device closed: what was on its way still comes."""
         self.received: set[int] = set()
         self.skipped: set[int] = set()
         self.cursors: list[int] = []
@@ -71,7 +73,9 @@ class World:
             elif isinstance(action, Send) and isinstance(action.frame, SubscribeFrame):
                 self.subscribe(self.connections[action.conn], action.frame.topics[TOPIC], pending=self.pending_next)
             elif isinstance(action, CloseSocket):
-                self.connections.pop(action.conn, None)
+                closed = self.connections.pop(action.conn, None)
+                if closed is not None:
+                    self.left.append(closed)
             elif isinstance(action, Show):
                 self.shown.append(action)
         cursor = self.device.topics[TOPIC].cursor
@@ -210,7 +214,7 @@ OPS = st.one_of(
     st.tuples(st.sampled_from(["dispatch", "dispatch", "sent"]), st.sampled_from(KEYS), st.booleans()),
     st.tuples(st.just("deliver"), st.integers(0, 1), st.sampled_from([1, 2, 100])),
     st.tuples(st.sampled_from(["cut", "return", "second"]), st.integers(0, 1), st.booleans()),
-    st.tuples(st.sampled_from(["spread", "wait", "schedule"]), st.just(0), st.booleans()),
+    st.tuples(st.sampled_from(["spread", "wait", "schedule", "late"]), st.just(0), st.booleans()),
     st.tuples(st.sampled_from(["lose", "coalesce", "repeat", "verdict"]), st.integers(0, 1), st.booleans()),
     st.tuples(st.just("floor"), st.integers(0, 5), st.booleans()),
 )
@@ -230,6 +234,9 @@ def step(world: World, name: str, which, flag) -> None:
     elif name == "wait":
         world.pending_next = flag
         world.wait()
+    elif name == "late":
+        if world.left:
+            world.deliver(world.left.popleft(), 100)
     elif name == "floor" and world.log:
         world.floor = max(world.floor, world.log[min(which, len(world.log) - 1)].prev)
     elif connection is None:
