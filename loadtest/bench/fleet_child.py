@@ -8,6 +8,7 @@ and answers each with one line on standard output, `[number, answer]`, in order.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import sys
 from pathlib import Path
@@ -58,6 +59,8 @@ class _Child:
         self._faults = FleetFaults(fleet, replaced=recorder.replaced if isinstance(recorder, FleetTally) else None)
         self._maps = None if plan.prefetch is None else FleetMaps(plan.prefetch, fleet, plan.seed)
         self._watch: GeneratorWatch | None = None
+        # Kept open: a fleet whose devices have taken all files must still say how it stands.
+        self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._build((directory / TOKENS_FILE).read_text().split())
 
     def _build(self, tokens: list[str]) -> None:
@@ -119,6 +122,7 @@ class _Child:
     async def close(self) -> None:
         if self._maps is not None:
             await self._maps.close()
+        os.close(self._memory)
 
     def _snapshot(self) -> FleetSnapshot:
         stats = self._fleet.context.stats
@@ -134,7 +138,7 @@ class _Child:
             given_up=stats.given_up,
             protocol_violations=stats.protocol_violations,
             cpu_s=used.ru_utime + used.ru_stime,
-            rss_bytes=int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
+            rss_bytes=int(os.pread(self._memory, 200, 0).split()[1]) * resource.getpagesize(),
         )
 
     async def _watched(self) -> GeneratorReport | None:

@@ -77,20 +77,25 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     other_bytes: int = 1_500 * _MIB
     server_bytes_per_device: int = 2_500
     client_bytes_per_device: int = 2_500
-    kernel_bytes_per_device: int = 7_500
+    kernel_bytes_per_device: int = 10_500
     """Both ends' sockets, files, watches and the tracked connection."""
-    tcp_pages_per_device: float = 0.8
-    """At the worst moment of a broadcast: pages of frames on their way."""
+    tcp_pages_per_device: float = 0.25
+    """At the worst moment of a broadcast: pages of frames on their way. Six times what was seen where clients get their
+    share of the cores; where they do not, it is nearly one per device."""
 
     def per_node(self, files_per_process: int) -> int:
         """Devices a node may hold under that limit of files, a share left for handshakes under way; at least 1."""
-        room = files_per_process - self.reserved_files
-        return max(1, min(self.devices_per_node, room - max(8, room // 20)))
+        return max(1, min(self.devices_per_node, self._room(files_per_process)))
 
     def per_fleet(self, files_per_process: int) -> int:
-        """Devices a fleet's process may hold; at least 1."""
-        room = max(1, files_per_process - self.reserved_files)
+        """Devices a fleet's process may hold, a share left for sockets that are closing; at least 1."""
+        room = max(1, self._room(files_per_process))
         return room if self.devices_per_fleet is None else max(1, min(self.devices_per_fleet, room))
+
+    def _room(self, files_per_process: int) -> int:
+        """Of a process, a twentieth left: whoever goes is still there for a moment when the next one comes."""
+        room = files_per_process - self.reserved_files
+        return room - max(8, room // 20)
 
     def nodes(self, devices: int, files_per_process: int) -> int:
         """Push nodes for that many devices, spare ones included."""

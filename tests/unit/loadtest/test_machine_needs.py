@@ -76,7 +76,7 @@ def test_a_narrow_range_of_ports_bounds_a_client_process_by_its_addresses() -> N
 
 def test_a_value_of_several_numbers_stands_in_quotes() -> None:
     (line,) = [line for line in fit(changed(tcp_pages_max=100_000), 1_000_000).lines() if "sysctl" in line]
-    assert line == '  sysctl -w net.ipv4.tcp_mem="800000 1000000 1200000"'
+    assert line == '  sysctl -w net.ipv4.tcp_mem="250000 312500 375000"'
 
 
 def test_few_files_make_more_processes_rather_than_no_run() -> None:

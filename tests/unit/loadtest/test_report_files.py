@@ -216,6 +216,8 @@ def test_a_comparison_is_one_page_with_both_runs(tmp_path: Path) -> None:
     late = Chart(title="Shown", unit="", since="it was due", series=[Series(name="x", points=[(0, 0), (0.2, 9)])])
     text = write_comparison(some_record(charts=[since]), some_record(charts=[late]), path).read_text()
     assert 'data-curves="0.0.0 1.0.0" data-unit="" data-x="time" data-low="0" data-high="0.2"' in text
+    twice = some_record(reach=[*a.reach, msgspec.structs.replace(a.reach[0], missed=77)])
+    assert ">live (2)<" in write_comparison(a, twice, path).read_text()
     loud = write_comparison(a, some_record(devices=3), path).read_text()
     assert "<title>NOT COMPARABLE" in loud
     assert '<body class="invalid">' in loud

@@ -13,7 +13,7 @@ from loadtest.report.page import draw_report
 from loadtest.report.plot import Frame, Layer, VerticalMark, clustered, draw_plot, steps_path
 from loadtest.report.record import Bar, Chart, Fact, HistogramFile, Mark, RunRecord, Series
 from loadtest.report.scales import Axis, time_axis
-from loadtest.report.verdicts import Promise, promise, reservations, standing
+from loadtest.report.verdicts import Promise, answer_of, promise, reservations, standing
 from tests.support.run_records import some_record
 
 NASTY = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)> <b>&amp;"
@@ -151,6 +151,12 @@ def test_a_verdict_gives_way_to_what_the_record_says_itself() -> None:
 )  # fmt: skip
 def test_a_promise_is_read_from_its_text(text: str, expected: Promise | None) -> None:
     assert promise(Bar(name="x", bar=text, measured=1.0)) == expected
+
+
+def test_the_answer_of_a_run_that_does_not_count_is_told_as_that() -> None:
+    assert answer_of(some_record(answer="Yes.")) == "Yes."
+    assert answer_of(some_record(answer="Yes.", verdict="invalid")) == "Its answer, which does not count: Yes."
+    assert "Its answer, which does not count: Yes." in shown(drawn(some_record(answer="Yes.", verdict="invalid")))
 
 
 def test_a_record_with_next_to_nothing_is_a_page_too() -> None:
