@@ -27,6 +27,7 @@ from loadtest.machine import MachineFacts, Shape, fit, read_machine
 from loadtest.report.files import write_report
 from loadtest.report.record import Bar, RunRecord
 from loadtest.report.scales import amount_with_unit
+from loadtest.report.verdicts import answer_of
 
 __all__ = [
     "DEFAULT_OUTPUT",
@@ -229,7 +230,7 @@ def show(record: RunRecord, output: Path, reporter: Reporter) -> None:
         ("bar", "promised", "measured", "held"),
         [(bar.name, bar.bar, amount_with_unit(bar.measured, bar.unit), _held(bar)) for bar in record.bars],
     )
-    reporter.say(record.answer)
+    reporter.say(answer_of(record))
     reporter.say(str(report))
     bars = [{"name": b.name, "bar": b.bar, "measured": b.measured, "held": b.held} for b in record.bars]
     reporter.emit(

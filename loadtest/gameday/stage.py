@@ -6,6 +6,7 @@ A runner adds to it as it measures, so that a run cut short keeps what it had.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -159,15 +160,17 @@ class Stage:
             self.histograms.append(keep_histogram(self.output, name, found))
 
     def reached(self, audit: FleetAudit, *, devices: int, outbox: Sequence[OutboxBroadcast]) -> None:
-        """Reach per stage, as the judge of the devices' logs has it; what was overdue counts from its dispatch."""
-        late = late_ms(outbox)
+        """Reach per stage, as the judge of the devices' logs has it; what was overdue counts from its dispatch. The
+        topic is named where several had a stage of that name."""
+        late, followed = late_ms(outbox), [each for each in audit.broadcasts if each.devices]
+        topics = Counter(key for _, key in {(each.topic, each.state_key) for each in followed})
 
         def counted(each: BroadcastAudit, found_ms: float | None) -> float | None:
             return None if found_ms is None else found_ms - late.get((each.topic, each.timestamp), 0)
 
         self.reach.extend(
             StageReach(
-                state_key=each.state_key,
+                state_key=each.state_key if topics[each.state_key] == 1 else f"{each.state_key} ({each.topic})",
                 devices=each.devices,
                 delivered_live=each.delivered_live,
                 replayed=each.replayed,
@@ -176,8 +179,7 @@ class Stage:
                 p99_ms=counted(each, each.p99_ms),
                 last_ms=counted(each, each.last_ms),
             )
-            for each in audit.broadcasts
-            if each.devices
+            for each in followed
         )
         self.devices = devices
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -176,17 +177,27 @@ def _histograms(runs: Runs) -> Markup:
 
 
 def _reach(runs: Runs) -> Markup:
-    found = [{each.state_key: each for each in run.reach} for run in runs]
+    found = [_by_turn(run.reach) for run in runs]
     rows = [
         element(
             "tr",
-            element("th", element("span", key, cls="name"), scope="row"),
-            *(cell for side in found for cell in _reach_cells(side.get(key))),
+            element("th", element("span", key if nth == 1 else f"{key} ({nth})", cls="name"), scope="row"),
+            *(cell for side in found for cell in _reach_cells(side.get((key, nth)))),
         )
-        for key in {**found[0], **found[1]}
+        for key, nth in {**found[0], **found[1]}
     ]
     columns = [f"{name}: {what}" for name in "AB" for what in ("reached", "missed", "99 % within", "last")]
     return carded(table(("Stage", *columns), rows)) if rows else Markup("")
+
+
+def _by_turn(reach: Sequence[StageReach]) -> dict[tuple[str, int], StageReach]:
+    """By stage and how many there were of it so far: one may be announced again."""
+    seen: Counter[str] = Counter()
+    found: dict[tuple[str, int], StageReach] = {}
+    for each in reach:
+        seen[each.state_key] += 1
+        found[each.state_key, seen[each.state_key]] = each
+    return found
 
 
 def _reach_cells(each: StageReach | None) -> list[Markup]:

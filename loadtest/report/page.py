@@ -21,7 +21,7 @@ from loadtest.report.figures import (
 from loadtest.report.markup import Markup, element, joined
 from loadtest.report.record import Bar, Chart, Fact, HistogramFile, Mark, RunRecord, StageReach, Verdict
 from loadtest.report.scales import amount, amount_with_unit, time_label
-from loadtest.report.verdicts import WORDS, promise, reservations, standing
+from loadtest.report.verdicts import WORDS, answer_of, promise, reservations, standing
 
 __all__ = ["RECORD_ELEMENT", "carded", "draw_report", "marks_key", "section", "table", "verdict_banner"]
 
@@ -69,7 +69,7 @@ def verdict_banner(record: RunRecord) -> Markup:
     if verdict == "invalid":
         # The answer is what must not be carried away from here: it comes last, as what it is.
         told: tuple[object, ...] = (
-            element("p", means), listed, element("p", "Its answer, which does not count: ", record.answer, cls="moot"),
+            element("p", means), listed, element("p", answer_of(record), cls="moot"),
         )  # fmt: skip
     elif verdict == "partial":
         told = (element("p", means), element("p", record.answer, cls="below"), listed)

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from loadtest.report.record import Bar, RunRecord, Verdict
 
-__all__ = ["WORDS", "Promise", "Word", "promise", "reservations", "standing"]
+__all__ = ["WORDS", "Promise", "Word", "answer_of", "promise", "reservations", "standing"]
 
 Direction = Literal["at most", "at least", "exactly"]
 _SIGNS: Final[dict[str, Direction]] = {
@@ -59,6 +59,11 @@ def standing(record: RunRecord) -> Verdict:
     if record.verdict == "held" and not all(bar.held for bar in record.bars):
         return "failed"
     return record.verdict
+
+
+def answer_of(record: RunRecord) -> str:
+    """Its answer as it may be told: of a run that does not count, as what it is."""
+    return f"Its answer, which does not count: {record.answer}" if standing(record) == "invalid" else record.answer
 
 
 def reservations(record: RunRecord) -> list[str]:

@@ -101,7 +101,7 @@ def _print_run(console: Console, record: RunRecord) -> None:
     from rich.text import Text
 
     from loadtest.report.scales import amount_with_unit
-    from loadtest.report.verdicts import WORDS, reservations, standing
+    from loadtest.report.verdicts import WORDS, answer_of, reservations, standing
 
     verdict = standing(record)
     word = WORDS[verdict]
@@ -110,7 +110,7 @@ def _print_run(console: Console, record: RunRecord) -> None:
     console.print(Text(f"{word.sign} {word.word}: {word.means}", style=f"bold {_COLOURS[verdict]}"))
     for reason in reservations(record):
         console.print(Text(f"  {_plain(reason)}", style=_COLOURS[verdict]))
-    console.print(Text(_plain(record.answer)))
+    console.print(Text(_plain(answer_of(record))))
     table = Table(Column("what", overflow="fold"), "promised", "measured", "held")
     for bar in record.bars:
         told = Text("not measured", "red") if bar.measured is None else Text("no", "red")

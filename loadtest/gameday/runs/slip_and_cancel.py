@@ -44,12 +44,13 @@ async def run(stage: Stage, parameters: SlipAndCancel) -> str:
             with stage.judged():
                 await audience.watch()
                 new_due_ms = await _night(stage, system, audience, parameters)
+            watched_until_ms = int(time.time() * 1000)
             outbox = [each for event_id in (_SLIPS, _CANCELLED) for each in await system.api.broadcasts(event_id)]
             result = await audience.judge(outbox)
     stage.reached(result.audit, devices=parameters.devices, outbox=outbox_from_json(outbox))
     stage.generator("devices", result.generator)
     stage.histogram("due (or dispatch) to socket, all broadcasts", LatencyHistogram.decode(dict(result.live_hdr)))
-    _draw(stage, result.renders)
+    _draw(stage, result.renders, watched_until_ms)
     return _judge(stage, parameters, result, new_due_ms)
 
 
@@ -100,11 +101,11 @@ async def _night(stage: Stage, system: System, audience: Audience, parameters: S
     return new_due_ms
 
 
-def _draw(stage: Stage, renders: Sequence[Shown]) -> None:
+def _draw(stage: Stage, renders: Sequence[Shown], until_ms: int) -> None:
     """Screens by what they show, of each event."""
     to_run_s = time.monotonic() - time.time() - stage.zero_s
     for event_id, name in ((_SLIPS, "the event that slips"), (_CANCELLED, "the event that is cancelled")):
-        curves = showing(renders, topic_of(event_id))
+        curves = showing(renders, topic_of(event_id), until_ms)
         stage.chart(
             f"Screens of {name}",
             "devices",
@@ -142,8 +143,9 @@ def _judge(stage: Stage, parameters: SlipAndCancel, result: AudienceResult, new_
     )
 
 
-def showing(renders: Sequence[Shown], topic: str) -> dict[str, list[tuple[int, int]]]:
-    """State key -> (wall clock ms, devices that show it), in steps of 50 ms from the first render on."""
+def showing(renders: Sequence[Shown], topic: str, until_ms: int) -> dict[str, list[tuple[int, int]]]:
+    """State key -> (wall clock ms, devices that show it), in steps of 50 ms from the first render on; what is shown in
+    the end stands until `until_ms`."""
     mine = sorted((each for each in renders if each.topic == topic), key=lambda each: each.at_ms)
     now: dict[int, str] = {}
     counts = dict.fromkeys(dict.fromkeys(each.state_key for each in mine), 0)
@@ -161,7 +163,10 @@ def showing(renders: Sequence[Shown], topic: str) -> dict[str, list[tuple[int, i
             for moment in {(step + 1) * _STEP_MS, following * _STEP_MS}:
                 for state_key, count in counts.items():
                     found[state_key].append((moment, count))
-    return {state_key: sorted(points) for state_key, points in found.items()}
+    return {
+        state_key: [*sorted(points), (max(until_ms, points[-1][0]), counts[state_key])]
+        for state_key, points in found.items()
+    }
 
 
 def early_renders(renders: Sequence[Shown], *, new_due_ms: int) -> int:
