@@ -24,6 +24,9 @@ from loadtest.users.figures import NO_FILE, NO_PORT
 __all__ = ["CallFailed", "Caller", "reason_of", "tls_context"]
 
 _BLOCK_BYTES: Final = 64 * 1024
+_ANSWER_MAX_BYTES: Final = 4 << 20
+_INVALID_EOF: Final = 14
+"""The parser's own number."""
 _poll: Final = gevent.monkey.get_original("select", "poll")
 """Asks the kernel at once; the one of gevent would let others run."""
 
@@ -82,7 +85,7 @@ class Caller:
             if isinstance(exc, HTTPConnectionClosed):
                 raise CallFailed("connection lost") from exc
             if isinstance(exc, HTTPParseError):
-                raise CallFailed("not HTTP") from exc
+                raise CallFailed("connection lost" if _is_cut_short(exc) else "not HTTP") from exc
             raise
 
     def close(self) -> None:
@@ -100,12 +103,17 @@ class Caller:
     def _exchange(self, connection: socket.socket, method: str, sent: bytes) -> Heard:
         connection.sendall(sent)
         answer = HTTPSocketResponse(connection, block_size=_BLOCK_BYTES, method=method)
-        body = bytes(answer.read())
+        body = bytearray()
+        while block := answer.read(_BLOCK_BYTES):
+            body += block
+            if len(body) > _ANSWER_MAX_BYTES:
+                self.close()
+                raise CallFailed("answer too large")
         if answer.should_close():
             self.close()
         return Heard(
             answer.status_code,
-            body,
+            bytes(body),
             _text(answer.get("etag")),
             _text(answer.get("cache-control")),
             _seconds(_text(answer.get("retry-after"))),
@@ -123,6 +131,12 @@ def _has_ended(kept: socket.socket) -> bool:
     poll = _poll()
     poll.register(kept, select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(0))
+
+
+def _is_cut_short(exc: HTTPParseError) -> bool:
+    """Whether the answer was HTTP as far as it came: its server died over it."""
+    said = str(exc.args[0]) if exc.args else ""
+    return _INVALID_EOF in exc.args or "closed" in said or "Incomplete" in said
 
 
 def _text(found: str | list[str] | None) -> str:

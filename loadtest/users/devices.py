@@ -32,6 +32,8 @@ from loadtest.users.world import World, wall_ms
 
 __all__ = ["BrowsingDevice", "ConnectedDevice", "NaiveDevice", "Operator", "PlannedUser", "user_class"]
 
+_OVERDUE_SCREENS_MAX: Final = 10_000
+"""Of one user: far more than anybody would have opened meanwhile."""
 _NAIVE_ASKS_MAX: Final = 8
 """Of one naive device at a time; beyond that it would not ask faster, only hold more connections."""
 
@@ -114,11 +116,14 @@ class BrowsingDevice(PlannedUser):
         for due_s in refresh_at.values():
             if due_s < ended_s:
                 world.overdue(crowd, "refresh", due_s)
-        while screen_at_s < ended_s:
+        for _ in range(_OVERDUE_SCREENS_MAX):
+            if screen_at_s >= ended_s:
+                return
             event_id = self._next_screen()
             if event_id not in maps and not world.overdue(crowd, "map" if event_id else "home", screen_at_s):
                 return
             screen_at_s += self._think_s()
+        world.book.count(crowd.name, "overdue_uncounted")
 
     def _think_s(self) -> float:
         compression = self.world.plan.time_compression

@@ -20,6 +20,7 @@ __all__ = [
     "OUTCOME_FILE",
     "PLAN_FILE",
     "USERS_ENDED_PER_S",
+    "WORKER_READY_S",
     "Begun",
     "Line",
     "Outcome",
@@ -31,6 +32,8 @@ __all__ = [
 PLAN_FILE: Final = "users.plan.json"
 OUTCOME_FILE: Final = "users.outcome.json"
 FINISH: Final = b"finish\n"
+WORKER_READY_S: Final = 2.0
+"""Of each worker, beside what the first takes: they share the cores while they import."""
 USERS_ENDED_PER_S: Final = 500
 """How fast greenlets end, at the very least, on a busy machine."""
 FINAL_WITHIN_S: Final = 15.0

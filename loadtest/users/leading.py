@@ -21,6 +21,7 @@ from loadtest.users.exchange import (
     FINAL_WITHIN_S,
     OUTCOME_FILE,
     USERS_ENDED_PER_S,
+    WORKER_READY_S,
     Begun,
     Line,
     Outcome,
@@ -209,9 +210,10 @@ class MasterLead(Lead):
             self._workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr))
 
     def prepare(self) -> None:
-        deadline_s = time.monotonic() + _READY_WITHIN_S
+        within_s = _READY_WITHIN_S + WORKER_READY_S * self.plan.workers
+        deadline_s = time.monotonic() + within_s
         while len(self._runner.clients.ready) < self.plan.workers:
-            self._demand(time.monotonic() < deadline_s, f"workers were not there within {_READY_WITHIN_S:.0f} s")
+            self._demand(time.monotonic() < deadline_s, f"workers were not there within {within_s:.0f} s")
             self._demand(not self._gone(), "a worker ended before the run began")
             gevent.sleep(_POLL_S)
         self._runner.start(self.plan.users, spawn_rate=self.plan.users)

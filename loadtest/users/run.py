@@ -34,6 +34,7 @@ from loadtest.users.exchange import (
     OUTCOME_FILE,
     PLAN_FILE,
     USERS_ENDED_PER_S,
+    WORKER_READY_S,
     Begun,
     Line,
     Outcome,
@@ -126,7 +127,7 @@ class LocustRun:
 
     async def started(self) -> None:
         """Wait until the run has begun: all processes are up, and the first users arrive now."""
-        within_s = _BEGIN_WITHIN_S + self.plan.users / _USERS_MADE_PER_S
+        within_s = _BEGIN_WITHIN_S + WORKER_READY_S * self.plan.workers + self.plan.users / _USERS_MADE_PER_S
         await self._until(self._begun, within_s, "did not begin")
 
     def snapshot(self) -> UsersSnapshot:
