@@ -55,7 +55,7 @@ def ladder_for(
 ) -> Ladder:
     """Stages from when all devices ought to be connected, each so far from the last that churn and judging fit in."""
     first_s = 3.0 + profiles / _PROFILES_PER_S + devices / _CONNECTS_PER_S
-    period_s = 2.0 + 1.5 * window_s + 30e-6 * devices
+    period_s = 2.0 + 1.5 * window_s + 60e-6 * devices
     first_ms = now_ms + int(first_s * 1000)
     return Ladder(
         event_id=event_id,

@@ -26,6 +26,9 @@ _PING_US: Final = 125.0
 """CPU of a ping and its answer, both ends, as measured among a hundred processes: each wakes two of them."""
 _PING_SHARE: Final = 0.05
 _TURN_MS: Final = 20.0
+_SILENCE_S: Final = 30.0
+"""Among a hundred processes that all have something to do, each has its turn once a second, and a link's ping takes
+several: with production's 4 s nodes took their routers for lost and sent all their devices away."""
 _BLOCKS_OF_FLEET: Final = 200
 _FLEETS_CONNECTING: Final = 4
 """At the same time: enough for the cores, and so few that each works in large batches."""
@@ -79,6 +82,10 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.turn_ms:
             found.append(
+                f"links may be silent for {_SILENCE_S:g} s, and nodes be without sources for twice that: they wait for "
+                "their turn on a core"
+            )
+            found.append(
                 f"client processes connect {self.fleets_connecting} at a time; neighbours among their devices share a "
                 "first node"
             )
@@ -107,6 +114,9 @@ def herd_layout(
     if chosen_s != rules.ping_s:
         deadline_s = max(rules.pong_deadline_s, chosen_s / 10)
         environment |= {"PUSH_PING_S": f"{chosen_s:g}", "PUSH_PONG_DEADLINE_S": f"{deadline_s:g}"}
+    shares_cores = nodes + count > 2 * cores
+    if shares_cores:
+        environment |= dict.fromkeys(("PUSH_LINK_SILENCE_S", "PUSH_LEASE_S", "ROUTER_SILENCE_S"), f"{_SILENCE_S:g}")
     paced_s = devices / nodes / (rules.handshakes_per_s * rules.accept_share)
     return HerdLayout(
         devices=devices,
@@ -116,7 +126,7 @@ def herd_layout(
         shape=shape,
         ping_s=chosen_s,
         environment=environment,
-        turn_ms=_TURN_MS if nodes + count > 2 * cores else 0.0,
+        turn_ms=_TURN_MS if shares_cores else 0.0,
         window_s=max(rules.reconnect_window_ms / 1000, paced_s),
     )
 

@@ -74,6 +74,8 @@ class _Night:
         self._reporter = reporter
         self._random = random.Random(options.seed)
         self._poll_s = min(1.0, max(0.1, found.devices / 500_000))
+        self._return_within_s = 60.0 + 4 * found.layout.window_s
+        """Windows grow with each failure; whoever is not back then is not coming."""
         self._idle_s = min(_IDLE_MOST_S, 0.5 + found.devices / 20_000)
 
     async def run(self) -> None:
@@ -199,8 +201,8 @@ class _Night:
                 await asyncio.sleep(self._poll_s / 2)
 
     async def _judge(self, stage: StageFound) -> None:
-        """Who got it; devices on their way back are given the time their window takes."""
-        until_s = time.monotonic() + 2 * self._found.layout.window_s + 5.0
+        """Who got it; devices on their way back are given the time that returning may take."""
+        until_s = time.monotonic() + self._return_within_s
         while True:
             await self._look(stage)
             if stage.missed == 0 or time.monotonic() >= until_s:
@@ -267,7 +269,7 @@ class _Night:
 
     async def _until_connected(self) -> None:
         found = self._found
-        deadline_s = time.monotonic() + 60.0 + 4 * found.layout.window_s
+        deadline_s = time.monotonic() + self._return_within_s
         while True:
             now = found.crowd = await self._crowd.snapshot()
             if now.connected >= _BACK_SHARE * found.devices:

@@ -113,9 +113,12 @@ def test_pings_are_productions_until_they_would_take_the_machine() -> None:
 def test_few_processes_are_left_to_the_system_and_many_take_turns() -> None:
     assert layout(10_000).turn_ms == 0.0
     assert not any("SCHED_BATCH" in line for line in layout(10_000).differs)
+    assert "PUSH_LEASE_S" not in layout(10_000).environment
     many = layout(1_000_000)
     assert many.turn_ms > 0.0
     assert any("SCHED_BATCH" in line for line in many.differs)
+    assert many.environment["PUSH_LEASE_S"] == many.environment["ROUTER_SILENCE_S"] == "30"
+    assert any("silent for 30 s" in line for line in many.differs)
 
 
 def test_stages_are_due_in_even_steps_and_one_is_always_soon() -> None:
