@@ -127,7 +127,7 @@ METRICS: Final[tuple[Described, ...]] = (
     Described("subscriptions", "gauge", (), "Subscriptions of devices to topics."),
     Described("written_lag_seconds", "histogram", (), "From a broadcast's dispatch to its last write on this node."),
     # The node itself.
-    Described("stall_seconds", "histogram", (), "How late the event loop was, looked at 20 times a second."),
+    Described("stall_seconds", "histogram", (), "How late the event loop was, looked at up to 20 times a second."),
     Described("log_reads", "counter", (), "Reads of a topic's log from the store."),
     Described("store_failures", "counter", (), "Reads of the store that failed."),
     Described("router_links", "gauge", (), "Routers linked."),
