@@ -90,7 +90,7 @@ async def judge_metrics(pages: list[str]) -> None:
     assert sum(found[f'verdicts_total{{verdict="{each}"}}'] for each in ("complete", "pending")) >= DEVICES
     assert found["fanouts_total"] >= 2
     assert found["written_lag_seconds_count"] >= 2
-    assert found["stall_seconds_count"] > 20
+    assert found["stall_seconds_count"] > 2
     assert (found["router_links"], found["open_holes"]) == (2, 0)
     assert found["topics"] >= 1, "of the new worker, if any device came back to it"
     assert found["subscriptions"] == DEVICES
