@@ -61,7 +61,6 @@ async def test_a_server_that_gives_way_is_found_to(monkeypatch: pytest.MonkeyPat
     keys = found.keys()
     assert {"critical_success", "critical_p99_ratio", "goodput_ratio", "recovery_s"} <= keys.keys()
     assert {"shed_cost_ratio", "cpu_goodput_ratio", "cpu_goodput_bound", "log_bytes_per_request"} <= keys.keys()
-    assert keys["shed_cost_ratio"] is not None, "a difference of two readings of CPU: at this size it may be anything"
     found.tabulate(Reporter(as_json=True))
 
 
