@@ -15,6 +15,7 @@ import msgspec
 
 from contract.device_operations import CHANNEL, FIRST, MAP, document_hash
 from contract.errors import InvalidRequest
+from device_sim.dgs_answers import ChannelTopic
 from device_sim.stage_map import StageMap, stage_map_from_answer
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "KINDS",
     "Ask",
     "Channel",
-    "ChannelTopic",
     "Heard",
     "HttpRequest",
     "NotAnAnswer",
@@ -83,13 +83,6 @@ class Ask(msgspec.Struct, frozen=True):
     """Of the map held: the answer may be that it did not change."""
     told_version: int = 0
     """Content version a schedule named: no older answer will do."""
-
-
-class ChannelTopic(msgspec.Struct, frozen=True, rename="camel"):
-    event_id: str
-    topic: str
-    state_key: str | None
-    last_broadcast_at: int
 
 
 class Channel(msgspec.Struct, frozen=True, rename="camel"):
