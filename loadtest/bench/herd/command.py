@@ -160,6 +160,7 @@ def _layout(options: HerdOptions, devices: int, facts: MachineFacts) -> HerdLayo
         handshakes_per_s=defaults.handshakes_per_s,
         accept_share=defaults.accept_share,
         reconnect_window_ms=defaults.reconnect_window_ms,
+        lifetime_min_s=defaults.lifetime_min_s,
     )
     return herd_layout(
         devices,

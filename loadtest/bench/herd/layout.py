@@ -10,6 +10,7 @@ import msgspec
 
 from device_sim.device import DeviceOptions
 from loadtest.bench.fleet_plan import FleetPlan, PrefetchPlan, source_addresses
+from loadtest.bench.outcome import CouldNotRun
 from loadtest.machine.needs import Shape
 
 __all__ = ["HerdLayout", "NodeRules", "fleet_plans", "herd_layout"]
@@ -24,7 +25,10 @@ _PREFETCHES_AT_ONCE: Final = 64
 """By all fleets together: devices ask hours before, spread out, and not in a herd."""
 _PING_US: Final = 125.0
 """CPU of a ping and its answer, both ends, as measured among a hundred processes: each wakes two of them."""
-_PING_SHARE: Final = 0.05
+_RETURN_US: Final = 850.0
+"""CPU of a connection that ends its life and comes again elsewhere, alone and not in a wave, both ends, likewise."""
+_SHARE: Final = 0.05
+"""Of the cores, for pings; and for lives that end."""
 _TURN_MS: Final = 20.0
 _SILENCE_S: Final = 30.0
 """Among a hundred processes that all have something to do, each has its turn once a second, and a link's ping takes
@@ -45,6 +49,7 @@ class NodeRules(msgspec.Struct, frozen=True, kw_only=True):
     handshakes_per_s: float
     accept_share: float
     reconnect_window_ms: int
+    lifetime_min_s: float
 
 
 class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +87,10 @@ class HerdLayout(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.turn_ms:
             found.append(
+                f"connections live for {self.environment['PUSH_LIFETIME_MIN_S']} s and more, for the same reason: who "
+                "comes back alone costs several times what it costs in a wave"
+            )
+            found.append(
                 f"links may be silent for {_SILENCE_S:g} s, and nodes be without sources for twice that: they wait for "
                 "their turn on a core"
             )
@@ -101,21 +110,28 @@ def herd_layout(
 ) -> HerdLayout:
     """As few processes as files allow, with room on the others for the devices of one node that dies.
 
-    `ping_s` None: production's, unless pings of all devices would take more than a twentieth of the cores.
+    `ping_s` None: production's, unless pings of all devices would take more than a twentieth of the cores. Raises
+    CouldNotRun where files allow so few devices each that there are more client processes than blocks of addresses.
     """
     shape = Shape(devices_per_node=int(rules.max_connections * _SLACK), addresses_per_fleet=_ADDRESSES)
     nodes = max(_NODES_MIN, shape.nodes(devices, files_per_process))
     count = shape.fleets(devices, files_per_process)
-    assert count <= _BLOCKS, "a block of source addresses for each fleet"
+    if count > _BLOCKS:
+        room = _BLOCKS * shape.per_fleet(files_per_process)
+        raise CouldNotRun(
+            f"{devices} devices take {count} client processes of {files_per_process} open files, and {_BLOCKS} have "
+            f"source addresses of their own: {room} devices would fit, or raise the limit (ulimit -Hn)"
+        )
     fleets = _shares(devices, count)
-    bearable_s = devices * _PING_US * 1e-6 / (_PING_SHARE * cores)
-    chosen_s = ping_s if ping_s is not None else max(rules.ping_s, float(ceil(bearable_s / 10) * 10))
+    chosen_s = ping_s if ping_s is not None else max(rules.ping_s, _bearable_s(devices, _PING_US, cores))
     environment = {"PUSH_EXEMPT_NETWORKS": ""}
     if chosen_s != rules.ping_s:
         deadline_s = max(rules.pong_deadline_s, chosen_s / 10)
         environment |= {"PUSH_PING_S": f"{chosen_s:g}", "PUSH_PONG_DEADLINE_S": f"{deadline_s:g}"}
     shares_cores = nodes + count > 2 * cores
     if shares_cores:
+        life_s = max(rules.lifetime_min_s, _bearable_s(devices, _RETURN_US, cores))
+        environment |= {"PUSH_LIFETIME_MIN_S": f"{life_s:g}", "PUSH_LIFETIME_MAX_S": f"{2 * life_s:g}"}
         environment |= dict.fromkeys(("PUSH_LINK_SILENCE_S", "PUSH_LEASE_S", "ROUTER_SILENCE_S"), f"{_SILENCE_S:g}")
     paced_s = devices / nodes / (rules.handshakes_per_s * rules.accept_share)
     return HerdLayout(
@@ -166,6 +182,11 @@ def _homes(first: int, size: int, layout: HerdLayout) -> tuple[int, ...]:
     """
     parts = min(size, _BLOCKS_OF_FLEET)
     return tuple((first + size * part // parts) * layout.nodes // layout.devices for part in range(parts))
+
+
+def _bearable_s(devices: int, each_us: float, cores: int) -> float:
+    """How far apart something of each device must be that takes `each_us`, for all to take a twentieth of the cores."""
+    return float(ceil(devices * each_us * 1e-6 / (_SHARE * cores) / 10) * 10)
 
 
 def _shares(whole: int, parts: int) -> list[int]:

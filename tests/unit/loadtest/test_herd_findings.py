@@ -32,7 +32,7 @@ DUE_MS = 1_700_000_000_000
 DEVICES = 1_000
 RULES = NodeRules(
     max_connections=18_000, ping_s=30.0, pong_deadline_s=10.0, handshakes_per_s=5_000.0, accept_share=0.5,
-    reconnect_window_ms=2_000,
+    reconnect_window_ms=2_000, lifetime_min_s=60.0,
 )  # fmt: skip
 
 
