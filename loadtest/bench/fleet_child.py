@@ -44,6 +44,7 @@ from loadtest.bench.fleet_plan import FleetPlan
 from loadtest.bench.fleet_tally import FleetTally
 from loadtest.bench.settled_memory import settle_memory
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
+from loadtest.open_files import raise_file_limit
 
 __all__ = ["PLAN_FILE", "TOKENS_FILE", "main"]
 
@@ -182,8 +183,7 @@ def _say(number: int, answer: object) -> None:
 
 
 def main() -> int:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_file_limit()
     run_devices(_serve(Path(sys.argv[1])))
     return 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import msgspec
 from locust import User, runners
 from locust.env import Environment
 
+from loadtest.open_files import raise_file_limit
 from loadtest.users.devices import user_class
 from loadtest.users.exchange import PLAN_FILE
 from loadtest.users.leading import Lead, LocalLead, MasterLead
@@ -33,8 +33,7 @@ def main(arguments: list[str]) -> int:
     directory = Path(arguments[0])
     plan = msgspec.json.decode((directory / PLAN_FILE).read_bytes(), type=UsersPlan)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    raise_file_limit()
     runners.WORKER_REPORT_INTERVAL = _REPORT_EVERY_S
     # A worker that was silent for a while is late and says so by its lag; locust would take it for dead, and with the
     # last one stop the test. That a worker died is seen by its process.

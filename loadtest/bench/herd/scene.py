@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from loadtest.bench.system import Addresses
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.ports import reserve_ports
 from loadtest.cluster.service import PushMember
+from loadtest.open_files import raise_file_limit
 
 __all__ = ["EVENT_ID", "Scene", "open_scene"]
 
@@ -166,8 +166,7 @@ class Scene:
 async def open_scene(directory: Path, layout: HerdLayout) -> AsyncIterator[Scene]:
     """The cluster runs, nodes and fleets do not yet; all of it is gone afterwards. Raises CouldNotRun."""
     # What nodes may open they inherit: a limit raised by every one for itself would be its own.
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    raise_file_limit()
     async with AsyncExitStack() as stack:
         ports = stack.enter_context(reserve_ports(layout.nodes))
         cluster = LocalCluster(

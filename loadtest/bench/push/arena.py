@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +23,7 @@ from loadtest.bench.push.load import LoadProcess
 from loadtest.bench.push.node import PushNodeSubject
 from loadtest.bench.push.rings import new_rings
 from loadtest.bench.push.subject import Subject
+from loadtest.open_files import raise_file_limit
 
 __all__ = ["OURS", "PEERS", "VARIANTS", "Arena", "check_peers", "make_room_for", "open_arena", "open_variant"]
 
@@ -66,9 +66,7 @@ def check_peers(named: str) -> tuple[str, ...]:
 
 def make_room_for(devices: int) -> None:
     """Have every process started from now on open as many files as it may. Raises CouldNotRun when that is too few."""
-    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
-    most = min(files_max - _OTHER_FILES, production().max_connections)
+    most = min(raise_file_limit() - _OTHER_FILES, production().max_connections)
     if not 1 <= devices <= most:
         raise CouldNotRun(f"--devices: 1 to {most}, which one process may hold here")
 

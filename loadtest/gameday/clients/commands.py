@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from loadtest.gameday.clients.net import Net
+from loadtest.open_files import raise_file_limit
 
 __all__ = ["Commands", "read_plan", "say", "serve"]
 
@@ -45,8 +45,7 @@ class Commands:
 
 def read_plan(kind: type[_P]) -> _P:
     """The plan in the file this process was given; and from then on it may open as many files as it is let."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_file_limit()
     return msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=kind)
 
 
