@@ -171,6 +171,7 @@ class NodeMetrics:
         self._sessions = self._counters["sessions"]
         self._ended: dict[str, int] = dict.fromkeys(get_args(StreamProtocol), 0)
         self._gauges: dict[str, Callable[[], int]] = {}
+        self._counted_late: list[Callable[[], None]] = []
         self.registry.register(_Exposition(self))
 
     # What the node tells.
@@ -218,6 +219,10 @@ class NodeMetrics:
         """Have `name` read from `read` whenever metrics are rendered."""
         self._gauges[name] = read
 
+    def counted_late(self, count: Callable[[], None]) -> None:
+        """Have `count` called before metrics are rendered: for what is counted many at a time, some while later."""
+        self._counted_late.append(count)
+
     # What others read.
 
     def value(self, name: CounterName) -> int:
@@ -239,6 +244,8 @@ class NodeMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Every metric of METRICS, in its order; a gauge that nobody gave is left out."""
+        for count in self._counted_late:
+            count()
         for described in METRICS:
             name = PREFIX + described.name
             if described.kind == "counter":

@@ -80,6 +80,7 @@ class StreamNode:
             timeout_s=settings.kv_timeout_s,
         )
         self._answering = Answering(clock=clock, tally=tally, metrics=metrics, refuse=self._refuse)
+        metrics.counted_late(lambda: self.count_answers(clock.monotonic_s()))
         metrics.gauge("topics", lambda: len(self._topics))
         metrics.gauge("subscriptions", lambda: self._hub.subscription_count)
         metrics.gauge("open_holes", lambda: self.open_holes)

@@ -102,17 +102,17 @@ async def test_delivery_does_not_wait_for_a_store_in_trouble() -> None:
 async def test_a_slow_store_is_not_waited_for_either() -> None:
     async with world() as here:
         node = await here.node("n1", TOPIC)
-        here.store.pause_s = 0.4
+        here.store.pause_s = 2.0
         started_s = asyncio.get_running_loop().time()
         here.log.publish(*night(1))
         await eventually(lambda: len(node.broadcasts) == 1)
-        assert node.arrived_s[0] - started_s < 0.3
+        assert node.arrived_s[0] - started_s < 1.5
         await committed(here)
 
 
 async def test_another_topics_trouble_is_not_ours() -> None:
     """One topic's refused append waits for a reread that hangs; another topic's broadcast goes straight through."""
-    async with world(store_patience_s=0.5) as here:
+    async with world(store_patience_s=60.0) as here:
         node = await here.node("n1", TOPIC, "event:calm")
         gate = asyncio.Event()
         reread = here.log.reread
@@ -126,7 +126,7 @@ async def test_another_topics_trouble_is_not_ours() -> None:
         here.log.publish(night(2)[1])
         await asyncio.sleep(0.02)
         here.log.publish(*night(1, topic="event:calm"))
-        await eventually(lambda: len(node.broadcasts) == 1, within_s=0.3)
+        await eventually(lambda: len(node.broadcasts) == 1)
         assert node.broadcasts[0].topic == "event:calm"
         gate.set()
         await committed(here)

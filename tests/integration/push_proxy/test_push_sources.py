@@ -11,6 +11,8 @@ from contract.runtime.system_clock import SystemClock
 
 NOW_MS = SystemClock().now_ms()
 HOUR_MS = 3_600_000
+A_BUSY_MACHINE_S = 2.0
+"""By how much later than promised a test may see something."""
 
 
 class WrongClock(SystemClock):
@@ -35,7 +37,7 @@ async def test_an_emptied_store_makes_no_topic_unknown_and_nothing_never_broadca
         frame = await one.next()
         assert (frame["type"], frame["verdict"]) == ("continuity", "pending")
     await world.routers[0].deliver(broadcast(3000, 2000))
-    assert (await device.until("broadcast", 2))["timestamp"] == 3000
+    assert (await device.until("broadcast"))["timestamp"] == 3000
     await world.publish(broadcast(1000, 0), broadcast(2000, 1000), broadcast(3000, 2000))
     await world.view.put(schedule())
     world.view.whole = True
@@ -132,16 +134,17 @@ async def test_who_comes_while_the_node_is_isolated_hears_it_too(world: World) -
     assert (await after.next())["type"] == "continuity"
 
 
-@pytest.mark.parametrize("world", [{"lease_s": 0.4}], indirect=True)
+@pytest.mark.parametrize("world", [{"lease_s": 0.4, "link_silence_s": 0.3}], indirect=True)
 async def test_a_frozen_router_is_no_source(world: World) -> None:
     """Linked, and silent: it does not count for two leases, and its link is ended after the silence."""
     await eventually(lambda: world.readiness.ready)
     began_s = asyncio.get_running_loop().time()
     world.routers[0].frozen = True
     await eventually(lambda: world.node.status()["routers"] == 0)
-    assert asyncio.get_running_loop().time() - began_s < world.settings.link_silence_s + world.settings.link_ping_s
+    found_s = asyncio.get_running_loop().time() - began_s
+    assert found_s < world.settings.link_silence_s + world.settings.link_ping_s + A_BUSY_MACHINE_S
     await eventually(lambda: "push.routers" in world.readiness.failing())
-    assert asyncio.get_running_loop().time() - began_s < 2 * world.settings.lease_s + 0.4
+    assert asyncio.get_running_loop().time() - began_s < 2 * world.settings.lease_s + A_BUSY_MACHINE_S
     world.routers[0].frozen = False
 
 
@@ -192,7 +195,7 @@ async def test_reach_goes_to_a_router_that_is_heard(world: World) -> None:
     world.routers[0].frozen = False
 
 
-@pytest.mark.parametrize("world", [{"anti_entropy_s": 0.9}], indirect=True)
+@pytest.mark.parametrize("world", [{"anti_entropy_s": 2.4, "kv_timeout_s": 0.5}], indirect=True)
 async def test_what_a_link_did_not_bring_is_read_as_soon_as_it_ends_or_begins(world: World) -> None:
     """Batches under way died with it: the node asks the log at once, not at its next turn."""
     device = await world.connect()
@@ -207,7 +210,7 @@ async def test_what_a_link_did_not_bring_is_read_as_soon_as_it_ends_or_begins(wo
             await change()
         else:
             world.router()
-        assert (await device.until("broadcast", 0.3))["timestamp"] == timestamp
+        assert (await device.until("broadcast", 1.0))["timestamp"] == timestamp
 
 
 @pytest.mark.parametrize("off_ms", [-HOUR_MS, HOUR_MS])

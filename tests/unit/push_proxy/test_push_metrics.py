@@ -48,6 +48,12 @@ def test_plain_counters_and_gauges_are_rendered() -> None:
     assert exported(two)["stagecue_push_log_reads_total"] == 0
 
 
+def test_what_is_counted_late_is_counted_before_it_is_shown() -> None:
+    metrics = NodeMetrics()
+    metrics.counted_late(lambda: metrics.count("verdicts_complete", 4))
+    assert exported(metrics)['stagecue_push_verdicts_total{verdict="complete"}'] == 4
+
+
 @pytest.mark.parametrize("name", get_args(CounterName))
 def test_every_counter_counts_and_is_exported(name: CounterName) -> None:
     """Whatever name is counted, exactly one series rises by as much."""
