@@ -106,6 +106,7 @@ async def test_simulated_devices_get_every_stage_and_a_real_one_nothing(tmp_path
                 assert [each["event"] for each in await home(system)] == [{"id": "fight", "title": "The fight"}]
                 await asyncio.wait({rehearsing}, timeout=0.5)
             record = await rehearsing
+            coverage = (await api.get("/v1/events/fight/coverage")).json()["items"]
         finally:
             real.send_signal(signal.SIGINT)
             rest = [json.loads(line) for line in (await real.stdout.read()).splitlines()]
@@ -127,7 +128,6 @@ async def test_simulated_devices_get_every_stage_and_a_real_one_nothing(tmp_path
         after = (await api.get("/v1/events/fight")).json()
         assert after == before
         assert await home(system) == home_before or [each["revision"] for each in await home(system)] == [1]
-        coverage = (await api.get("/v1/events/fight/coverage")).json()["items"]
         assert sorted(item["subscribers"] for item in coverage) == [0, 1]
         reach = (await api.get("/v1/events/fight/reach")).json()["items"]
         assert {item["state_key"] for item in reach} == {"upcoming"}
