@@ -94,7 +94,7 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 async def _form_cluster(url: str) -> None:
     """Give the one server every slot, once."""
-    single = connect_redis(url)
+    single = connect_redis(url, **PATIENT)
     await _answering(single)
     if (await single.execute_command("CLUSTER INFO"))["cluster_slots_assigned"] != "16384":
         await single.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
@@ -116,6 +116,8 @@ async def _answering(client: Redis) -> None:
     pytest.fail("redis-server did not start")
 
 
+PATIENT = {"timeout_s": 20.0, "connect_timeout_s": 20.0}
+"""Of clients whose time is not what a test is about."""
 EXTERNAL = pytest.mark.external_service
 
 
@@ -132,11 +134,11 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     elif request.param == "cluster":
         url = request.getfixturevalue("cluster_url")
         await _form_cluster(url)
-        client = connect_redis(url.replace("redis:", "redis+cluster:"))
+        client = connect_redis(url.replace("redis:", "redis+cluster:"), **PATIENT)
         assert isinstance(client, RedisCluster)
         await client.flushall()
     else:
-        client = connect_redis(request.getfixturevalue("redis_url"))
+        client = connect_redis(request.getfixturevalue("redis_url"), **PATIENT)
         await _answering(client)
         await client.flushall()
     yield Store(RedisReplayLog(client), RedisScheduleView(client), RedisNodeLeases(client), client=client)

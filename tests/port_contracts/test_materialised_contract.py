@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakeredis import FakeAsyncRedis
-from test_kv_contract import EXTERNAL, _answering, _form_cluster, redis_server
+from test_kv_contract import EXTERNAL, PATIENT, _answering, _form_cluster, redis_server
 
 from contract import names
 from contract.clock import Clock, ManualClock
@@ -105,10 +105,10 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     elif request.param == "cluster":
         url = request.getfixturevalue("picks_cluster_url")
         await _form_cluster(url)
-        client = connect_redis(url.replace("redis:", "redis+cluster:"))
+        client = connect_redis(url.replace("redis:", "redis+cluster:"), **PATIENT)
         await client.flushall()
     else:
-        client = connect_redis(request.getfixturevalue("picks_redis_url"))
+        client = connect_redis(request.getfixturevalue("picks_redis_url"), **PATIENT)
         await _answering(client)
         await client.flushall()
     yield Backend(lambda: RedisMaterialised(client, catalog=lambda: CATALOG, draw=lambda: 0.0), SystemClock())
