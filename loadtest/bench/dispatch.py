@@ -20,13 +20,14 @@ from loadtest.bench.cpu import CpuMeter, Usage, others_cpu_s
 from loadtest.bench.envelope import Envelope
 from loadtest.bench.event_plan import SPACING_MS, EventPlan
 from loadtest.bench.fleet_plan import FleetPlan
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.hops import HopFigures, HopLimits, collect
 from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.report import Reporter
 from loadtest.bench.system import EmbeddedSystem
 from loadtest.bench.validity import others_invalid
+from loadtest.installation_keys import device_ring
 
 __all__ = ["LIMITS", "DispatchFigures", "DispatchOptions", "measure_dispatch", "run_dispatch"]
 

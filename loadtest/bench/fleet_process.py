@@ -44,7 +44,6 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from contract.token_rings import read_rings
 from contract.tokens import DeviceClaims, KeyRing
 from device_sim.fleet import Progress
 from device_sim.start_shape import StartShape
@@ -77,7 +76,7 @@ from loadtest.bench.fleet_record import FleetRecord, read_fleet_record
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.validity import GeneratorReport
 
-__all__ = ["FleetProcess", "FleetSnapshot", "device_ring", "device_tokens"]
+__all__ = ["FleetProcess", "FleetSnapshot", "device_tokens"]
 
 _A = TypeVar("_A")
 
@@ -90,15 +89,6 @@ _END_WITHIN_S: Final = 10.0
 _TOKEN_LIFETIME_S: Final = 24 * 3600
 _OTHER_FILES: Final = 200
 """Files a fleet's process needs besides its sockets, generously."""
-
-
-def device_ring(data_dir: Path) -> KeyRing:
-    """The device ring of an installation's `keys.json`. Raises CouldNotRun."""
-    path = data_dir / "keys.json"
-    try:
-        return read_rings(path.read_bytes())["stagecue.device"].ring("stagecue.device", time.time())
-    except (OSError, ValueError) as exc:
-        raise CouldNotRun(f"no device keys in {path}: {exc!r}") from exc
 
 
 def device_tokens(plan: FleetPlan, ring: KeyRing, *, now_s: float) -> list[str]:

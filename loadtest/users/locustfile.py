@@ -46,6 +46,7 @@ def _options(parser: Any) -> None:
     parser.add_argument("--event", default="tyson-paul", env_var="STAGECUE_EVENT", help="What devices follow.")
     parser.add_argument("--producer", default="", env_var="STAGECUE_PRODUCER", help="http://host:port, for operators.")
     parser.add_argument("--token-file", default="", include_in_web_ui=False, help="operator.token, for operators.")
+    parser.add_argument("--sign-profiles", default="", include_in_web_ui=False, help="Data directory with keys.")
     parser.add_argument("--retries", default="budget", choices=["none", "budget", "immediate"])
     parser.add_argument(
         "--compress", type=float, default=1.0, help="Think times and lifetimes, this many times shorter."
@@ -82,14 +83,15 @@ def _set_up(environment: Any, **_: object) -> None:
             dgs_url=environment.host or "",
             producer_url=options.producer,
             operator_token=token,
+            profile_keys=options.sign_profiles,
             event_ids=(options.event,),
             time_compression=options.compress,
             remote=options.remote,
         )
         _stay_here(plan)
+        world = World(plan, on_request=_tell_locust(environment))
     except (InvalidRequest, CouldNotRun, OSError, UnicodeDecodeError) as exc:
         raise SystemExit(f"{exc} (the DGS is --host)") from exc
-    world = World(plan, on_request=_tell_locust(environment))
     for each, crowd in zip(chosen, crowds, strict=True):
         each.world, each.crowd = world, crowd
     world.begin_now()

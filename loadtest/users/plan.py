@@ -123,6 +123,9 @@ class UsersPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     producer_url: str = ""
     """For operators, and for the result: when each broadcast was due and dispatched."""
     operator_token: str = ""
+    profile_keys: str = ""
+    """Data directory of the installation, on this machine, whose keys sign what devices ask of the DGS
+    (`DGS_TOKENS=required`); empty: they show no token."""
     event_ids: tuple[str, ...] = ()
     """What devices follow (all of them) and browse (one at a time)."""
     duration_s: float | None = None

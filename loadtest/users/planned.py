@@ -95,7 +95,7 @@ class PlannedUser(User):
     # shared by devices
     def asker(self, *, budget: RetryBudget | None = None) -> Asker:
         world = self.world
-        headers = world.headers_of(self.crowd, self.device_id)
+        headers = world.headers_of(self.crowd, self.profile_id, self.device_id)
         return Asker(world, self.crowd, world.plan.dgs_url, headers=headers, chance=self.chance, budget=budget)
 
     def connect_in_ms(self, channel: Channel) -> int:

@@ -14,10 +14,12 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.machine.here import is_here
 from loadtest.users.asking import Ask, Heard, NotAnAnswer, answered, channel_ask, channel_of, map_ask, request_of
 from loadtest.users.plan import UsersPlan
+from loadtest.users.signing import profile_headers, token_of
 
 __all__ = ["check_targets"]
 
 _WITHIN_S: Final = 5.0
+_PROFILE: Final = "p-0"
 _SHED: Final = (429, 503)
 _KNOWN_WITHIN_S: Final = 3.0
 """Events reach a DGS within a second of their creation; a busy one is given more."""
@@ -75,25 +77,30 @@ async def _knows_event(session: aiohttp.ClientSession, plan: UsersPlan, event_id
     """An event created a moment ago is waited for."""
     deadline_s = time.monotonic() + _KNOWN_WITHIN_S
     while True:
-        heard = await _asked(session, plan, map_ask(event_id, "p-0", {"kind": "TV"}))
+        heard = await _asked(session, plan, map_ask(event_id, _PROFILE, {"kind": "TV"}))
         if heard.status in _SHED:
             return  # it sheds: for the run to find out, not to prevent it
         try:
             answered(heard)
         except NotAnAnswer as exc:
-            if time.monotonic() >= deadline_s:
+            if "not_found" not in str(exc) or time.monotonic() >= deadline_s:
                 because = heard.body[:300].decode(errors="replace")
-                raise CouldNotRun(
-                    f"the DGS at {plan.dgs_url} has no stage map of event {event_id!r} ({exc}): {because}"
-                ) from exc
+                told = (
+                    f"the DGS at {plan.dgs_url} has no stage map of event {event_id!r} ({exc}){_hint(exc)}: {because}"
+                )
+                raise CouldNotRun(told) from exc
         else:
             return
         await asyncio.sleep(0.2)
 
 
+def _hint(exc: NotAnAnswer) -> str:
+    return ", --sign-profiles shows it a profile's token" if "unauthorized" in str(exc) else ""
+
+
 async def _names_a_node(session: aiohttp.ClientSession, plan: UsersPlan) -> None:
     """The node that this channel names is up and may be connected to; others may be named later."""
-    heard = await _asked(session, plan, channel_ask(plan.event_ids, "p-0", {"kind": "TV"}))
+    heard = await _asked(session, plan, channel_ask(plan.event_ids, _PROFILE, {"kind": "TV"}))
     if heard.status in _SHED:
         return
     try:
@@ -104,7 +111,7 @@ async def _names_a_node(session: aiohttp.ClientSession, plan: UsersPlan) -> None
 
 
 async def _asked(session: aiohttp.ClientSession, plan: UsersPlan, ask: Ask) -> Heard:
-    request = request_of(ask, "/graphql", {}, whole=True)
+    request = request_of(ask, "/graphql", profile_headers(token_of(plan), _PROFILE), whole=True)
     try:
         url = plan.dgs_url.rstrip("/") + request.target
         async with session.post(url, data=request.body, headers=dict(request.headers)) as answer:

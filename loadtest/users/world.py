@@ -21,6 +21,7 @@ from loadtest.bench.outcome import CouldNotRun
 from loadtest.machine.here import is_here
 from loadtest.users.figures import Book
 from loadtest.users.plan import Crowd, UsersPlan
+from loadtest.users.signing import profile_headers, token_of
 
 __all__ = ["OnRequest", "World", "wall_ms"]
 
@@ -37,6 +38,7 @@ class World:
     """One per process; lives in one thread, and needs no locks."""
 
     def __init__(self, plan: UsersPlan, *, on_request: OnRequest | None = None) -> None:
+        """Raises CouldNotRun for profile keys that cannot be read."""
         self.plan = plan
         self.book = Book()
         """What was counted since the last `take`."""
@@ -53,6 +55,7 @@ class World:
         """Crowd -> connections open now."""
         self.began_at_ms = 0
         self._began_s = 0.0
+        self._token_of = token_of(plan)
         self._share, self._shares = 0, 1
         self._overdue_left = _OVERDUE_MAX
         self._here: dict[str, bool] = {}
@@ -152,9 +155,9 @@ class World:
             frame = self._decoded[payload] = decode_server_frame(payload)
             return frame
 
-    def headers_of(self, crowd: Crowd, device_id: str) -> Mapping[str, str]:
-        """What every request of a device carries."""
-        return {"X-Device-Id": device_id, **crowd.headers}
+    def headers_of(self, crowd: Crowd, profile_id: str, device_id: str) -> Mapping[str, str]:
+        """What every request of a device carries; a crowd's own headers come last."""
+        return {"X-Device-Id": device_id, **profile_headers(self._token_of, profile_id), **crowd.headers}
 
 
 def wall_ms() -> int:

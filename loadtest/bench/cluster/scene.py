@@ -16,11 +16,11 @@ from contract.tokens import KeyRing
 from device_sim.client import now_ms
 from loadtest.bench.cluster.options import ClusterOptions
 from loadtest.bench.cpu import others_cpu_s, process_cpu_s, tree_cpu_s
-from loadtest.bench.fleet_process import device_ring
 from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.report import Reporter
 from loadtest.bench.system import Addresses
 from loadtest.cluster.cluster import LocalCluster
+from loadtest.installation_keys import device_ring
 
 __all__ = [
     "OTHERS",

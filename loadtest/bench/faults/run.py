@@ -30,13 +30,14 @@ from loadtest.bench.faults.recovery import Phase, arrival_counts, recovery_of, w
 from loadtest.bench.faults.scene import ClusterScene
 from loadtest.bench.faults.verdict import KafkaBroadcast, OutboxRow, RunVerdict, announced, verdict
 from loadtest.bench.fleet_plan import FleetPlan
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.fleet_record import FleetRecord
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.report import Reporter
 from loadtest.bench.validity import GeneratorReport, GeneratorWatch
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.link_proxy import LinkProxy
+from loadtest.installation_keys import device_ring
 
 __all__ = ["FaultCluster", "RunOptions", "cluster_environment", "open_fault_cluster", "run_fault"]
 

@@ -17,7 +17,7 @@ import psutil
 from contract.names import topic_of
 from contract.tokens import KeyRing
 from loadtest.bench.fleet_plan import FleetPlan
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.herd.footprint import Footprint, read_footprint
 from loadtest.bench.herd.layout import HerdLayout, fleet_plans
 from loadtest.bench.herd.spent import CLIENTS, PIPELINE, SERVERS, CpuReading, read_cpu
@@ -28,6 +28,7 @@ from loadtest.bench.system import Addresses
 from loadtest.cluster.cluster import LocalCluster
 from loadtest.cluster.ports import reserve_ports
 from loadtest.cluster.service import PushMember
+from loadtest.installation_keys import device_ring
 from loadtest.open_files import raise_file_limit
 
 __all__ = ["EVENT_ID", "Scene", "open_scene"]

@@ -16,7 +16,7 @@ from contract.names import topic_of
 from device_sim.audit import FleetAudit, audit_fleet, outbox_from_json
 from device_sim.client import ConnectionStep
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.fleet_record import FleetRecord
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.outcome import CouldNotRun
@@ -38,6 +38,7 @@ from loadtest.gameday.projection import Projection, read_projection
 from loadtest.gameday.scenario import ScenarioError
 from loadtest.gameday.stage import Stage, System
 from loadtest.gameday.words import in_ms, share
+from loadtest.installation_keys import device_ring
 from loadtest.users.plan import Crowd, UsersPlan
 from loadtest.users.result import UsersResult
 from loadtest.users.run import LocustRun

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from contract.names import topic_of
 from device_sim.client import ConnectionStep
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.bench.overload.judge import served_between
 from loadtest.bench.overload.plan import CRITICAL, Stretch
@@ -29,6 +29,7 @@ from loadtest.gameday.open_load import (
 from loadtest.gameday.parameters import JoinSurge
 from loadtest.gameday.stage import Stage, System
 from loadtest.gameday.words import in_ms, share
+from loadtest.installation_keys import device_ring
 
 __all__ = ["connects_ms", "run"]
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from contract.names import topic_of
 from device_sim.audit import outbox_from_json
-from loadtest.bench.fleet_process import device_ring
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.gameday.clients.audience import Audience
 from loadtest.gameday.clients.audience_child import AudiencePlan, AudienceResult
@@ -23,6 +22,7 @@ from loadtest.gameday.operator import Operator
 from loadtest.gameday.parameters import NaiveVsPrefetch
 from loadtest.gameday.stage import Stage, System
 from loadtest.gameday.words import in_ms
+from loadtest.installation_keys import device_ring
 
 __all__ = ["run"]
 

@@ -16,7 +16,7 @@ from device_sim.audit import audit_fleet, outbox_from_json
 from device_sim.client import ConnectionStep
 from device_sim.fleet import Fleet, FleetOptions
 from loadtest.bench.fleet_plan import FleetPlan, source_addresses
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.fleet_record import FleetRecord
 from loadtest.bench.histogram import LatencyHistogram
 from loadtest.gameday import bins
@@ -25,6 +25,7 @@ from loadtest.gameday.clients.records import Step, moments
 from loadtest.gameday.events import AN_HOUR_S, event_request
 from loadtest.gameday.parameters import ReconnectStorm
 from loadtest.gameday.stage import Stage, System
+from loadtest.installation_keys import device_ring
 
 __all__ = ["run"]
 

@@ -16,10 +16,11 @@ from device_sim.client import ConnectionStep
 from device_sim.device import DeviceOptions
 from loadtest.bench.event_plan import EventPlan
 from loadtest.bench.fleet_plan import FleetPlan, PrefetchPlan
-from loadtest.bench.fleet_process import FleetProcess, device_ring
+from loadtest.bench.fleet_process import FleetProcess
 from loadtest.bench.operator_api import OperatorApi
 from loadtest.bench.outcome import CouldNotRun
 from loadtest.bench.system import EmbeddedSystem
+from loadtest.installation_keys import device_ring
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
@@ -109,7 +110,9 @@ async def test_all_four_kinds_on_two_workers_against_the_embedded_system(tmp_pat
         Crowd(name="naive", kind="naive", users=11, connect_within_s=1.0, spawn_per_s=20),
         Crowd(name="ops", kind="operate", users=1, act_every_s=0.2),
     )
-    async with EmbeddedSystem(tmp_path / "system") as system, aiohttp.ClientSession() as session:
+    # As in production: nobody gets a map of a profile without its token.
+    secured = EmbeddedSystem(tmp_path / "system", environment={"DGS_TOKENS": "required"})
+    async with secured as system, aiohttp.ClientSession() as session:
         at = system.addresses
         api = OperatorApi(session, at)
         await api.create_event(EVENT)
@@ -119,9 +122,12 @@ async def test_all_four_kinds_on_two_workers_against_the_embedded_system(tmp_pat
             producer_url=at.producer,
             operator_token=at.operator_token,
             event_ids=("cup-final",),
+            profile_keys=str(system.data_dir),
             workers=2,
         )
         await check_targets(plan)
+        with pytest.raises(CouldNotRun, match=r"unauth.*--sign-profiles"):
+            await check_targets(msgspec.structs.replace(plan, profile_keys=""))
         async with LocustRun(plan, tmp_path / "run") as run:
             await run.started()
             assert len(processes_of(tmp_path / "run")) == 3
