@@ -99,7 +99,6 @@ def _device(command: _F) -> _F:
         click.option("--dgs", "dgs_url", required=True, metavar="URL", help="http://host:port of the DGS."),
         click.option("--event", "event_ids", multiple=True, required=True, metavar="ID", help="May be repeated."),
         click.option("--sign-profiles", "profile_keys", default="", metavar="DIR",
-                     type=click.Path(exists=True, file_okay=False),
                      help="Data directory whose keys sign what devices ask of the DGS (DGS_TOKENS)."),
         click.option("--push", "push_urls", multiple=True, metavar="URL",
                      help="ws://host:port/v1/stream instead of the channel's; may be repeated."),

@@ -27,7 +27,8 @@ _KNOWN_WITHIN_S: Final = 3.0
 
 async def check_targets(plan: UsersPlan) -> None:
     """Raises CouldNotRun naming the first target that is not up, that lies outside this machine in a plan that is not
-    `remote`, or that does not know an event or a token."""
+    `remote`, or that does not know an event or a token; and for profile keys that cannot be read."""
+    token_of(plan)
     for option, url in _targets(plan):
         await _may_be_asked(plan, option, url)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=False) as session:

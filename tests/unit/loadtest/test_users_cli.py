@@ -99,6 +99,16 @@ def test_a_target_that_is_not_up_is_told_before_anything_starts() -> None:
     assert "the DGS is not up" in found.output
 
 
+def test_keys_that_cannot_be_read_are_told_first(tmp_path: Path) -> None:
+    there = ("browse", "--dgs", "http://127.0.0.1:1", "--event", "e")
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        found = asked(*there, "--sign-profiles", str(directory))
+        assert found.exit_code == 2
+        assert f"no keys of stagecue.profile in {directory}" in found.output
+    (tmp_path / "keys.json").write_text('{"stagecue.device": {}}')
+    assert "no keys of stagecue.profile" in asked(*there, "--sign-profiles", str(tmp_path)).output
+
+
 def test_a_target_outside_this_machine_wants_to_be_meant() -> None:
     found = asked("browse", "--dgs", "http://192.0.2.1", "--event", "e")
     assert found.exit_code == 2
