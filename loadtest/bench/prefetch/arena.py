@@ -45,6 +45,8 @@ _SETTLED_CORES: Final = 0.03
 _SETTLE_STEP_S: Final = 0.1
 _SETTLE_WITHIN_S: Final = 5.0
 _CLOCK_SLACK_MS: Final = 1_000
+_TOLD_SHORTER_S: Final = 2
+"""Ends are drawn from spans made up to a second before, and what is left is told in whole seconds, rounded down."""
 _MOVED_ASIDE_S: Final = 2 * 3_600
 """A lifetime that would end near a stage is longer than any drawn elsewhere, by this much at most."""
 _EXPIRES_IN_S: Final = 24 * 3_600
@@ -121,7 +123,9 @@ class Contender:
 
     def _read(self, samples: Path, from_ms: int) -> None:
         low, high = ttl_range_s()
-        bounds = Bounds((from_ms - _CLOCK_SLACK_MS, now_ms() + _CLOCK_SLACK_MS), (low, high + _MOVED_ASIDE_S))
+        bounds = Bounds(
+            (from_ms - _CLOCK_SLACK_MS, now_ms() + _CLOCK_SLACK_MS), (low - _TOLD_SHORTER_S, high + _MOVED_ASIDE_S)
+        )
         try:
             self.answers = {
                 request: canonical(answer, bounds)
