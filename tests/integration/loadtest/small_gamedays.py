@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from loadtest.report.record import RunRecord
 
 __all__ = ["ANY", "NONE", "played", "titles"]
 
+MARK = "STAGECUE_TEST_DIRECTORY"
+"""Inherited by whatever a run starts, however deep."""
 NONE = ("==", 0)
 ANY = (">=", 0)
 
@@ -30,17 +33,31 @@ def played(directory: Path, kind: str, parameters: dict[str, Any], bars: dict[st
     """The record of one run, all of whose bars held."""
     file = directory / "small.toml"
     file.write_text(scenario(kind, parameters, bars))
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
     command = ["gameday", str(file), "--json", "--output", str(directory / "report"), "--seed", "3"]
-    found = subprocess.run([sys.executable, "-m", "stagecue", *command], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-m", "stagecue", *command],
+        capture_output=True, text=True, check=False, env={**os.environ, MARK: str(directory)},
+    )  # fmt: skip
     assert found.returncode in (0, 1), found.stderr
     said = json.loads(found.stdout)
     # Other tests beside it may make it invalid, and nothing else: every bar must hold.
     assert said["verdict"] in ("held", "invalid"), said
     assert [bar for bar in said["bars"] if not bar["held"]] == []
-    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+    assert marked(directory) == []
     assert "<svg" in (directory / "report" / "report.html").read_text(), "a picture"
     return read_record(directory / "report")
+
+
+def marked(directory: Path) -> list[list[str]]:
+    """Command lines of what a run in this directory left running."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(directory):
+                found.append(process.cmdline())
+        except psutil.Error:
+            continue
+    return found
 
 
 def titles(record: RunRecord) -> set[str]:
