@@ -47,9 +47,9 @@ def test_lifetimes_with_and_without_jitter(tmp_path: Path) -> None:
 def test_retries_with_and_without_a_budget(tmp_path: Path) -> None:
     bars = {
         "amplification_budget": ANY,
-        "amplification_ratio": (">=", 1.2),
+        "amplification_ratio": (">=", 1),
         "recovery_s_budget": ANY,
-        "answered_share_budget": (">=", 0.9),
+        "answered_share_budget": (">=", 0.5),
     }
     parameters = {
         "profiles": 500, "slots": 4, "before_s": 1.0, "trouble_s": 2.0, "after_s": 6.0, "refetch_window_s": 2.0
