@@ -360,6 +360,11 @@ def overload(
 )
 @click.option("--keep", type=click.Path(file_okay=False), help="Keep logs of all processes in this directory.")
 @click.option("--set-kernel", is_flag=True, help="Set what the kernel must allow, and put it back. Wants root.")
+@click.option(
+    "--own-network/--no-own-network",
+    default=None,
+    help="In a network namespace with a TCP table as large as the run. [where this machine's is smaller, and root]",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Chooses who leaves, returns when, and dies.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def herd(
@@ -371,6 +376,7 @@ def herd(
     report: str,
     keep: str | None,
     set_kernel: bool,
+    own_network: bool | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -399,5 +405,6 @@ def herd(
         keep=Path(keep) if keep else None,
         report=Path(report),
         set_kernel=set_kernel,
+        own_network=own_network,
     )
     raise SystemExit(run_herd(options, as_json=as_json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loadtest.bench.envelope import Envelope
-from loadtest.bench.herd.findings import HerdFindings
+from loadtest.bench.herd.findings import HerdFindings, Network
 from loadtest.bench.herd.interruption import Interruption
 from loadtest.bench.herd.layout import HerdLayout, NodeRules, herd_layout
 from loadtest.bench.herd.night import spend_night
@@ -20,8 +21,10 @@ from loadtest.bench.herd.watching import Watching
 from loadtest.bench.outcome import CouldNotRun, ExitCode
 from loadtest.bench.push.defaults import production
 from loadtest.bench.report import Reporter
+from loadtest.cluster.requirements import require
 from loadtest.machine import MachineFacts, fit, read_machine
 from loadtest.machine.kernel_settings import kernel_settings
+from loadtest.machine.own_network import own_network, table_rows, wanted_rows
 from loadtest.report.files import write_report
 
 __all__ = ["run_herd"]
@@ -50,16 +53,18 @@ def run_herd(options: HerdOptions, *, as_json: bool = False) -> int:
         options.check()
         with ExitStack() as stack:
             layouts = _layouts(options, reporter, stack)
-            return _Sizes(options, reporter).run(layouts)
+            network = _network(options, max(layout.devices for layout in layouts), reporter, stack)
+            return _Sizes(options, reporter, network).run(layouts)
     except CouldNotRun as exc:
         reporter.note(f"could not run: {exc}")
         return ExitCode.COULD_NOT_RUN
 
 
 class _Sizes:
-    def __init__(self, options: HerdOptions, reporter: Reporter) -> None:
+    def __init__(self, options: HerdOptions, reporter: Reporter, network: Network) -> None:
         self._options = options
         self._reporter = reporter
+        self._network = network
         self._sealed: list[dict[str, Any]] = []
         self._held = True
 
@@ -84,7 +89,7 @@ class _Sizes:
             f"herd of {layout.devices:,} devices: {layout.nodes} push nodes, {len(layout.fleets)} client processes"
         )
         envelope = Envelope(seed=options.seed)
-        found = HerdFindings(devices=layout.devices, layout=layout, limits=HerdLimits())
+        found = HerdFindings(devices=layout.devices, layout=layout, limits=HerdLimits(), network=self._network)
         watching = Watching(layout.devices)
         with tempfile.TemporaryDirectory(prefix="stagecue-herd-", ignore_cleanup_errors=True) as temporary:
             directory = _fresh(options.keep or Path(temporary), str(layout.devices))
@@ -149,6 +154,23 @@ def _layouts(options: HerdOptions, reporter: Reporter, stack: ExitStack) -> list
             reporter.note(f"set for this run: {setting}")
         facts = read_machine()
     return layouts
+
+
+def _network(options: HerdOptions, devices: int, reporter: Reporter, stack: ExitStack) -> Network:
+    """Go where the run finds its sockets quickly. Raises CouldNotRun where that was asked for and may not be."""
+    rows, wanted = table_rows(), wanted_rows(devices)
+    if options.own_network is False or (options.own_network is None and (rows is None or rows >= wanted)):
+        return Network(rows=rows)
+    # No way out from in there: what must be fetched is fetched now.
+    asyncio.run(require())
+    try:
+        stack.enter_context(own_network(wanted))
+    except OSError as exc:
+        if options.own_network:
+            raise CouldNotRun(f"--own-network: {exc.filename}: {exc.strerror}; it wants root, and Linux 6.1") from exc
+        return Network(rows=rows)
+    reporter.note(f"in a network of its own, with {wanted:,} rows in TCP's table instead of {rows or 0:,}")
+    return Network(rows=table_rows(), own=True)
 
 
 def _layout(options: HerdOptions, devices: int, facts: MachineFacts) -> HerdLayout:

@@ -95,12 +95,33 @@ class StageFound(msgspec.Struct, kw_only=True):
         }
 
 
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """What the run's sockets were found by."""
+
+    rows: int | None = None
+    """Of TCP's hash table; None: not told."""
+    own: bool = False
+    """A namespace of its own, and so a table of its own."""
+
+    def note(self, devices: int) -> str | None:
+        """What a reader must know of it."""
+        if self.rows is None:
+            return None
+        each = 2 * devices / self.rows
+        if self.own:
+            return f"in a network namespace of its own: TCP finds {2 * devices} sockets by {self.rows} rows"
+        if each > 1:
+            return f"TCP finds {2 * devices} sockets by {self.rows} rows, {each:.1f} in each (see --own-network)"
+        return None
+
+
 class HerdFindings(msgspec.Struct, kw_only=True):
     """What was measured so far; None for what was not reached. Filled by the night as it goes."""
 
     devices: int
     layout: HerdLayout
     limits: HerdLimits
+    network: Network = Network()
     interrupted: str | None = None
     """Why it did not come to its end."""
     started_s: float | None = None
@@ -257,6 +278,8 @@ class HerdFindings(msgspec.Struct, kw_only=True):
             "failed_connections": None if self.crowd is None else self.crowd.failed,
             "refused_connections": None if self.crowd is None else self.crowd.refused,
             "partial": self.interrupted is not None,
+            "tcp_table_rows": self.network.rows,
+            "own_network": self.network.own,
             "settings": dict(layout.environment),
         }
 
@@ -283,7 +306,8 @@ class HerdFindings(msgspec.Struct, kw_only=True):
                 f"{self.prefetched.distinct_maps} of their maps differ; devices of one profile share its map, of which "
                 "fingerprints of its entries are kept, not the rows"
             )
-        return found + layout.differs
+        of_network = self.network.note(self.devices)
+        return found + ([of_network] if of_network else []) + layout.differs
 
     def tabulate(self, reporter: Reporter) -> None:
         """Tables for a person."""

@@ -46,6 +46,9 @@ class HerdOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Logs of all processes stay here."""
     report: Path = Path("reports/herd")
     """The report of the last size lies here, those of others below it."""
+    own_network: bool | None = None
+    """In a network namespace with a table of connections as large as the run (`loadtest/machine/own_network.py`); None:
+    where the machine's table is smaller, and this process may."""
     set_kernel: bool = False
     """Set what the kernel must allow, and put it back."""
 
