@@ -14,7 +14,15 @@ import pytest
 from loadtest.bench.fleet_reach import BroadcastReach
 from loadtest.bench.herd.command import run_herd
 from loadtest.bench.herd.crowd import CrowdSnapshot, Prefetched
-from loadtest.bench.herd.findings import AFTER_CHURN, AFTER_KILL, CONNECTED, HerdFindings, StageFound, missed_of
+from loadtest.bench.herd.findings import (
+    AFTER_CHURN,
+    AFTER_KILL,
+    CONNECTED,
+    HerdFindings,
+    Network,
+    StageFound,
+    missed_of,
+)
 from loadtest.bench.herd.footprint import Footprint, KernelMemory, read_footprint, read_kernel_memory
 from loadtest.bench.herd.interruption import Interruption
 from loadtest.bench.herd.layout import NodeRules, herd_layout
@@ -268,3 +276,10 @@ def test_a_machine_too_small_is_told_before_anything_starts(
     assert said.out == ""
     assert "sysctl -w net.netfilter.nf_conntrack_max=2300000" in said.err
     assert "would" in said.err
+
+
+def test_what_the_sockets_were_found_by_is_told_where_it_matters() -> None:
+    assert Network().note(1_000_000) is None, "not told by this kernel"
+    assert Network(rows=262_144).note(10_000) is None, "rows enough"
+    assert "7.6 in each" in (Network(rows=262_144).note(1_000_000) or "")
+    assert "namespace of its own" in (Network(rows=4_194_304, own=True).note(1_000_000) or "")
