@@ -28,10 +28,11 @@ _KNOWN_WITHIN_S: Final = 3.0
 async def check_targets(plan: UsersPlan) -> None:
     """Raises CouldNotRun naming the first target that is not up, that lies outside this machine in a plan that is not
     `remote`, or that does not know an event or a token; and for profile keys that cannot be read."""
-    token_of(plan)
+    signed = profile_headers(token_of(plan), _PROFILE)
     for option, url in _targets(plan):
         await _may_be_asked(plan, option, url)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN_S), trust_env=False) as session:
+    timeout = aiohttp.ClientTimeout(total=_WITHIN_S)
+    async with aiohttp.ClientSession(timeout=timeout, headers=signed, trust_env=False) as session:
         if plan.dgs_url:
             for event_id in plan.event_ids:
                 await _knows_event(session, plan, event_id)
@@ -112,7 +113,7 @@ async def _names_a_node(session: aiohttp.ClientSession, plan: UsersPlan) -> None
 
 
 async def _asked(session: aiohttp.ClientSession, plan: UsersPlan, ask: Ask) -> Heard:
-    request = request_of(ask, "/graphql", profile_headers(token_of(plan), _PROFILE), whole=True)
+    request = request_of(ask, "/graphql", {}, whole=True)
     try:
         url = plan.dgs_url.rstrip("/") + request.target
         async with session.post(url, data=request.body, headers=dict(request.headers)) as answer:

@@ -150,7 +150,7 @@ class TestBothChannels:
         await asyncio.sleep(0.2)
         here.close()
         with pytest.raises(NodeUnreachable):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 await sending
 
     async def test_cancelling_a_receive_loses_nothing(self, pair: Pair) -> None:
@@ -180,14 +180,14 @@ class TestMemoryChannel:
         await asyncio.sleep(0)
         assert await there.receive() == InterestAck(0)
         first.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(1):
             assert await there.receive() == InterestAck(2)
             await second
         assert first.cancelled() or await asyncio.gather(first, return_exceptions=True)
 
 
 async def _refused(call: Callable[[], Awaitable[object]], *errors: type[Exception]) -> Exception:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         with pytest.raises(errors) as caught:
             await call()
     return caught.value
@@ -292,7 +292,7 @@ class TestHandshake:
             await rude.recv()
             await rude.send("rubbish")
             for socket in (silent, rude):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(3):
                     with pytest.raises(ConnectionClosed):
                         await socket.recv()
         assert accepted == []

@@ -487,7 +487,7 @@ class TestRedisAlone:
 
         server = await asyncio.start_server(hold, "127.0.0.1", 0)
         client = connect_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=0.1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(3):
             with pytest.raises(StoreUnavailable):
                 await RedisReplayLog(client).read(TOPIC)
         await client.aclose()

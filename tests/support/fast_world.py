@@ -192,7 +192,7 @@ class FastWorld:
         """The fast path's answer; status 599 where it left the request."""
         reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.fast.serve(ask, reply.set_result)
-        return await asyncio.wait_for(reply, 20)
+        return await asyncio.wait_for(reply, 5)
 
     async def oracle(self, ask: Ask) -> Answer:
         """What the schema's own execution answers to a POST."""

@@ -98,7 +98,7 @@ def open_files() -> set[str]:
     return {each.name for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
 
 
-async def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:
+async def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - whatever may happen
             await asyncio.sleep(0.005)

@@ -119,7 +119,7 @@ async def scripted_node(*, tls: ssl.SSLContext | None = None, **settings: Any):
         yield node
 
 
-async def eventually(condition: Any, *, within_s: float = 20.0) -> None:
+async def eventually(condition: Any, *, within_s: float = 5.0) -> None:
     """Wait until `condition()` holds; fails loudly otherwise."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - what it waits for lies in another peer

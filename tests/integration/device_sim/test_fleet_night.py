@@ -87,7 +87,7 @@ async def test_a_short_night(tmp_path: Path) -> None:
 
 async def broadcasts(api: OperatorApi, count: int):
     """The outbox, once it holds `count` broadcasts."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while True:
             items = await api.broadcasts("night")
             if len(items) >= count:

@@ -174,7 +174,7 @@ class World:
             for service in services:
                 ready = asyncio.Event()
                 running.append(asyncio.create_task(service.run(ready, stop), name=service.name))
-                await asyncio.wait_for(ready.wait(), 20)
+                await asyncio.wait_for(ready.wait(), 5)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
                 yield client
         finally:

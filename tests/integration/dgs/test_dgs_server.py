@@ -53,7 +53,7 @@ class Scripted:
     async def holds(self, path: str) -> Reply:
         while path not in self.held:
             self.came.clear()
-            await asyncio.wait_for(self.came.wait(), 20)
+            await asyncio.wait_for(self.came.wait(), 5)
         return self.held[path]
 
 
@@ -68,15 +68,15 @@ class Client:
         self.writer.write(data)
 
     async def answer(self, head_only: bool = False) -> tuple[int, dict[str, str], bytes]:
-        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)).decode("latin-1")
+        head = (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)).decode("latin-1")
         line, *lines = head.split("\r\n")[:-2]
         fields = dict(each.split(": ", 1) for each in lines)
         length = 0 if head_only else int(fields.get("content-length", "0"))
-        return int(line.split()[1]), fields, await asyncio.wait_for(self.reader.readexactly(length), 20)
+        return int(line.split()[1]), fields, await asyncio.wait_for(self.reader.readexactly(length), 5)
 
     async def rest(self) -> bytes:
         """What comes till the server closes."""
-        return await asyncio.wait_for(self.reader.read(), 20)
+        return await asyncio.wait_for(self.reader.read(), 5)
 
 
 class Place:
@@ -121,7 +121,7 @@ async def served(endpoint: Any = None, *, on_the_loop: bool = False, **options: 
         if on_the_loop:
             patch.setattr(server_module, "AVAILABLE", False)
         running = asyncio.create_task(server.run(ready, stop))
-        await asyncio.wait_for(ready.wait(), 20)
+        await asyncio.wait_for(ready.wait(), 5)
     place = Place(server, endpoint, place_port, stop.set)
     try:
         yield place
@@ -277,7 +277,7 @@ async def test_a_client_that_does_not_read_is_bounded_and_let_go(on_the_loop: bo
     async with served(request_timeout_s=0.3, on_the_loop=on_the_loop) as place:
         client = await place.client(GET % b"/big" * 50, limit=1)
         assert client.reader.exception() is None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             while not place.server.stats()["let_go"]:  # noqa: ASYNC110 - the server counts, and tells nobody
                 await asyncio.sleep(0.02)
         assert place.endpoint.served.count("/big") <= 2 * 16
@@ -295,7 +295,7 @@ async def test_a_client_that_sends_on_and_on_is_let_go() -> None:
                 await asyncio.sleep(0.001)
 
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(send_on(), 20)
+            await asyncio.wait_for(send_on(), 5)
         assert place.server.stats()["let_go"] == 1
         assert len(place.endpoint.served) <= 16
 
@@ -401,11 +401,11 @@ async def test_a_client_that_leaves_takes_its_requests_with_it() -> None:
     bridge = AsgiBridge(app, deadline_s=30, most_running=1)
     async with served(bridge, gate=gate, look=by_path) as place:
         client = await place.client(GET % b"/critical/1" + GET % b"/bulk/2")
-        await asyncio.wait_for(started.wait(), 20)
+        await asyncio.wait_for(started.wait(), 5)
         # Reset; the mere end of what a client sends is no leave-taking.
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.writer.transport.abort()
-        await asyncio.wait_for(cancelled.wait(), 20)
+        await asyncio.wait_for(cancelled.wait(), 5)
         await asyncio.sleep(0.02)
         assert sorted(gate.outcomes) == [("bulk", "failed"), ("critical", "failed")]
         assert (bridge.stats()["running"], bridge.stats()["waiting"], bridge.stats()["left"]) == (0, 0, 1)

@@ -61,6 +61,7 @@ async def test_a_server_that_gives_way_is_found_to(monkeypatch: pytest.MonkeyPat
     keys = found.keys()
     assert {"critical_success", "critical_p99_ratio", "goodput_ratio", "recovery_s"} <= keys.keys()
     assert {"shed_cost_ratio", "cpu_goodput_ratio", "cpu_goodput_bound", "log_bytes_per_request"} <= keys.keys()
+    assert isinstance(keys["shed_cost_ratio"], float), "measured; of some seconds it is noise, below 0 at times"
     found.tabulate(Reporter(as_json=True))
 
 

@@ -53,7 +53,7 @@ def state(pid: int) -> str:
         return "-"
 
 
-async def until(pid: int, states: str, within_s: float = 20.0) -> None:
+async def until(pid: int, states: str, within_s: float = 5.0) -> None:
     deadline = time.monotonic() + within_s
     while state(pid) not in states:
         assert time.monotonic() < deadline, f"{pid} is {state(pid)!r}, not one of {states!r}"

@@ -83,7 +83,7 @@ def home(users: int, **changes: Any) -> Crowd:
     return Crowd(name="home", kind="browse", users=users, **(given | changes))
 
 
-async def eventually(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+async def eventually(condition: Callable[[], bool], within_s: float = 15.0) -> None:
     deadline_s = asyncio.get_running_loop().time() + within_s
     while not condition():
         assert asyncio.get_running_loop().time() < deadline_s, f"not within {within_s} s"

@@ -169,7 +169,7 @@ async def test_reach_waits_for_a_database_that_is_down_and_does_not_mind_it_late
         with pytest.raises(StoreUnavailable):
             await reach.record_reach([COUNT])
         await asyncio.to_thread(postgres_server.start)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             while not readiness.ready:  # noqa: ASYNC110 - set by another task's retries
                 await asyncio.sleep(0.02)
         await reach.record_reach([COUNT, COUNT])

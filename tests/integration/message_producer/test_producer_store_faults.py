@@ -37,12 +37,12 @@ class Running:
         self.readiness = readiness
         self.database = database
 
-    async def until(self, condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], bool], within_s: float = 5.0) -> None:
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110 - what is awaited is set by another task's retries
                 await asyncio.sleep(0.01)
 
-    async def heard(self, within_s: float = 20.0) -> str:
+    async def heard(self, within_s: float = 5.0) -> str:
         """The next broadcast's state key."""
         async with asyncio.timeout(within_s):
             while True:
@@ -103,7 +103,7 @@ async def test_a_full_disk_makes_it_unready_and_it_recovers(running: Running) ->
             written += 1
     with pytest.raises(StoreUnavailable, match="full"):
         await operations.create(draft("one-more", in_ms=3_600_000), ME)
-    await running.until(lambda: "store" in running.readiness.failing())
+    await running.until(lambda: "store" in running.readiness.failing(), within_s=1)
     assert len((await operations.page(limit=500)).items) == written + 1, "a refused write leaves nothing behind"
     await set_max_pages(store, limit=False)
     await running.until(lambda: running.readiness.ready)
@@ -133,7 +133,7 @@ async def test_services_stop_while_the_store_is_locked(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "producer.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             stop.set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(3):
                 await task
             other.execute("ROLLBACK")
 

@@ -45,7 +45,7 @@ class Running:
     async def start(self, service: Service) -> None:
         ready, stop = asyncio.Event(), asyncio.Event()
         self._running.append((asyncio.create_task(service.run(ready, stop), name=service.name), stop))
-        await asyncio.wait_for(ready.wait(), 20)
+        await asyncio.wait_for(ready.wait(), 5)
 
     async def stop(self) -> None:
         while self._running:

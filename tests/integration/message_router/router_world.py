@@ -65,7 +65,7 @@ def schedule(revision: int, *, topic: str = TOPIC) -> TopicSchedule:
     )
 
 
-async def eventually(holds: Callable[[], bool], *, within_s: float = 20.0, what: str = "") -> None:
+async def eventually(holds: Callable[[], bool], *, within_s: float = 3.0, what: str = "") -> None:
     """Wait until `holds`, or fail."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s

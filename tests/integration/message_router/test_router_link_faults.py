@@ -17,7 +17,7 @@ DETECTED_WITHIN_S = SILENCE_S + PING_S / 2 + 1.0
 """What both ends promise, and a second for a busy machine."""
 
 
-async def everywhere(net: LinkNetwork, published: list[Broadcast], *, within_s: float = 20.0) -> None:
+async def everywhere(net: LinkNetwork, published: list[Broadcast], *, within_s: float = 3.0) -> None:
     """Every device shows everything published, in order, each once."""
     expected = [broadcast.timestamp for broadcast in published]
     for device in net.devices:
@@ -68,7 +68,7 @@ async def test_a_silent_link_is_replaced_and_nothing_is_missed(fault: str) -> No
             what="the router did not notice",
         )
         proxy.resume()
-        await eventually(lambda: net.nodes[0].routers == 1, what="not linked again")
+        await eventually(lambda: net.nodes[0].routers == 1, within_s=3.0, what="not linked again")
         await streaming
         await everywhere(net, published)
         lateness = [far.came_s[TOPIC, one.timestamp] - near.came_s[TOPIC, one.timestamp] for one in published]
@@ -106,7 +106,7 @@ async def test_links_cut_in_the_middle_of_messages_again_and_again() -> None:
         streaming = asyncio.create_task(stream(net, published, for_s=4.0, every_s=0.02))
         for number in range(10):
             await asyncio.sleep(0.3)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 await net.nodes[number % 2].proxies[0].cut()
         await streaming
         await net.linked()

@@ -96,12 +96,12 @@ async def test_killed_and_back_empty_nothing_is_lost_and_nobody_waited(redis: Re
 
     await redis.kill()
     log.publish(*broadcasts[3:])
-    await eventually(lambda: node.broadcasts == broadcasts, what="delivered without the store")
+    await eventually(lambda: node.broadcasts == broadcasts, within_s=1.0, what="delivered without the store")
     await eventually(lambda: "router.kv" in readiness.failing())
     assert log.committed[0] < log.end()
 
     await redis.start()
-    await eventually(lambda: log.committed.get(0) == log.end())
+    await eventually(lambda: log.committed.get(0) == log.end(), within_s=5.0)
     await eventually(lambda: readiness.ready, within_s=5.0)
     assert (await replay_log.read(TOPIC)).entries == tuple(broadcasts)
     assert (await view.schedules([TOPIC]))[TOPIC].revision == 4

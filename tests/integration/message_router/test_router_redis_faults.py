@@ -121,7 +121,7 @@ def partitions(status: dict[str, object]) -> list[dict[str, object]]:
 
 async def eventually_whole(net: LinkNetwork, night: Night) -> None:
     """Until the store holds everything published, contiguous from the first."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5.0):
         for topic, published in night.published.items():
             wanted = tuple(published)
             while (await net.store.read(topic)).entries[: len(wanted)] != wanted:  # noqa: ASYNC110
@@ -156,7 +156,7 @@ async def test_a_lease_is_back_soon_after_an_empty_store_is(redis: RedisServer) 
     assert list(await leases.alive()) == [lease]
     await redis.lose_everything()
     await redis.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(2.0):
         while list(await leases.alive()) != [lease]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     stop.set()

@@ -63,7 +63,7 @@ def schedule(revision: int = 1, topic: str = TOPIC) -> TopicSchedule:
     )
 
 
-async def eventually(condition: Callable[[], bool], timeout: float = 20) -> None:
+async def eventually(condition: Callable[[], bool], timeout: float = 3) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110 - whatever is asked has no event to wait for
@@ -161,7 +161,7 @@ class FakeRouter:
 
     async def deliver(self, *broadcasts: Broadcast, schedules: Sequence[TopicSchedule] = ()) -> int:
         """Send and wait for the acknowledgement; returns connections written to."""
-        return await asyncio.wait_for(await self.send(*broadcasts, schedules=schedules), 20)
+        return await asyncio.wait_for(await self.send(*broadcasts, schedules=schedules), 5)
 
     async def ping(self) -> None:
         await self.channel.send(LinkPing())
@@ -184,12 +184,12 @@ class Device:
     async def subscribe(self, cursor: int | None, topic: str = TOPIC, **more: Any) -> None:
         await self.send({"type": "subscribe", "topics": {topic: cursor}, **more})
 
-    async def next(self, timeout: float = 20) -> dict[str, Any]:
+    async def next(self, timeout: float = 3) -> dict[str, Any]:
         frame = json.loads(await asyncio.wait_for(self.connection.recv(), timeout))
         assert isinstance(frame, dict)
         return frame
 
-    async def until(self, kind: str, timeout: float = 20) -> dict[str, Any]:
+    async def until(self, kind: str, timeout: float = 3) -> dict[str, Any]:
         """The next frame of a type; others are passed over."""
         async with asyncio.timeout(timeout):
             while (frame := await self.next(timeout))["type"] != kind:
@@ -203,7 +203,7 @@ class Device:
                 pass
             pytest.fail(f"unexpected {frame}")
 
-    async def closed(self, timeout: float = 20) -> int | None:
+    async def closed(self, timeout: float = 3) -> int | None:
         await asyncio.wait_for(self.connection.wait_closed(), timeout)
         return self.connection.close_code
 
@@ -249,12 +249,12 @@ class World:
         await self.view.put(schedule())
         ready = asyncio.Event()
         self.task = asyncio.create_task(self.node.service.run(ready, self.stop), name="test.node")
-        await asyncio.wait_for(ready.wait(), 20)
+        await asyncio.wait_for(ready.wait(), 3)
 
     async def end(self) -> None:
         self.stop.set()
         assert self.task is not None
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, 5)
         for device in self.devices:
             await device.connection.close()
         for router in self.routers:

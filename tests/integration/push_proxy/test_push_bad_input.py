@@ -30,7 +30,7 @@ async def neighbour(world: World) -> AsyncIterator[Device]:
     assert (await device.until("broadcast"))["timestamp"] == 10
 
 
-async def http(world: World, request: bytes, *, timeout: float = 20) -> tuple[int, dict[str, str], bytes]:
+async def http(world: World, request: bytes, *, timeout: float = 3) -> tuple[int, dict[str, str], bytes]:
     """One raw request; status, headers, body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(request)
@@ -260,7 +260,7 @@ async def test_idle_connections_end(world: World) -> None:
     """A request never finished is cut; a connection that asks for nothing is closed with 4007."""
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(b"GET /v1/stream HTTP/1.1\r\n")
-    assert await asyncio.wait_for(reader.read(), 20) == b""
+    assert await asyncio.wait_for(reader.read(), 2) == b""
     writer.close()
     device = await world.connect()
     assert await device.closed() == 4007
@@ -376,7 +376,7 @@ async def test_drain(world: World) -> None:
         assert await device.closed() == 4000
     assert len(moments) > 5
     assert world.task is not None
-    await asyncio.wait_for(world.task, 20)
+    await asyncio.wait_for(world.task, 2)
     assert "push.listener" in world.readiness.failing()
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", world.port)

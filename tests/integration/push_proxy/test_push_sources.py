@@ -11,8 +11,6 @@ from contract.runtime.system_clock import SystemClock
 
 NOW_MS = SystemClock().now_ms()
 HOUR_MS = 3_600_000
-A_BUSY_MACHINE_S = 2.0
-"""By how much later than promised a test may see something."""
 
 
 class WrongClock(SystemClock):
@@ -37,7 +35,7 @@ async def test_an_emptied_store_makes_no_topic_unknown_and_nothing_never_broadca
         frame = await one.next()
         assert (frame["type"], frame["verdict"]) == ("continuity", "pending")
     await world.routers[0].deliver(broadcast(3000, 2000))
-    assert (await device.until("broadcast"))["timestamp"] == 3000
+    assert (await device.until("broadcast", 2))["timestamp"] == 3000
     await world.publish(broadcast(1000, 0), broadcast(2000, 1000), broadcast(3000, 2000))
     await world.view.put(schedule())
     world.view.whole = True
@@ -141,10 +139,9 @@ async def test_a_frozen_router_is_no_source(world: World) -> None:
     began_s = asyncio.get_running_loop().time()
     world.routers[0].frozen = True
     await eventually(lambda: world.node.status()["routers"] == 0)
-    found_s = asyncio.get_running_loop().time() - began_s
-    assert found_s < world.settings.link_silence_s + world.settings.link_ping_s + A_BUSY_MACHINE_S
+    assert asyncio.get_running_loop().time() - began_s < world.settings.link_silence_s + world.settings.link_ping_s
     await eventually(lambda: "push.routers" in world.readiness.failing())
-    assert asyncio.get_running_loop().time() - began_s < 2 * world.settings.lease_s + A_BUSY_MACHINE_S
+    assert asyncio.get_running_loop().time() - began_s < 2 * world.settings.lease_s + 0.4
     world.routers[0].frozen = False
 
 

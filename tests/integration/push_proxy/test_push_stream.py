@@ -441,7 +441,7 @@ async def test_a_status_says_who_is_here_and_what_is_missing(world: World) -> No
 async def fetched(world: World, path: str) -> dict[str, object]:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: n\r\n\r\n".encode())
-    _, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+    _, _, body = (await asyncio.wait_for(reader.read(), 3)).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()
     answer = json.loads(body)

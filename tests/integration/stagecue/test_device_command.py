@@ -35,7 +35,7 @@ async def test_it_leaves_a_dgs_that_never_answers_when_asked_to(tmp_path: Path) 
             await asked.wait()
             process.send_signal(signal.SIGINT)
             # It would be given ten seconds, four times.
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 assert await process.wait() == 0, (tmp_path / "said").read_text()
     finally:
         if process.returncode is None:

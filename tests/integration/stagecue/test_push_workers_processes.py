@@ -54,7 +54,7 @@ async def until(condition: Callable[[], object | Awaitable[object]], what: str) 
 async def get(port: int, path: str) -> tuple[int, bytes]:
     """Status and body; 0 while nobody answers."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")

@@ -124,7 +124,7 @@ class Service:
                 env={**os.environ, **ENVIRONMENT, **self.environment},
             )
 
-    async def wait_ready(self, within_s: float = 30.0) -> None:
+    async def wait_ready(self, within_s: float = 15.0) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
         try:
@@ -240,7 +240,7 @@ class Installation:
         return {"Authorization": f"Bearer {self['producer'].ready['operator_token']}"}
 
 
-async def eventually(condition, what: str, within_s: float = 30.0) -> None:
+async def eventually(condition, what: str, within_s: float = 15.0) -> None:
     deadline = time.monotonic() + within_s
     while not await condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"

@@ -116,7 +116,7 @@ async def test_devices_get_error_frames_and_neighbours_notice_nothing(tmp_path: 
             await device.send('{"type":"subscribe","topics":{"event:fight":null}}')
             assert (await _next(device, "continuity"))["verdict"] == "complete"
             await device.send(json.dumps({"type": "subscribe", "topics": {f"event:{n}": None for n in range(10_000)}}))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(5):
                 await device.wait_closed()
             assert device.close_code == 1009
             await client.post("/v1/events/fight/cue", json={"stage": "stage_0"})
@@ -199,7 +199,7 @@ def _device(system: EmbeddedSystem) -> websockets.connect:
 
 async def _next(device: websockets.ClientConnection, kind: str) -> dict[str, Any]:
     """The next frame of a kind, within the test's patience."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while True:
             frame: dict[str, Any] = json.loads(await device.recv())
             if frame["type"] == kind:

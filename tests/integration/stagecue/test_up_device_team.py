@@ -114,7 +114,7 @@ class Device:
 
 
 async def frame_of(socket: websockets.ClientConnection) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         frame: dict[str, Any] = json.loads(await socket.recv())
     return frame
 
@@ -162,7 +162,7 @@ async def test_prefetch_connect_show_leave_and_return(tmp_path: Path) -> None:
 
 async def until_planned(device: Device) -> None:
     """The schedule view hears of a new event a moment after the operator does, and of its first broadcast."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while True:
             answer = await device.dgs.post("/graphql", json={"query": CHANNEL})
             body = answer.json()

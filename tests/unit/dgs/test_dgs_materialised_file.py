@@ -122,7 +122,7 @@ async def test_what_the_index_knows_is_read_without_waiting(tmp_path: Path) -> N
     await written(tmp_path, 2, clock=clock)
     clock.advance_ms(1_000)
     assert reader.read_now(TOPIC, 1, "p-5") is None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while reader.read_now(TOPIC, 1, "p-5") is None:  # noqa: ASYNC110 - a thread tells nobody
             await asyncio.sleep(0.001)
     await reader.aclose()

@@ -307,7 +307,7 @@ async def test_who_waits_too_long_gets_what_there_is_before_the_deadline() -> No
     world = World(otherwise=lambda wanted, why: picks_of("p-9", schedule(), source=why, degraded=True))
     world.source.gate.clear()
     patient = asyncio.create_task(world.find(1, deadline_s=60))
-    async with asyncio.timeout(20):  # the source itself never answers
+    async with asyncio.timeout(4):  # the source itself never answers
         [shown] = await world.find(1, deadline_s=0.05)
     assert (shown.source, shown.degraded) == ("late", True)  # type: ignore[union-attr]
     world.source.gate.set()
@@ -425,6 +425,6 @@ async def test_a_cache_that_closes_while_it_gathers_leaves_nobody_waiting() -> N
     waiting = asyncio.create_task(world.find(1))
     await turns()
     await world.cache.aclose()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         assert [type(each) for each in await waiting] == [Missing]
     assert world.source.asked == []

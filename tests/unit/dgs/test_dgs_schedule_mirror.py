@@ -282,7 +282,7 @@ async def test_the_service_is_ready_after_the_first_poll_and_goes_on_through_a_s
     world.view.silent = True
     ready, stop = asyncio.Event(), asyncio.Event()
     service = asyncio.create_task(world.mirror.run(ready, stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         await ready.wait()
         await world.view.plan()
         world.view.silent = False

@@ -83,7 +83,7 @@ async def test_cues_go_to_the_event_under_way_each_stage_once() -> None:
     plan = FaultPlan(name="o", first_due_ms=int(time.time() * 1000), lasts_s=5.0, channels=2, channels_per_device=1)
     producer = Producer(200)
     async with operators(producer) as found, found.cueing(plan, every_s=0.005):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             while len(producer.heard) < 2 * len(cue_keys()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)

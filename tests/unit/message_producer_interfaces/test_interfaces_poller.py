@@ -161,7 +161,7 @@ async def test_it_runs_as_a_service_is_ready_at_once_and_stops_in_the_middle_of_
     poller = FeedPoller(source, operations, clock=operations.clock, draw=lambda: 0.5, client=client)
     ready, stop = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(poller.run(ready, stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         await ready.wait()
         await asked.wait()
         stop.set()

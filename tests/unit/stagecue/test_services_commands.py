@@ -202,7 +202,7 @@ async def test_the_watch_waits_for_a_store_that_is_not_there_and_stops_when_told
             await contact(kv)
         readiness, stop, ready = Readiness(), asyncio.Event(), asyncio.Event()
         watching = asyncio.create_task(KvWatch(kv, readiness).run(ready, stop))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(5):
             await ready.wait()
             await asyncio.sleep(0.1)
             assert not readiness.ready
@@ -255,7 +255,7 @@ async def test_a_lease_that_cannot_be_claimed_is_not_ready_and_recovers() -> Non
     renewal = asyncio.create_task(LeaseRenewal(LEASE, leases, readiness, lifetime_s=0.15).run(ready, stop))
     await ready.wait()
     assert "push.lease" in readiness.failing()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(5):
         while not readiness.ready:  # noqa: ASYNC110 - readiness is a flag
             await asyncio.sleep(0.01)
     stop.set()
@@ -336,7 +336,7 @@ async def test_a_service_that_waits_answers_that_it_is_alive_and_why_it_is_not_r
             writer.close()
             return int(answer[0].split()[1]), json.loads(answer[2])
 
-        async with asyncio.timeout(20), answering_meanwhile(sock, readiness, "router"):
+        async with asyncio.timeout(5), answering_meanwhile(sock, readiness, "router"):
             assert await get("/healthz") == (200, {"status": "alive"})
             code, body = await get("/readyz?verbose")
             assert (code, body["failing"]) == (503, {"database": "no PostgreSQL answers"})
@@ -350,7 +350,7 @@ async def test_a_service_that_waits_answers_that_it_is_alive_and_why_it_is_not_r
             writer.close()
 
         await asyncio.sleep(0.05)
-        async with asyncio.timeout(20), await asyncio.start_server(serve, sock=sock):
+        async with asyncio.timeout(5), await asyncio.start_server(serve, sock=sock):
             assert await late == (200, {})
         assert len(served) == 1
 
